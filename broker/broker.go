@@ -1,0 +1,248 @@
+// Package broker is the product in straight lines: [Broker.Exchange] turns a job
+// token into credentials, [Broker.Renew] moves their end, [Broker.Revoke] takes
+// them back. No HTTP and no SQL here, and nothing calls back up.
+//
+// The order of an exchange is what keeps the promise that every credential is
+// taken back:
+//
+//	1 verify    who asks                         oidc
+//	2 decide    what the policies give           policies
+//	3 reserve   on record, before it exists      leases
+//	4 issue     made, under names of the lease   issuers
+//	5 activate  and how to take it back          leases
+//	6 answer
+//
+// A crash after 3 leaves a lease that the revoker finds; whatever 4 made is
+// found by the lease's id. Where 4 changes nothing outside (a signed JWT), it
+// goes first and 3 is the one commit: a crash in between leaves nothing, since
+// nobody has the answer.
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/daypass/daypass/broker/keys"
+	"github.com/daypass/daypass/broker/leases"
+	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/issuers"
+	"github.com/daypass/daypass/policies"
+)
+
+// Issuer is one configured issuer.
+type Issuer struct {
+	issuers.Issuer
+	Target string   // what it speaks to, for people: host/database
+	Roles  []string // the first is the one that its target is tried with
+}
+
+// Config of a Broker. Every field is required, unless it says otherwise.
+type Config struct {
+	Installation  string
+	Tenant        string
+	Verifier      *oidc.Verifier
+	Policies      func() *policies.Set // the set in force
+	Issuers       map[string]Issuer    // by their names in the configuration
+	Store         *leases.Store
+	SessionTokens *keys.Hasher
+	Fingerprints  *keys.Hasher
+	Notify        func(issuer string) // wakes the revoker; must not block
+	Logger        *slog.Logger        // nil: discards
+
+	// IssueTime is how long an issuer may take; zero: 10 s. Targets refuse to
+	// make anything for a lease after it.
+	IssueTime time.Duration
+	// Checkpoint is called between the steps of an exchange, where tests stop the
+	// process. Nil in every released program.
+	Checkpoint func(step string)
+}
+
+// Broker hands out credentials and takes them back. Safe for concurrent use.
+type Broker struct{ config Config }
+
+const (
+	defaultIssueTime = 10 * time.Second
+	maxSession       = 24 * time.Hour
+	undoTimeout      = 10 * time.Second
+)
+
+// New checks that nothing is missing.
+func New(config Config) (*Broker, error) {
+	if config.Installation == "" || config.Tenant == "" || config.Verifier == nil || config.Policies == nil || config.Store == nil ||
+		config.SessionTokens == nil || config.Fingerprints == nil || config.Notify == nil {
+		return nil, errors.New("making broker: a required field of its configuration is missing")
+	}
+	if config.IssueTime == 0 {
+		config.IssueTime = defaultIssueTime
+	}
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	if config.Checkpoint == nil {
+		config.Checkpoint = func(string) {}
+	}
+	return &Broker{config: config}, nil
+}
+
+// RequestError is a request that can't be right, whoever sends it.
+type RequestError struct{ Detail string }
+
+// Error implements error.
+func (e *RequestError) Error() string { return e.Detail }
+
+// IssueError says which grant could not be minted. Nothing stays alive.
+type IssueError struct {
+	Grant string
+	err   error
+}
+
+// Error implements error.
+func (e *IssueError) Error() string { return fmt.Sprintf("issuing %s: %s", e.Grant, e.err) }
+
+// Unwrap gives what the issuer said.
+func (e *IssueError) Unwrap() error { return e.err }
+
+// ErrForbidden: the caller may not do that to this lease.
+var ErrForbidden = errors.New("not allowed for this token")
+
+// ErrNotRenewable: the lease has reached its policy's or its session's end, or its kind can't be renewed.
+var ErrNotRenewable = errors.New("lease is not renewable")
+
+// ErrAlreadyRevoked: the lease has ended or is being taken back.
+var ErrAlreadyRevoked = errors.New("lease was already revoked")
+
+// Renew gives a lease a later end: ttl from now (zero: the grant's own), within
+// the policy's max_ttl and the session. The target goes first: when we die in
+// between, the lease still ends when it was going to.
+func (b *Broker) Renew(ctx context.Context, caller Caller, id string, ttl time.Duration) (*leases.Lease, error) {
+	l, err := b.Lease(ctx, caller, id)
+	if err != nil {
+		return nil, err
+	}
+	now := b.config.Store.Now()
+	if l.State != leases.Active || !now.Before(l.ExpiresAt) {
+		return nil, fmt.Errorf("%w: it is %s", ErrAlreadyRevoked, l.State)
+	}
+	issuer, known := b.config.Issuers[l.Issuer]
+	renewer, can := issuer.Issuer.(issuers.Renewer)
+	if !known || !can || !l.Renewable {
+		return nil, fmt.Errorf("%w: it ends at %s, and its policy, session or kind allows no later end", ErrNotRenewable, l.ExpiresAt.Format(time.RFC3339))
+	}
+	if ttl == 0 || ttl > l.TTL {
+		ttl = l.TTL
+	}
+	expires := now.Add(ttl).Truncate(time.Second)
+	if expires.After(l.MaxExpiresAt) {
+		expires = l.MaxExpiresAt
+	}
+	if !expires.After(l.ExpiresAt) {
+		if expires.Equal(l.MaxExpiresAt) {
+			return nil, fmt.Errorf("%w: it has reached the latest end that its policy and session allow, %s", ErrNotRenewable, l.MaxExpiresAt.Format(time.RFC3339))
+		}
+		return l, nil // it ends later already
+	}
+	handle, err := b.config.Store.Handle(l)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, b.config.IssueTime)
+	defer cancel()
+	if err := renewer.Renew(ctx, &issuers.RenewRequest{Lease: l.Named(b.config.Installation), Handle: handle, ExpiresAt: expires}); err != nil {
+		return nil, &IssueError{Grant: l.Policy + "/" + l.Grant, err: err}
+	}
+	if err := b.config.Store.Renew(ctx, l, expires, caller.Actor()); err != nil {
+		if errors.Is(err, leases.ErrNotActive) {
+			return nil, fmt.Errorf("%w: it ended while it was being renewed", ErrAlreadyRevoked)
+		}
+		return nil, err
+	}
+	return l, nil
+}
+
+// Lease reads a lease that the caller may see; ErrNotFound otherwise.
+func (b *Broker) Lease(ctx context.Context, caller Caller, id string) (*leases.Lease, error) {
+	l, err := b.config.Store.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if !caller.may(l) {
+		return nil, fmt.Errorf("%w: %s", leases.ErrNotFound, id)
+	}
+	return l, nil
+}
+
+// RevokeWait is how long Revoke waits for the revoker before it answers that
+// the work goes on.
+const RevokeWait = 5 * time.Second
+
+// Revoke takes one lease back. It is idempotent, and returns the lease as it is
+// when all is done or RevokeWait is over.
+func (b *Broker) Revoke(ctx context.Context, caller Caller, id, reason string) (*leases.Lease, error) {
+	if _, err := b.Lease(ctx, caller, id); err != nil {
+		return nil, err
+	}
+	ended, err := b.config.Store.BeginRevoke(ctx, []string{id}, leases.Why{Actor: caller.Actor(), Reason: orElse(reason, "asked for")})
+	if err != nil {
+		return nil, err
+	}
+	ended, err = b.await(ctx, ended)
+	if err != nil {
+		return nil, err
+	}
+	return ended[0], nil
+}
+
+// RevokeSession gives back all that was obtained with a session token. The job
+// token that opened the session is used up.
+func (b *Broker) RevokeSession(ctx context.Context, held *leases.Held, reason string) ([]*leases.Lease, error) {
+	why := leases.Why{Actor: Caller{Session: held}.Actor(), Reason: orElse(reason, "session given back")}
+	ended, err := b.config.Store.RevokeSession(ctx, held.ID, held.TokenHash, why)
+	if err != nil {
+		return nil, err
+	}
+	return b.await(ctx, ended)
+}
+
+// await wakes the revoker and looks, ever more slowly, whether it is done.
+func (b *Broker) await(ctx context.Context, ls []*leases.Lease) ([]*leases.Lease, error) {
+	deadline := b.config.Store.Now().Add(RevokeWait)
+	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		open := map[string]bool{}
+		for _, l := range ls {
+			if !l.State.Ended() {
+				open[l.Issuer] = true
+			}
+		}
+		if len(open) == 0 || b.config.Store.Now().After(deadline) {
+			return ls, nil
+		}
+		for issuer := range open {
+			b.config.Notify(issuer)
+		}
+		select {
+		case <-ctx.Done():
+			return ls, nil // the work goes on without the caller
+		case <-time.After(pause):
+		}
+		for i, l := range ls {
+			if l.State.Ended() {
+				continue
+			}
+			now, err := b.config.Store.Get(ctx, l.ID)
+			if err != nil {
+				return nil, err
+			}
+			ls[i] = now
+		}
+	}
+}
+
+func orElse(s, fallback string) string {
+	if s == "" {
+		return fallback
+	}
+	return s
+}

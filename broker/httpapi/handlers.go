@@ -1,0 +1,397 @@
+package httpapi
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/daypass/daypass/broker"
+	"github.com/daypass/daypass/broker/admin"
+	"github.com/daypass/daypass/broker/api"
+	"github.com/daypass/daypass/broker/audit"
+	"github.com/daypass/daypass/broker/ids"
+	"github.com/daypass/daypass/broker/leases"
+	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/issuers"
+)
+
+// exchange is POST /v1/exchange.
+func (s *Server) exchange(c echo.Context) error {
+	if s.draining.Load() {
+		p := newProblem(http.StatusServiceUnavailable, api.CodeUnavailable, "this broker is shutting down; send the token again")
+		p.retryAfter = retrySoon
+		return p
+	}
+	token, err := bearer(c)
+	if err != nil {
+		return err
+	}
+	if _, isAdmin := token.(broker.AdminToken); isAdmin {
+		return &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "this call takes a job token or a session token, not an admin's"}
+	}
+	wanted, format, err := decodeExchange(c.Request())
+	if err != nil {
+		return err
+	}
+	if err := format.check(len(wanted)); err != nil {
+		return err
+	}
+	noStore(c)
+	out, err := s.config.Broker.Exchange(c.Request().Context(), token, wanted)
+	if err != nil {
+		return err
+	}
+	for _, cred := range out.Credentials {
+		note(c, slog.String("lease", cred.LeaseID), slog.String("grant", cred.Grant))
+	}
+	note(c, slog.String("session", out.SessionID))
+	return s.render(c, format, out)
+}
+
+func (s *Server) render(c echo.Context, f *format, out *broker.Exchanged) error {
+	body := exchangeResponse(out)
+	switch f.name {
+	case "json":
+		return writeJSON(c, http.StatusOK, body)
+	case "value":
+		value, err := f.pick(&body.Credentials[0])
+		if err != nil {
+			// Known only now, since the values are the issuer's: give it back.
+			if held, finding := s.config.Broker.FindSession(c.Request().Context(), broker.SessionToken(body.Session.Token)); finding == nil {
+				_, finding = s.config.Broker.RevokeSession(context.WithoutCancel(c.Request().Context()), held, "asked for a value that it doesn't have")
+				note(c, slog.Any("revoke_error", finding))
+			}
+			return err
+		}
+		return c.String(http.StatusOK, value)
+	}
+	return c.String(http.StatusOK, f.write(body))
+}
+
+func exchangeResponse(out *broker.Exchanged) *api.ExchangeResponse {
+	body := &api.ExchangeResponse{
+		Session:   api.Session{ID: out.SessionID, Token: out.SessionToken.Reveal(), ExpiresAt: out.ExpiresAt.Truncate(time.Second)},
+		Redaction: api.Redaction{Patterns: out.Patterns},
+	}
+	for _, cred := range out.Credentials {
+		wire := api.Credential{
+			Grant: cred.Grant, LeaseID: cred.LeaseID, Issuer: cred.Issuer, Kind: cred.Kind, Revocation: string(cred.Revocation),
+			ExpiresAt: cred.ExpiresAt, Renewable: cred.Renewable, Values: map[string]string{}, Secret: []string{}, Env: map[string]string{},
+		}
+		for _, v := range cred.Values {
+			wire.Values[v.Name] = v.Value.Reveal()
+			if v.Sensitive {
+				wire.Secret = append(wire.Secret, v.Name)
+			}
+		}
+		for name, value := range cred.Env {
+			wire.Env[name] = wire.Values[value]
+		}
+		body.Credentials = append(body.Credentials, wire)
+	}
+	return body
+}
+
+// session is GET /v1/session.
+func (s *Server) session(c echo.Context) error {
+	caller, err := s.caller(c, "")
+	if err != nil {
+		return err
+	}
+	held := caller.Session
+	list, err := s.config.Store.List(c.Request().Context(), leases.Filter{Session: held.ID, SessionToken: held.TokenHash[:], Limit: maxPage})
+	if err != nil {
+		return err
+	}
+	noStore(c)
+	return writeJSON(c, http.StatusOK, api.SessionInfo{Session: api.Session{ID: held.ID, ExpiresAt: held.ExpiresAt.UTC().Truncate(time.Second)}, Leases: wireLeases(list)})
+}
+
+// revokeSession is POST /v1/session/revoke.
+func (s *Server) revokeSession(c echo.Context) error {
+	caller, err := s.caller(c, "")
+	if err != nil {
+		return err
+	}
+	reason, err := decodeReason(c)
+	if err != nil {
+		return err
+	}
+	ended, err := s.config.Broker.RevokeSession(c.Request().Context(), caller.Session, reason)
+	if err != nil {
+		return err
+	}
+	return answerRevoked(c, ended, api.RevokeResponse{Leases: wireLeases(ended)})
+}
+
+// lease is GET /v1/leases/{id}.
+func (s *Server) lease(c echo.Context) error {
+	caller, id, err := s.callerAndLease(c, admin.Viewer)
+	if err != nil {
+		return err
+	}
+	l, err := s.config.Broker.Lease(c.Request().Context(), caller, id)
+	if err != nil {
+		return err
+	}
+	return writeJSON(c, http.StatusOK, wireLease(l))
+}
+
+// renew is POST /v1/leases/{id}/renew.
+func (s *Server) renew(c echo.Context) error {
+	caller, id, err := s.callerAndLease(c, admin.Operator)
+	if err != nil {
+		return err
+	}
+	var asked string
+	if err := decodeOptional(c, map[string]any{"ttl": &asked}); err != nil {
+		return err
+	}
+	ttl, err := parseTTL(asked)
+	if err != nil {
+		return err
+	}
+	l, err := s.config.Broker.Renew(c.Request().Context(), caller, id, ttl)
+	if err != nil {
+		return err
+	}
+	return writeJSON(c, http.StatusOK, wireLease(l))
+}
+
+// revoke is POST /v1/leases/{id}/revoke.
+func (s *Server) revoke(c echo.Context) error {
+	caller, id, err := s.callerAndLease(c, admin.Operator)
+	if err != nil {
+		return err
+	}
+	reason, err := decodeReason(c)
+	if err != nil {
+		return err
+	}
+	l, err := s.config.Broker.Revoke(c.Request().Context(), caller, id, reason)
+	if err != nil {
+		return err
+	}
+	return answerRevoked(c, []*leases.Lease{l}, api.RevokeResponse{ValidElsewhereUntil: l.ValidElsewhereUntil()})
+}
+
+// answerRevoked says "revoked" once nothing is left to do, even where a copy
+// still verifies elsewhere: valid_elsewhere_until tells how long.
+func answerRevoked(c echo.Context, ended []*leases.Lease, body api.RevokeResponse) error {
+	for _, l := range ended {
+		if !l.State.Ended() {
+			body.State = string(leases.Revoking)
+			return writeJSON(c, http.StatusAccepted, body)
+		}
+	}
+	body.State = string(leases.Revoked)
+	return writeJSON(c, http.StatusOK, body)
+}
+
+// forget is POST /v1/leases/{id}/forget.
+func (s *Server) forget(c echo.Context) error {
+	caller, err := s.adminOnly(c, admin.Operator)
+	if err != nil {
+		return err
+	}
+	id, err := leaseID(c)
+	if err != nil {
+		return err
+	}
+	reason, err := decodeReason(c)
+	if err != nil {
+		return err
+	}
+	if strings.TrimSpace(reason) == "" {
+		return &broker.RequestError{Detail: `giving up on a revocation needs a reason: {"reason": "…"}`}
+	}
+	l, err := s.config.Store.Forget(c.Request().Context(), id, leases.Why{Actor: caller.Actor(), Reason: reason})
+	if err != nil {
+		return err
+	}
+	s.config.Logger.WarnContext(c.Request().Context(), "a lease was forgotten: its credential may still be on the target", "lease", id, "issuer", l.Issuer, "actor", caller.Actor(), "why", reason)
+	s.metrics.forgotten.Inc()
+	return writeJSON(c, http.StatusOK, wireLease(l))
+}
+
+const (
+	defaultPage = 100
+	maxPage     = 1000
+)
+
+// listLeases is GET /v1/leases.
+func (s *Server) listLeases(c echo.Context) error {
+	if _, err := s.adminOnly(c, admin.Viewer); err != nil {
+		return err
+	}
+	f := leases.Filter{}
+	limit, err := readQuery(c, map[string]*string{
+		"policy": &f.Policy, "grant": &f.Grant, "issuer": &f.Issuer, "session": &f.Session, "subject": &f.Subject,
+		"provider": &f.Provider, "target": &f.Target, "state": (*string)(&f.State), "cursor": &f.Before, "expires_before": new(string),
+	})
+	if err != nil {
+		return err
+	}
+	if before := c.QueryParam("expires_before"); before != "" {
+		if f.ExpiresBefore, err = time.Parse(time.RFC3339, before); err != nil {
+			return &broker.RequestError{Detail: "expires_before is a time such as 2026-11-23T10:00:00Z (RFC 3339)"}
+		}
+	}
+	// A grant is named POLICY/GRANT everywhere else: take that here too.
+	if policy, grant, both := strings.Cut(f.Grant, "/"); both {
+		f.Policy, f.Grant = policy, grant
+	}
+	f.Limit = limit + 1
+	list, err := s.config.Store.List(c.Request().Context(), f)
+	if err != nil {
+		return err
+	}
+	body := api.LeaseList{}
+	if len(list) > limit {
+		list = list[:limit]
+		body.Next = list[limit-1].ID
+	}
+	body.Leases = wireLeases(list)
+	return writeJSON(c, http.StatusOK, body)
+}
+
+// AuditLister reads the audit log.
+type AuditLister func(ctx context.Context, page audit.Page) ([]audit.Event, error)
+
+// audit is GET /v1/audit.
+func (s *Server) audit(c echo.Context) error {
+	if _, err := s.adminOnly(c, admin.Viewer); err != nil {
+		return err
+	}
+	page := audit.Page{}
+	limit, err := readQuery(c, map[string]*string{"subject": &page.Subject, "cursor": &page.Before})
+	if err != nil {
+		return err
+	}
+	page.Limit = limit + 1
+	events, err := s.config.Audit(c.Request().Context(), page)
+	if err != nil {
+		return err
+	}
+	body := api.EventList{Events: []api.Event{}}
+	if len(events) > limit {
+		events = events[:limit]
+		body.Next = events[limit-1].ID
+	}
+	for _, e := range events {
+		actor, data := e.Details()
+		body.Events = append(body.Events, api.Event{
+			ID: e.ID, At: e.At.UTC(), Type: string(e.Type), Subject: e.Subject, Count: e.Count, Actor: actor, Data: data,
+			Leaf: e.LeafHex(), MAC: e.MACHex(), KeyID: e.KeyID,
+		})
+	}
+	return writeJSON(c, http.StatusOK, body)
+}
+
+// redactionRules is GET /v1/redaction/rules.
+func (s *Server) redactionRules(c echo.Context) error {
+	caller, err := s.caller(c, admin.Viewer)
+	if err != nil {
+		return err
+	}
+	var rules []leases.Rule
+	if caller.Session != nil {
+		rules, err = s.config.Store.RulesOf(c.Request().Context(), caller.Session.TokenHash)
+	} else {
+		rules, err = s.config.Store.Rules(c.Request().Context())
+	}
+	if err != nil {
+		return err
+	}
+	body := api.RuleList{Rules: []api.Rule{{ID: "daypass", Pattern: issuers.GeneratedPattern}}}
+	for _, r := range rules {
+		body.Rules = append(body.Rules, api.Rule{ID: r.ID, Pattern: r.Pattern, Policy: r.Policy, Grant: r.Grant})
+	}
+	return writeJSON(c, http.StatusOK, body)
+}
+
+func (s *Server) callerAndLease(c echo.Context, role admin.Role) (broker.Caller, string, error) {
+	caller, err := s.caller(c, role)
+	if err != nil {
+		return caller, "", err
+	}
+	id, err := leaseID(c)
+	return caller, id, err
+}
+
+func leaseID(c echo.Context) (string, error) {
+	id := c.Param("id")
+	if !ids.Valid(ids.Lease, id) {
+		return "", leases.ErrNotFound
+	}
+	note(c, slog.String("lease", id))
+	return id, nil
+}
+
+func decodeOptional(c echo.Context, fields map[string]any) error {
+	body, err := readBody(c.Request())
+	if err != nil || len(body) == 0 {
+		return err
+	}
+	return decodeObject(body, fields)
+}
+
+func decodeReason(c echo.Context) (string, error) {
+	var reason string
+	if err := decodeOptional(c, map[string]any{"reason": &reason}); err != nil {
+		return "", err
+	}
+	if len(reason) > 1000 {
+		return "", &broker.RequestError{Detail: "a reason has at most 1,000 characters"}
+	}
+	return reason, nil
+}
+
+// readQuery reads known parameters, each at most once, and `limit`.
+func readQuery(c echo.Context, into map[string]*string) (limit int, err error) {
+	limit = defaultPage
+	for name, values := range c.QueryParams() {
+		if len(values) > 1 || len(values[0]) > 512 || strings.ContainsRune(values[0], 0) {
+			return 0, &broker.RequestError{Detail: "a query parameter stands twice, or is too long: " + clip(name)}
+		}
+		if name == "limit" {
+			limit, err = strconv.Atoi(values[0])
+			if err != nil || limit < 1 || limit > maxPage {
+				return 0, &broker.RequestError{Detail: "limit is a number from 1 to 1000"}
+			}
+			continue
+		}
+		target, known := into[name]
+		if !known {
+			return 0, &broker.RequestError{Detail: "unknown query parameter " + strconv.Quote(clip(name))}
+		}
+		*target = values[0]
+	}
+	return limit, nil
+}
+
+func wireLeases(list []*leases.Lease) []api.Lease {
+	out := make([]api.Lease, len(list))
+	for i, l := range list {
+		out[i] = wireLease(l)
+	}
+	return out
+}
+
+func wireLease(l *leases.Lease) api.Lease {
+	out := api.Lease{
+		ID: l.ID, State: string(l.State), Policy: l.Policy, Grant: l.Grant, Issuer: l.Issuer, Kind: l.Kind, Target: l.Target,
+		Revocation: string(l.Revocation), Session: l.SessionID, Provider: l.Provider, Subject: l.Subject,
+		IssuedAt: l.IssuedAt, ExpiresAt: l.ExpiresAt, EndedAt: l.EndedAt, Renewable: l.Renewable && l.State == leases.Active,
+		ValidElsewhereUntil: l.ValidElsewhereUntil(), PolicyDigest: l.PolicyDigest, Stuck: l.Stuck, Attempts: l.Attempts, LastError: l.LastError,
+	}
+	if out.Renewable {
+		out.MaxExpiresAt = &l.MaxExpiresAt
+	}
+	return out
+}

@@ -1,0 +1,145 @@
+package httpapi
+
+import (
+	"errors"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/daypass/daypass/broker"
+	"github.com/daypass/daypass/broker/admin"
+	"github.com/daypass/daypass/broker/api"
+	"github.com/daypass/daypass/broker/leases"
+	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/policies"
+)
+
+// problem is an error as it is answered.
+type problem struct {
+	api.Problem
+	retryAfter time.Duration // 0: no Retry-After
+}
+
+const (
+	retrySoon     = time.Second
+	retryWhenFree = 10 * time.Second
+)
+
+func newProblem(status int, code api.Code, detail string) *problem {
+	return &problem{Problem: api.Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Code: code, Detail: detail}}
+}
+
+// problemOf is the one table from errors to answers. What it doesn't know is a
+// 500 with a fixed text: the error itself may say what isn't everybody's.
+//
+//nolint:cyclop // a table
+func problemOf(err error) *problem {
+	var (
+		token       *oidc.Error
+		unavailable *oidc.UnavailableError
+		denial      *policies.Denial
+		request     *broker.RequestError
+		tooMany     *leases.TooManyError
+		issue       *broker.IssueError
+		ready       *problem
+		ofEcho      *echo.HTTPError
+	)
+	switch {
+	case errors.As(err, &ready):
+		return ready
+	case errors.As(err, &token):
+		return invalidToken(api.Reason(token.Reason), token.Detail)
+	case errors.Is(err, leases.ErrReplayed):
+		return invalidToken(api.ReasonReplayed, "the session of this job token has ended or was given back: ask the provider for a new token")
+	case errors.Is(err, admin.ErrUnknown):
+		return invalidToken(api.ReasonExpired, "this admin token is not known, was revoked, or has ended (hint: `daypassd admin token list`)")
+	case errors.As(err, &unavailable):
+		p := newProblem(http.StatusServiceUnavailable, api.CodeUnavailable, "the keys of the token's provider could not be had: send the token again")
+		p.retryAfter = unavailable.RetryAfter
+		return p
+	case errors.As(err, &denial):
+		return denied(denial)
+	case errors.As(err, &request):
+		return newProblem(http.StatusBadRequest, api.CodeInvalidRequest, request.Detail)
+	case errors.Is(err, errTooLarge):
+		return newProblem(http.StatusRequestEntityTooLarge, api.CodeTooLarge, "the body is larger than 64 KiB")
+	case errors.As(err, &tooMany):
+		p := newProblem(http.StatusTooManyRequests, api.CodeTooManyLeases, tooMany.Error()+": wait until one ends, or revoke one")
+		p.Grant, p.retryAfter = tooMany.Grant, retryWhenFree
+		return p
+	case errors.As(err, &issue):
+		p := newProblem(http.StatusBadGateway, api.CodeIssuerFailed, "the target of this grant did not make the credential; nothing was left behind, and the token may be sent again")
+		p.Grant = issue.Grant
+		return p
+	case errors.Is(err, leases.ErrUnavailable), errors.Is(err, admin.ErrUnavailable):
+		p := newProblem(http.StatusServiceUnavailable, api.CodeUnavailable, "the broker's database is away; no credential was made, and the token may be sent again")
+		p.retryAfter = retrySoon
+		return p
+	case errors.Is(err, leases.ErrNotFound):
+		return newProblem(http.StatusNotFound, api.CodeNotFound, "no such lease, or not one of this token's")
+	case errors.Is(err, broker.ErrNotRenewable):
+		return newProblem(http.StatusConflict, api.CodeNotRenewable, err.Error())
+	case errors.Is(err, broker.ErrAlreadyRevoked):
+		return newProblem(http.StatusConflict, api.CodeAlreadyRevoked, err.Error())
+	case errors.Is(err, leases.ErrNotStuck):
+		return newProblem(http.StatusConflict, api.CodeNotStuck, "only a lease whose revocation is stuck can be forgotten")
+	case errors.Is(err, broker.ErrForbidden):
+		return newProblem(http.StatusForbidden, api.CodeNotAllowed, "this token may not do that")
+	case errors.As(err, &ofEcho):
+		return routing(ofEcho)
+	}
+	return newProblem(http.StatusInternalServerError, api.CodeInternal, "something went wrong here; the broker's log says what, under this request id")
+}
+
+func invalidToken(reason api.Reason, detail string) *problem {
+	p := newProblem(http.StatusUnauthorized, api.CodeInvalidToken, detail)
+	p.Reason = reason
+	return p
+}
+
+// denied tells a job of ours which claims did not match. Everybody else gets
+// one and the same body, whether the grant exists or not.
+func denied(d *policies.Denial) *problem {
+	if d.Code == policies.CodeNoSuchGrant {
+		p := newProblem(http.StatusNotFound, api.CodeNoSuchGrant, "this policy has no such grant")
+		p.Grant = d.Grant
+		return p
+	}
+	p := newProblem(http.StatusForbidden, api.CodeNotAllowed, "no policy gives this job what it asks for")
+	if d.Claims != nil {
+		p.Detail = "the policy's job entry for this repository asks for other claims"
+		p.Claims, p.Grant = d.Claims, d.Grant
+	}
+	return p
+}
+
+// routing renders what echo refuses before a handler runs.
+func routing(err *echo.HTTPError) *problem {
+	switch err.Code {
+	case http.StatusNotFound:
+		return newProblem(http.StatusNotFound, api.CodeNotFound, "there is nothing at this path")
+	case http.StatusMethodNotAllowed:
+		return newProblem(http.StatusMethodNotAllowed, api.CodeMethod, "this path takes another method")
+	}
+	return newProblem(http.StatusBadRequest, api.CodeInvalidRequest, "the request could not be read")
+}
+
+// Error implements error, so that a handler can return an answer of its own.
+func (p *problem) Error() string { return string(p.Code) + ": " + p.Detail }
+
+func (p *problem) write(c echo.Context, requestID string) error {
+	header := c.Response().Header()
+	p.RequestID = requestID
+	if p.retryAfter > 0 {
+		header.Set(echo.HeaderRetryAfter, strconv.Itoa(int(math.Ceil(p.retryAfter.Seconds()))))
+	}
+	if p.Status == http.StatusUnauthorized {
+		header.Set(echo.HeaderWWWAuthenticate, `Bearer error="invalid_token"`) // RFC 6750 §3
+	}
+	header.Set(echo.HeaderContentType, api.ProblemType)
+	header.Set(echo.HeaderCacheControl, "no-store")
+	return c.JSON(p.Status, p.Problem)
+}

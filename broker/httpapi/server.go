@@ -1,0 +1,242 @@
+// Package httpapi is the broker over HTTP: routes, limits, and the one table
+// from errors to answers. A handler decodes, calls the broker, and renders.
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/daypass/daypass/broker"
+	"github.com/daypass/daypass/broker/admin"
+	"github.com/daypass/daypass/broker/api"
+	"github.com/daypass/daypass/broker/ids"
+	"github.com/daypass/daypass/broker/leases"
+	"github.com/daypass/daypass/broker/oidc"
+)
+
+// Config of a Server. Every field is required, unless it says otherwise.
+type Config struct {
+	Broker      *broker.Broker
+	Store       *leases.Store
+	Admins      *admin.Tokens
+	Audit       AuditLister
+	ExternalURL string
+	JWKS        func() ([]byte, error) // public keys that verify what the broker mints
+	Ready       func(ctx context.Context) Readiness
+	Metrics     *prometheus.Registry
+	Logger      *slog.Logger
+	Now         func() time.Time
+	// TrustedProxies are the networks whose X-Forwarded-For is believed; none when empty.
+	TrustedProxies []echo.TrustOption
+}
+
+// Server answers requests. See [Server.API] and [Server.Operations].
+type Server struct {
+	config   Config
+	metrics  *metrics
+	draining atomic.Bool
+}
+
+// New checks the configuration.
+func New(config Config) (*Server, error) {
+	if config.Broker == nil || config.Store == nil || config.Admins == nil || config.Audit == nil || config.ExternalURL == "" ||
+		config.JWKS == nil || config.Ready == nil || config.Metrics == nil || config.Logger == nil || config.Now == nil {
+		return nil, errors.New("making HTTP API: a required field of its configuration is missing")
+	}
+	return &Server{config: config, metrics: newMetrics(config.Metrics)}, nil
+}
+
+// Drain makes new exchanges answer 503; those that run finish.
+func (s *Server) Drain() { s.draining.Store(true) }
+
+// API is everything that jobs and admins call. Health and metrics are part of
+// it unless they have a listener of their own.
+func (s *Server) API(withOperations bool) http.Handler {
+	e := s.newEcho()
+	e.POST(api.PathExchange, s.exchange)
+	e.GET(api.PathSession, s.session)
+	e.POST(api.PathSessionRevoke, s.revokeSession)
+	e.GET(api.PathLeases, s.listLeases)
+	e.GET(api.PathLeases+"/:id", s.lease)
+	e.POST(api.PathLeases+"/:id/renew", s.renew)
+	e.POST(api.PathLeases+"/:id/revoke", s.revoke)
+	e.POST(api.PathLeases+"/:id/forget", s.forget)
+	e.GET(api.PathAudit, s.audit)
+	e.GET(api.PathRedactionRules, s.redactionRules)
+	e.GET(api.PathDiscovery, s.discovery)
+	e.GET(api.PathJWKS, s.jwks)
+	if withOperations {
+		s.operations(e)
+	}
+	return e
+}
+
+// Operations is liveness, readiness and metrics, for a listener of their own.
+func (s *Server) Operations() http.Handler {
+	e := s.newEcho()
+	s.operations(e)
+	return e
+}
+
+func (s *Server) operations(e *echo.Echo) {
+	e.GET(api.PathLive, func(c echo.Context) error { return c.JSON(http.StatusOK, map[string]string{"status": "ok"}) })
+	e.GET(api.PathReady, s.ready)
+	e.GET(api.PathMetrics, s.metrics.handler(s.config.Metrics))
+}
+
+func (s *Server) newEcho() *echo.Echo {
+	e := echo.New()
+	e.HideBanner, e.HidePort = true, true
+	// echo believes X-Forwarded-For from anybody unless told otherwise.
+	e.IPExtractor = echo.ExtractIPDirect()
+	if len(s.config.TrustedProxies) > 0 {
+		trust := append([]echo.TrustOption{echo.TrustLoopback(false), echo.TrustLinkLocal(false), echo.TrustPrivateNet(false)}, s.config.TrustedProxies...)
+		e.IPExtractor = echo.ExtractIPFromXFFHeader(trust...)
+	}
+	e.HTTPErrorHandler = func(error, echo.Context) {} // recorded writes every answer
+	e.Use(s.recorded)
+	return e
+}
+
+// record is the one log line of a request, filled on the way.
+type record struct {
+	id    string
+	attrs []slog.Attr
+}
+
+const recordKey = "daypass.record"
+
+func note(c echo.Context, attrs ...slog.Attr) {
+	if r, ok := c.Get(recordKey).(*record); ok {
+		r.attrs = append(r.attrs, attrs...)
+	}
+}
+
+// recorded gives every request its id, its answer when it failed, and its line
+// in the log. It is also where a panic ends.
+func (s *Server) recorded(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		began := s.config.Now()
+		r := &record{id: ids.New(ids.Request, began)}
+		c.Set(recordKey, r)
+		c.Response().Header().Set(echo.HeaderXRequestID, r.id)
+		err := s.guarded(next, c)
+		level := slog.LevelInfo
+		code := ""
+		if err != nil {
+			p := problemOf(err)
+			code = string(p.Code)
+			r.attrs = append(r.attrs, slog.String("code", code))
+			if p.Reason != "" {
+				r.attrs = append(r.attrs, slog.String("reason", string(p.Reason)))
+				code += "_" + string(p.Reason)
+			}
+			r.attrs = append(r.attrs, slog.String("error", causeOf(err)))
+			if p.Status >= http.StatusInternalServerError {
+				level = slog.LevelError
+			}
+			if !c.Response().Committed {
+				if writing := p.write(c, r.id); writing != nil {
+					r.attrs = append(r.attrs, slog.String("write_error", writing.Error()))
+				}
+			}
+		}
+		took := s.config.Now().Sub(began)
+		route := c.Path()
+		if route == "" {
+			route = "none"
+		}
+		s.metrics.request(c.Request().Method, route, c.Response().Status, code, took)
+		s.config.Logger.LogAttrs(c.Request().Context(), level, "request", append([]slog.Attr{
+			slog.String("request_id", r.id), slog.String("method", c.Request().Method), slog.String("route", route),
+			slog.Int("status", c.Response().Status), slog.Duration("took", took), slog.String("remote", c.RealIP()),
+		}, r.attrs...)...)
+		return nil
+	}
+}
+
+func (s *Server) guarded(next echo.HandlerFunc, c echo.Context) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			// The value of a panic may hold anything: it is not logged.
+			err = errors.New("a handler panicked")
+			s.metrics.panics.Inc()
+		}
+	}()
+	return next(c)
+}
+
+// bearer tells which kind of token the caller sent.
+func bearer(c echo.Context) (any, error) {
+	values := c.Request().Header.Values(echo.HeaderAuthorization)
+	if len(values) != 1 {
+		return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "send one header `Authorization: Bearer TOKEN`"}
+	}
+	scheme, token, ok := strings.Cut(values[0], " ")
+	token = strings.TrimSpace(token)
+	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "send one header `Authorization: Bearer TOKEN`"}
+	}
+	if len(token) > api.MaxToken {
+		return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "the token is larger than 16 KiB"}
+	}
+	return broker.ParseToken(token)
+}
+
+// caller takes a session token, or an admin's token with that role, and no
+// other. An empty role: no admin.
+func (s *Server) caller(c echo.Context, role admin.Role) (broker.Caller, error) {
+	token, err := bearer(c)
+	if err != nil {
+		return broker.Caller{}, err
+	}
+	ctx := c.Request().Context()
+	switch token := token.(type) {
+	case broker.SessionToken:
+		held, err := s.config.Broker.FindSession(ctx, token)
+		if err != nil {
+			return broker.Caller{}, err
+		}
+		note(c, slog.String("session", held.ID))
+		return broker.Caller{Session: held}, nil
+	case broker.AdminToken:
+		found, err := s.config.Admins.Authenticate(ctx, string(token))
+		if err != nil {
+			return broker.Caller{}, err
+		}
+		note(c, slog.String("admin", found.ID), slog.String("owner", found.Owner))
+		if role == "" || !found.Can(role) {
+			return broker.Caller{}, broker.ErrForbidden
+		}
+		return broker.Caller{Admin: found}, nil
+	}
+	return broker.Caller{}, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "this call takes a session token or an admin token, not a job token"}
+}
+
+// operator is a caller that must be an admin.
+func (s *Server) adminOnly(c echo.Context, role admin.Role) (broker.Caller, error) {
+	caller, err := s.caller(c, role)
+	if err == nil && caller.Admin == nil {
+		err = broker.ErrForbidden
+	}
+	return caller, err
+}
+
+func noStore(c echo.Context) { c.Response().Header().Set(echo.HeaderCacheControl, "no-store") }
+
+func writeJSON(c echo.Context, status int, v any) error {
+	encoded, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return c.JSONBlob(status, encoded)
+}

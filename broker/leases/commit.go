@@ -1,0 +1,112 @@
+package leases
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// write is one exchange's part of a transaction: either a reservation or an
+// activation. Writes that arrive while all writers are busy join the next
+// transaction: one commit, one round trip. One that arrives alone goes at once.
+type write struct {
+	reserve  *Reservation
+	activate *Activation
+	err      error         // of this write; read after done is closed
+	done     chan struct{} // closed when the transaction's outcome is known
+}
+
+// submit waits for the outcome. When ctx ends first, the write goes on and its
+// outcome is unknown: the caller must treat the lease as one to be revoked.
+func (s *Store) submit(ctx context.Context, w *write) error {
+	w.done = make(chan struct{})
+	select {
+	case s.queue <- w:
+	case <-ctx.Done():
+		return unavailable("waiting for a place in a transaction", ctx.Err())
+	}
+	select {
+	case <-w.done:
+		return w.err
+	case <-ctx.Done():
+		return unavailable("waiting for a commit", ctx.Err())
+	}
+}
+
+func (s *Store) writeLoop(ctx context.Context) {
+	for {
+		var first *write
+		select {
+		case <-ctx.Done():
+			return
+		case first = <-s.queue:
+		}
+		writes := []*write{first}
+	drain:
+		for len(writes) < maxBatch {
+			select {
+			case w := <-s.queue:
+				writes = append(writes, w)
+			default:
+				break drain
+			}
+		}
+		s.commit(ctx, writes)
+	}
+}
+
+// commit writes a batch in one transaction. Expected conflicts are results of
+// the statements; an unexpected one is tried again write by write, so that one
+// bad row never fails its neighbours.
+func (s *Store) commit(ctx context.Context, writes []*write) {
+	err := s.commitOnce(ctx, writes)
+	if err != nil && len(writes) > 1 && refused(err) {
+		for _, w := range writes {
+			s.commit(ctx, []*write{w})
+		}
+		return
+	}
+	for _, w := range writes {
+		if err != nil {
+			w.err = unavailable("committing", err)
+		}
+		close(w.done)
+	}
+}
+
+// refused says that Postgres rolled the transaction back because of what was
+// in it, rather than being away.
+func refused(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code[:2] != "57" && pg.Code[:2] != "53" && pg.Code[:2] != "08"
+}
+
+// commitOnce sends all statements at once. Postgres runs what comes before one
+// Sync as one transaction, each statement with a snapshot of its own.
+func (s *Store) commitOnce(ctx context.Context, writes []*write) error {
+	// The callers' contexts don't count here: they share the transaction.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+	defer cancel()
+	var reservations []*write
+	var activations []*write
+	for _, w := range writes {
+		w.err = nil
+		if w.reserve != nil {
+			reservations = append(reservations, w)
+		} else {
+			activations = append(activations, w)
+		}
+	}
+	// Every transaction takes its locks in the same order: grants, sessions,
+	// leases, and among each by name.
+	batch := &pgx.Batch{}
+	if len(reservations) > 0 {
+		queueReservations(batch, s.config.Tenant, reservations)
+	}
+	if len(activations) > 0 {
+		queueActivations(batch, activations)
+	}
+	return s.config.Pool.SendBatch(ctx, batch).Close()
+}

@@ -1,0 +1,196 @@
+package leases
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const selectLeases = `
+SELECT l.id, l.tenant, l.session_id, l.session_token, l.policy, l.grant_name, l.job, l.policy_digest, l.issuer, l.role, l.kind, l.target, l.revocation,
+    l.provider, l.subject, l.state, l.issued_at, l.expires_at, l.max_expires_at, l.ttl_seconds, l.renewable, l.issue_deadline, l.settled_at, l.ended_at,
+    l.attempts, coalesce(l.last_error, ''), l.stuck, l.rules, l.handle, l.events
+FROM leases l`
+
+func scanLease(row pgx.CollectableRow) (*Lease, error) {
+	var l Lease
+	var ttl int64
+	err := row.Scan(&l.ID, &l.Tenant, &l.SessionID, &l.SessionToken, &l.Policy, &l.Grant, &l.Job, &l.PolicyDigest, &l.Issuer, &l.Role, &l.Kind, &l.Target, &l.Revocation,
+		&l.Provider, &l.Subject, &l.State, &l.IssuedAt, &l.ExpiresAt, &l.MaxExpiresAt, &ttl, &l.Renewable, &l.IssueDeadline, &l.SettledAt, &l.EndedAt,
+		&l.Attempts, &l.LastError, &l.Stuck, &l.Rules, &l.sealedHandle, &l.events)
+	l.TTL = time.Duration(ttl) * time.Second
+	for _, t := range []*time.Time{&l.IssuedAt, &l.ExpiresAt, &l.MaxExpiresAt, &l.IssueDeadline, &l.SettledAt} {
+		*t = t.UTC()
+	}
+	return &l, err
+}
+
+// Get reads one lease.
+func (s *Store) Get(ctx context.Context, id string) (*Lease, error) {
+	return s.one(ctx, s.config.Pool, selectLeases+` WHERE l.tenant = $1 AND l.id = $2`, id)
+}
+
+func (s *Store) lock(ctx context.Context, tx pgx.Tx, id string) (*Lease, error) {
+	return s.one(ctx, tx, selectLeases+` WHERE l.tenant = $1 AND l.id = $2 FOR UPDATE OF l`, id)
+}
+
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+func (s *Store) one(ctx context.Context, from querier, sql, id string) (*Lease, error) {
+	rows, err := from.Query(ctx, sql, s.config.Tenant, id)
+	if err != nil {
+		return nil, unavailable("reading lease", err)
+	}
+	l, err := pgx.CollectExactlyOneRow(rows, scanLease)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, id)
+	}
+	if err != nil {
+		return nil, unavailable("reading lease", err)
+	}
+	return l, nil
+}
+
+// Filter says which leases are asked for; empty fields say nothing.
+type Filter struct {
+	Policy, Grant, Issuer, Session, Subject, Provider, Target string
+	State                                                     State
+	ExpiresBefore                                             time.Time
+	SessionToken                                              []byte // only those obtained with this token
+
+	Before string // id of the last lease of the page before
+	Limit  int
+}
+
+// List reads leases, newest first.
+func (s *Store) List(ctx context.Context, f Filter) ([]*Lease, error) {
+	var before *time.Time
+	if !f.ExpiresBefore.IsZero() {
+		before = &f.ExpiresBefore
+	}
+	rows, err := s.config.Pool.Query(ctx, selectLeases+`
+WHERE l.tenant = $1 AND ($2 = '' OR l.policy = $2) AND ($3 = '' OR l.grant_name = $3) AND ($4 = '' OR l.issuer = $4)
+  AND ($5 = '' OR l.session_id = $5) AND ($6 = '' OR l.subject = $6) AND ($7 = '' OR l.provider = $7) AND ($8 = '' OR l.target = $8)
+  AND ($9 = '' OR l.state = $9) AND ($10::timestamptz IS NULL OR l.expires_at < $10) AND ($11::bytea IS NULL OR l.session_token = $11)
+  AND ($12 = '' OR l.id < $12)
+ORDER BY l.id DESC LIMIT $13`,
+		s.config.Tenant, f.Policy, f.Grant, f.Issuer, f.Session, f.Subject, f.Provider, f.Target, string(f.State), before, f.SessionToken, f.Before, f.Limit)
+	if err != nil {
+		return nil, unavailable("listing leases", err)
+	}
+	found, err := pgx.CollectRows(rows, scanLease)
+	if err != nil {
+		return nil, unavailable("listing leases", err)
+	}
+	return found, nil
+}
+
+// Held is a session as one of its tokens sees it.
+type Held struct {
+	Session
+	TokenHash    [32]byte
+	Grants       []string // what the token may ask for again
+	TokenRevoked bool
+}
+
+// FindToken reads the session of a session token by the token's hash. A session
+// that has ended is found all the same, for those who want to revoke twice.
+func (s *Store) FindToken(ctx context.Context, hash [32]byte) (*Held, error) {
+	const find = `
+SELECT s.id, s.provider, s.issuer, s.token_digest, s.subject, s.claims, s.opened_at, s.expires_at, s.token_expires_at, s.revoked_at,
+    t.grants, t.revoked_at IS NOT NULL
+FROM session_tokens t JOIN sessions s ON s.id = t.session_id WHERE s.tenant = $1 AND t.hash = $2`
+	h := &Held{TokenHash: hash}
+	var digest []byte
+	err := s.config.Pool.QueryRow(ctx, find, s.config.Tenant, hash[:]).Scan(&h.ID, &h.Provider, &h.Issuer, &digest, &h.Subject, &h.Claims,
+		&h.OpenedAt, &h.ExpiresAt, &h.TokenExpiresAt, &h.RevokedAt, &h.Grants, &h.TokenRevoked)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, ErrNotFound
+	}
+	if err != nil {
+		return nil, unavailable("reading session", err)
+	}
+	h.TokenDigest = [32]byte(digest)
+	return h, nil
+}
+
+// RulesOf reads the patterns of the leases of one session token.
+func (s *Store) RulesOf(ctx context.Context, tokenHash [32]byte) ([]Rule, error) {
+	return s.rules(ctx, `
+SELECT DISTINCT r.id, r.policy, r.grant_name, r.pattern
+FROM leases l JOIN redaction_rules r ON r.id = ANY (l.rules) WHERE l.tenant = $1 AND l.session_token = $2
+  AND l.session_id = (SELECT session_id FROM session_tokens WHERE hash = $2) ORDER BY r.id LIMIT 10000`, s.config.Tenant, tokenHash[:])
+}
+
+// Rules reads all patterns, ten thousand at the most.
+func (s *Store) Rules(ctx context.Context) ([]Rule, error) {
+	return s.rules(ctx, `SELECT id, policy, grant_name, pattern FROM redaction_rules WHERE tenant = $1 ORDER BY id LIMIT 10000`, s.config.Tenant)
+}
+
+func (s *Store) rules(ctx context.Context, sql string, args ...any) ([]Rule, error) {
+	rows, err := s.config.Pool.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, unavailable("reading redaction rules", err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Rule])
+	if err != nil {
+		return nil, unavailable("reading redaction rules", err)
+	}
+	return found, nil
+}
+
+// NextDue is when the next lease of an issuer has to be looked at; zero when
+// there is none.
+func (s *Store) NextDue(ctx context.Context, issuer string) (time.Time, error) {
+	var due *time.Time
+	err := s.config.Pool.QueryRow(ctx, `SELECT min(due_at) FROM leases WHERE issuer = $1 AND due_at IS NOT NULL`, issuer).Scan(&due)
+	if err != nil {
+		return time.Time{}, unavailable("looking for what is due", err)
+	}
+	if due == nil {
+		return time.Time{}, nil
+	}
+	return *due, nil
+}
+
+// Overdue counts, by issuer, the leases that should have been taken back before
+// a time and were not, and those that wait for a person.
+type Overdue struct {
+	Issuer  string
+	Overdue int
+	Stuck   int
+}
+
+// OverdueBefore reads what is overdue. What it costs grows with what is
+// overdue, not with what is alive.
+func (s *Store) OverdueBefore(ctx context.Context, before time.Time) ([]Overdue, error) {
+	const overdue = `
+SELECT issuer, count(*) FILTER (WHERE expires_at < $2 OR state = 'revoking'), count(*) FILTER (WHERE stuck) FROM leases
+WHERE tenant = $1 AND due_at IS NOT NULL AND (state = 'revoking' OR due_at < $2) GROUP BY issuer`
+	rows, err := s.config.Pool.Query(ctx, overdue, s.config.Tenant, before)
+	if err != nil {
+		return nil, unavailable("counting overdue leases", err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Overdue])
+	if err != nil {
+		return nil, unavailable("counting overdue leases", err)
+	}
+	return found, nil
+}
+
+// Handle opens what the issuer gave for a lease; nil when there was nothing.
+func (s *Store) Handle(l *Lease) ([]byte, error) {
+	if l.sealedHandle == nil {
+		return nil, nil
+	}
+	handle, err := s.config.Handles.Open(s.handleRow(l.ID), l.sealedHandle)
+	if err != nil {
+		return nil, fmt.Errorf("unsealing what belongs to %s: %w", l.ID, err)
+	}
+	return handle, nil
+}

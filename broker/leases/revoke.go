@@ -1,0 +1,362 @@
+package leases
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/daypass/daypass/broker/audit"
+	"github.com/daypass/daypass/broker/keys"
+	"github.com/daypass/daypass/issuers"
+)
+
+// Why says who ends a lease, and for what reason.
+type Why struct {
+	Actor  string
+	Reason string
+}
+
+// change is one lease's step from the state that was read, under its row's
+// lock, to the next, with the event that records it.
+type change struct {
+	id      string
+	from    State
+	state   State
+	dueAt   *time.Time
+	endedAt *time.Time
+	event   audit.Event
+}
+
+const (
+	changeLeases = `
+UPDATE leases l SET state = c.state, due_at = c.due_at, ended_at = c.ended_at, events = c.count, stuck = false
+FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::int[]) AS c(id, was, state, due_at, ended_at, count)
+WHERE l.id = c.id AND l.state = c.was AND l.events = c.count - 1`
+
+	leaseHasCount = `EXISTS (SELECT FROM leases l WHERE l.id = e.subject AND l.events = e.count)`
+)
+
+func queueChanges(batch *pgx.Batch, changes []change) {
+	batch.Queue(changeLeases,
+		column(changes, func(c change) string { return c.id }),
+		column(changes, func(c change) string { return string(c.from) }),
+		column(changes, func(c change) string { return string(c.state) }),
+		column(changes, func(c change) *time.Time { return c.dueAt }),
+		column(changes, func(c change) *time.Time { return c.endedAt }),
+		column(changes, func(c change) int32 { return int32(c.event.Count) })) //nolint:gosec // counts are small
+	// A change that found another state than the one read fails the whole
+	// transaction here, on the unique count, rather than leave an event of nothing.
+	audit.InsertIf(batch, column(changes, func(c change) audit.Event { return c.event }), leaseHasCount)
+}
+
+// end is the step that begins to end a live lease, or nil when it has begun
+// before. Where nothing outside has to be undone, it is the last one too.
+func (s *Store) end(l *Lease, why Why, due, now time.Time) (*change, error) {
+	if l.State != Issuing && l.State != Active {
+		return nil, nil
+	}
+	c := &change{id: l.ID, from: l.State, state: Revoking, dueAt: &due}
+	kind := audit.LeaseRevoking
+	if l.State == Active && l.Revocation == issuers.Expiry {
+		c.state, c.dueAt, c.endedAt, kind = Expired, nil, &now, audit.LeaseExpired
+	}
+	event, err := s.config.Audit.Event(audit.Entry{
+		At: now, Type: kind, Subject: l.ID, Count: l.events + 1, Actor: why.Actor, Data: map[string]any{"reason": why.Reason},
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.event = event
+	l.State, l.EndedAt, l.events = c.state, c.endedAt, l.events+1
+	return c, nil
+}
+
+// endAll ends leases whose rows the transaction holds, and commits.
+func (s *Store) endAll(ctx context.Context, tx pgx.Tx, ls []*Lease, why Why, due time.Time) error {
+	now := s.Now()
+	var changes []change
+	for _, l := range ls {
+		c, err := s.end(l, why, due, now)
+		if err != nil {
+			return err
+		}
+		if c != nil {
+			changes = append(changes, *c)
+		}
+	}
+	return commitChanges(ctx, tx, changes)
+}
+
+// BeginRevoke begins to end leases, whatever state they are in, and returns them
+// as they are afterwards. Those that are being revoked already are made due at
+// once. The revoker does the rest.
+func (s *Store) BeginRevoke(ctx context.Context, leaseIDs []string, why Why) ([]*Lease, error) {
+	var ended []*Lease
+	err := s.inTx(ctx, "beginning to revoke", func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, selectLeases+` WHERE l.tenant = $1 AND l.id = ANY($2) ORDER BY l.id FOR UPDATE OF l`, s.config.Tenant, leaseIDs)
+		if err != nil {
+			return unavailable("beginning to revoke", err)
+		}
+		if ended, err = pgx.CollectRows(rows, scanLease); err != nil {
+			return unavailable("beginning to revoke", err)
+		}
+		const again = `UPDATE leases SET due_at = $2 WHERE id = ANY($1) AND state = 'revoking' AND due_at > $2`
+		if _, err := tx.Exec(ctx, again, leaseIDs, s.Now()); err != nil {
+			return unavailable("beginning to revoke", err)
+		}
+		return s.endAll(ctx, tx, ended, why, s.Now())
+	})
+	return ended, err
+}
+
+// RevokeSession ends a session: its job token is used up from here on, and what
+// was obtained with this session token is taken back. It returns those leases.
+func (s *Store) RevokeSession(ctx context.Context, sessionID string, tokenHash [32]byte, why Why) ([]*Lease, error) {
+	var ended []*Lease
+	err := s.inTx(ctx, "revoking session", func(tx pgx.Tx) error {
+		// The session first: a reservation that holds it ends before we look for its leases.
+		const lock = `SELECT events, revoked_at IS NOT NULL FROM sessions WHERE tenant = $1 AND id = $2 FOR UPDATE`
+		var events int
+		var already bool
+		if err := tx.QueryRow(ctx, lock, s.config.Tenant, sessionID).Scan(&events, &already); err != nil {
+			return unavailable("revoking session", err)
+		}
+		now := s.Now()
+		batch := &pgx.Batch{}
+		batch.Queue(`UPDATE session_tokens SET revoked_at = coalesce(revoked_at, $2) WHERE hash = $1`, tokenHash[:], now)
+		if !already {
+			event, err := s.config.Audit.Event(audit.Entry{
+				At: now, Type: audit.SessionRevoked, Subject: sessionID, Count: events + 1, Actor: why.Actor, Data: map[string]any{"reason": why.Reason},
+			})
+			if err != nil {
+				return err
+			}
+			batch.Queue(`UPDATE sessions SET revoked_at = $2, events = $3 WHERE id = $1`, sessionID, now, events+1)
+			audit.InsertIf(batch, []audit.Event{event}, "true")
+		}
+		batch.Queue(selectLeases+` WHERE l.session_id = $1 AND l.session_token = $2 ORDER BY l.id FOR UPDATE OF l`, sessionID, tokenHash[:]).
+			Query(func(rows pgx.Rows) (err error) {
+				ended, err = pgx.CollectRows(rows, scanLease)
+				return err
+			})
+		if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+			return unavailable("revoking session", err)
+		}
+		return s.endAll(ctx, tx, ended, why, now)
+	})
+	return ended, err
+}
+
+// Claimed is a lease that one revoker has taken on, for a while.
+type Claimed struct {
+	*Lease
+	Handle []byte
+}
+
+// Claim takes up to limit leases of an issuer that are due: never finished,
+// come to their end, or to be revoked. No other broker takes them before the
+// claim runs out. Those of which nothing outside has to be undone end here, and
+// are counted.
+func (s *Store) Claim(ctx context.Context, issuer string, limit int, claim time.Duration) (claimed []Claimed, expired int, err error) {
+	var due []*Lease
+	err = s.inTx(ctx, "claiming due leases", func(tx pgx.Tx) error {
+		now := s.Now()
+		rows, err := tx.Query(ctx, selectLeases+`
+WHERE l.tenant = $1 AND l.issuer = $2 AND l.due_at <= $3 ORDER BY l.due_at LIMIT $4 FOR UPDATE OF l SKIP LOCKED`, s.config.Tenant, issuer, now, limit)
+		if err != nil {
+			return unavailable("claiming due leases", err)
+		}
+		if due, err = pgx.CollectRows(rows, scanLease); err != nil {
+			return unavailable("claiming due leases", err)
+		}
+		if len(due) == 0 {
+			return nil
+		}
+		until := now.Add(claim)
+		if _, err := tx.Exec(ctx, `UPDATE leases SET due_at = $2 WHERE id = ANY($1) AND state = 'revoking'`,
+			column(due, func(l *Lease) string { return l.ID }), until); err != nil {
+			return unavailable("claiming due leases", err)
+		}
+		return s.endDue(ctx, tx, due, until)
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, l := range due {
+		if l.State.Ended() {
+			expired++
+			continue
+		}
+		c := Claimed{Lease: l}
+		if l.sealedHandle != nil {
+			// A handle that can't be opened is no reason to leave the credential
+			// alive: issuers revoke by the lease's id alone where they must.
+			if c.Handle, err = s.config.Handles.Open(s.handleRow(l.ID), l.sealedHandle); err != nil {
+				s.config.Logger.ErrorContext(ctx, "what revokes a lease could not be unsealed; revoking by its id", "lease", l.ID, "error", err)
+			}
+		}
+		claimed = append(claimed, c)
+	}
+	return claimed, expired, nil
+}
+
+// endDue ends each lease for its own reason, and commits.
+func (s *Store) endDue(ctx context.Context, tx pgx.Tx, due []*Lease, until time.Time) error {
+	slices.SortFunc(due, func(a, b *Lease) int { return cmp.Compare(a.ID, b.ID) })
+	now := s.Now()
+	var changes []change
+	for _, l := range due {
+		why := Why{Actor: "daypassd", Reason: "it came to its end"}
+		if l.State == Issuing {
+			why.Reason = "it was never finished"
+		}
+		c, err := s.end(l, why, until, now)
+		if err != nil {
+			return err
+		}
+		if c != nil {
+			changes = append(changes, *c)
+		}
+	}
+	return commitChanges(ctx, tx, changes)
+}
+
+func commitChanges(ctx context.Context, tx pgx.Tx, changes []change) error {
+	batch := &pgx.Batch{}
+	if len(changes) > 0 {
+		queueChanges(batch, changes)
+	}
+	return commitBatch(ctx, tx, batch)
+}
+
+// Complete records that a credential was taken back: exactly one caller gets
+// true, and with it the one lease.revoked event.
+func (s *Store) Complete(ctx context.Context, l *Lease) (bool, error) {
+	now := s.Now()
+	event, err := s.config.Audit.Event(audit.Entry{At: now, Type: audit.LeaseRevoked, Subject: l.ID, Count: l.events + 1, Actor: "daypassd"})
+	if err != nil {
+		return false, err
+	}
+	const complete = `
+WITH done AS (
+    UPDATE leases SET state = 'revoked', due_at = NULL, ended_at = $2, events = $3, stuck = false, last_error = NULL, handle = NULL
+    WHERE id = $1 AND state = 'revoking' AND events = $3 - 1 RETURNING id
+)
+INSERT INTO audit_events (id, at, tenant, type, subject, count, body, leaf, mac, key_id)
+SELECT $4, $2, $5, $6, id, $3, $7, $8, $9, $10 FROM done`
+	tag, err := s.config.Pool.Exec(ctx, complete, l.ID, now, event.Count, event.ID, event.Tenant, string(event.Type), event.Body, event.Leaf[:], event.MAC[:], event.KeyID)
+	if err != nil {
+		return false, unavailable("recording revocation of "+l.ID, err)
+	}
+	return tag.RowsAffected() == 1, nil
+}
+
+// Postpone records a revocation that has to be tried again, and when. reason is
+// what the last try said; a stuck one waits for a person, and is tried all the
+// same.
+func (s *Store) Postpone(ctx context.Context, l *Lease, until time.Time, reason string, stuck bool) error {
+	const postpone = `
+UPDATE leases SET attempts = attempts + 1, last_error = $3, due_at = $2, stuck = $4 WHERE id = $1 AND state = 'revoking'`
+	if _, err := s.config.Pool.Exec(ctx, postpone, l.ID, until, truncate(reason, 1000), stuck); err != nil {
+		return unavailable("postponing revocation of "+l.ID, err)
+	}
+	return nil
+}
+
+// Forget gives up on a stuck revocation, for a reason that stays on record.
+func (s *Store) Forget(ctx context.Context, id string, why Why) (*Lease, error) {
+	var l *Lease
+	err := s.inTx(ctx, "forgetting lease", func(tx pgx.Tx) (err error) {
+		if l, err = s.lock(ctx, tx, id); err != nil {
+			return err
+		}
+		if l.State != Revoking || !l.Stuck {
+			return ErrNotStuck
+		}
+		now := s.Now()
+		event, err := s.config.Audit.Event(audit.Entry{
+			At: now, Type: audit.LeaseForgotten, Subject: id, Count: l.events + 1, Actor: why.Actor,
+			Data: map[string]any{"reason": why.Reason, "last_error": l.LastError},
+		})
+		if err != nil {
+			return err
+		}
+		batch := &pgx.Batch{}
+		queueChanges(batch, []change{{id: id, from: Revoking, state: Forgotten, endedAt: &now, event: event}})
+		l.State, l.EndedAt, l.Stuck = Forgotten, &now, false
+		return commitBatch(ctx, tx, batch)
+	})
+	return l, err
+}
+
+// Renew moves the end of an active lease, once the target has moved it already.
+func (s *Store) Renew(ctx context.Context, l *Lease, expiresAt time.Time, actor string) error {
+	event, err := s.config.Audit.Event(audit.Entry{
+		At: s.Now(), Type: audit.LeaseRenewed, Subject: l.ID, Count: l.events + 1, Actor: actor, Data: map[string]any{"expires_at": expiresAt},
+	})
+	if err != nil {
+		return err
+	}
+	err = s.inTx(ctx, "renewing lease", func(tx pgx.Tx) error {
+		const renew = `UPDATE leases SET expires_at = $2, due_at = $2, events = $3 WHERE id = $1 AND state = 'active' AND events = $3 - 1`
+		tag, err := tx.Exec(ctx, renew, l.ID, expiresAt, event.Count)
+		if err != nil {
+			return unavailable("renewing lease", err)
+		}
+		if tag.RowsAffected() == 0 {
+			return ErrNotActive
+		}
+		batch := &pgx.Batch{}
+		audit.InsertIf(batch, []audit.Event{event}, "true")
+		return commitBatch(ctx, tx, batch)
+	})
+	if err == nil {
+		l.ExpiresAt, l.events = expiresAt, l.events+1
+	}
+	return err
+}
+
+func (s *Store) handleRow(lease string) keys.RowID {
+	return keys.RowID{
+		Installation: s.config.Installation, Tenant: s.config.Tenant, Table: "leases", Column: "handle",
+		Row: lease, Version: "1", Purpose: "revocation handle",
+	}
+}
+
+// inTx runs f in a transaction that f commits; what f leaves open is rolled back.
+func (s *Store) inTx(ctx context.Context, doing string, f func(pgx.Tx) error) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	tx, err := s.config.Pool.Begin(ctx)
+	if err != nil {
+		return unavailable(doing, err)
+	}
+	defer func() {
+		// After a commit this does nothing. It must not hang on the caller's context.
+		if rollback := tx.Rollback(context.WithoutCancel(ctx)); rollback != nil && err == nil && !errors.Is(rollback, pgx.ErrTxClosed) {
+			err = unavailable(doing, rollback)
+		}
+	}()
+	return f(tx)
+}
+
+func commitBatch(ctx context.Context, tx pgx.Tx, batch *pgx.Batch) error {
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return unavailable("committing", err)
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return unavailable("committing", err)
+	}
+	return nil
+}
+
+func truncate(s string, most int) string {
+	if len(s) > most {
+		return s[:most] + "…"
+	}
+	return s
+}

@@ -1,0 +1,145 @@
+package oidc
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/asn1"
+	"encoding/base64"
+	"math/big"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// githubClaims is the size and shape of a real token of GitHub Actions.
+func githubClaims(p *fakeProvider, c *clock) map[string]any {
+	return p.claims(c, map[string]any{
+		"actor": "octocat", "actor_id": "12", "base_ref": "", "check_run_id": "35200000001",
+		"enterprise": "avocado-corp", "enterprise_id": "2", "event_name": "push", "head_ref": "",
+		"job_workflow_ref": "octo-org/octo-repo/.github/workflows/deploy.yml@refs/heads/main",
+		"job_workflow_sha": strings.Repeat("a", 40), "ref": "refs/heads/main", "ref_protected": "true",
+		"ref_type": "branch", "repository_owner": "octo-org", "repository_owner_id": "65",
+		"repository_visibility": "private", "run_attempt": "2", "run_id": "30433642", "run_number": "10",
+		"runner_environment": "github-hosted", "sha": strings.Repeat("b", 40), "workflow": "deploy",
+		"workflow_ref": "octo-org/octo-repo/.github/workflows/deploy.yml@refs/heads/main",
+		"workflow_sha": strings.Repeat("a", 40), "runner_id": nil,
+	})
+}
+
+func benchToken(b *testing.B, alg string) (v *Verifier, s *signer, token string) {
+	b.Helper()
+	c := newClock()
+	s = newSigner(b, alg, "key-1")
+	p := newFakeProvider(b, s.jwk())
+	v = newVerifier(b, p.config(c))
+	token = s.token(b, githubClaims(p, c))
+	if _, err := v.Verify(b.Context(), token); err != nil { // fetches the keys
+		b.Fatal(err)
+	}
+	return v, s, token
+}
+
+// bareCheck is the signature check alone, the lower limit of Verify.
+func bareCheck(b *testing.B, s *signer, token string) func() bool {
+	b.Helper()
+	dot := strings.LastIndexByte(token, '.')
+	sig, err := base64.RawURLEncoding.DecodeString(token[dot+1:])
+	if err != nil {
+		b.Fatal(err)
+	}
+	switch public := s.key.Public().(type) {
+	case *rsa.PublicKey:
+		return func() bool {
+			digest := sha256.Sum256([]byte(token[:dot]))
+			return rsa.VerifyPKCS1v15(public, crypto.SHA256, digest[:], sig) == nil
+		}
+	case *ecdsa.PublicKey:
+		half := len(sig) / 2
+		der, err := asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(sig[:half]), new(big.Int).SetBytes(sig[half:])})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return func() bool {
+			digest := sha256.Sum256([]byte(token[:dot]))
+			return ecdsa.VerifyASN1(public, digest[:], der)
+		}
+	}
+	b.Fatal("no such key")
+	return nil
+}
+
+func BenchmarkVerify(b *testing.B) {
+	for _, alg := range []string{algRS256, algES256} {
+		v, _, token := benchToken(b, alg)
+		b.Run(alg, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := v.Verify(b.Context(), token); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkVerifyBesideBare takes turns between Verify and the bare signature
+// check and compares the medians, which a busy machine moves least.
+func BenchmarkVerifyBesideBare(b *testing.B) {
+	for _, alg := range []string{algRS256, algES256} {
+		b.Run(alg, func(b *testing.B) {
+			v, s, token := benchToken(b, alg)
+			bare := bareCheck(b, s, token)
+			var whole, part []time.Duration
+			for b.Loop() {
+				start := time.Now()
+				if _, err := v.Verify(b.Context(), token); err != nil {
+					b.Fatal(err)
+				}
+				middle := time.Now()
+				if !bare() {
+					b.Fatal("signature refused")
+				}
+				part = append(part, time.Since(middle))
+				whole = append(whole, middle.Sub(start))
+			}
+			slices.Sort(whole)
+			slices.Sort(part)
+			verify, limit := whole[len(whole)/2], part[len(part)/2]
+			b.ReportMetric(float64(verify.Nanoseconds()), "verify-ns")
+			b.ReportMetric(float64(limit.Nanoseconds()), "bare-ns")
+			b.ReportMetric(float64(verify)/float64(limit), "ratio")
+		})
+	}
+}
+
+func BenchmarkParse(b *testing.B) {
+	_, _, token := benchToken(b, algES256)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := parseToken(token); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkRefuse is what a stranger's token costs.
+func BenchmarkRefuse(b *testing.B) {
+	v, _, token := benchToken(b, algES256)
+	c, s := newClock(), newSigner(b, algES256, "key-1")
+	foreign := s.token(b, githubClaims(newFakeProvider(b), c))
+	for name, raw := range map[string]string{
+		"noise": strings.Repeat("x", 1800), "issuer": foreign, "parts": token + ".x", "huge": strings.Repeat("x", maxToken+1),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := v.Verify(b.Context(), raw); err == nil {
+					b.Fatal("accepted")
+				}
+			}
+		})
+	}
+}

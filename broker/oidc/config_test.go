@@ -1,0 +1,194 @@
+package oidc
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// keySetOf returns the key set behind the first provider of p's issuer.
+func keySetOf(v *Verifier, p *fakeProvider) *keySet { return v.byIssuer[p.issuer()][0].keys }
+
+func TestConfig(t *testing.T) {
+	good := Provider{Name: "a", Issuer: "https://issuer.example.com", Audience: testAudience}
+	change := func(f func(*Provider)) []Provider {
+		p := good
+		f(&p)
+		return []Provider{p}
+	}
+	second := func(f func(*Provider)) []Provider {
+		p := good
+		p.Name, p.Audience = "b", "other"
+		f(&p)
+		return []Provider{good, p}
+	}
+	for name, test := range map[string]struct {
+		cfg  Config
+		want string // part of the error; empty: none
+	}{
+		"good":                    {Config{Providers: []Provider{good}}, ""},
+		"nobody":                  {Config{}, ""},
+		"shared issuer":           {Config{Providers: second(func(*Provider) {})}, ""},
+		"same issuer, audience":   {Config{Providers: second(func(p *Provider) { p.Audience = testAudience })}, "told apart"},
+		"same name":               {Config{Providers: second(func(p *Provider) { p.Name = "a" })}, "name"},
+		"no name":                 {Config{Providers: change(func(p *Provider) { p.Name = "" })}, "name"},
+		"no audience":             {Config{Providers: change(func(p *Provider) { p.Audience = "" })}, "no audience"},
+		"own issuer":              {Config{Providers: []Provider{good}, SelfIssuer: good.Issuer}, "own"},
+		"own issuer with slash":   {Config{Providers: []Provider{good}, SelfIssuer: good.Issuer + "/"}, "own"},
+		"http":                    {Config{Providers: change(func(p *Provider) { p.Issuer = "http://issuer.example.com" })}, "https"},
+		"http on localhost":       {Config{Providers: change(func(p *Provider) { p.Issuer = "http://localhost:8080/x" })}, ""},
+		"http on ::1":             {Config{Providers: change(func(p *Provider) { p.Issuer = "http://[::1]:8080" })}, ""},
+		"http on a private one":   {Config{Providers: change(func(p *Provider) { p.Issuer = "http://10.0.0.1" })}, "https"},
+		"http that looks local":   {Config{Providers: change(func(p *Provider) { p.Issuer = "http://127.0.0.1.example.com" })}, "https"},
+		"no URL":                  {Config{Providers: change(func(p *Provider) { p.Issuer = "issuer" })}, "https"},
+		"no host":                 {Config{Providers: change(func(p *Provider) { p.Issuer = "https:///x" })}, "https"},
+		"query":                   {Config{Providers: change(func(p *Provider) { p.Issuer += "?x" })}, "query"},
+		"empty query":             {Config{Providers: change(func(p *Provider) { p.Issuer += "?" })}, "query"},
+		"fragment":                {Config{Providers: change(func(p *Provider) { p.Issuer += "#" })}, "fragment"},
+		"user":                    {Config{Providers: change(func(p *Provider) { p.Issuer = "https://u@issuer.example.com" })}, "user"},
+		"HS256":                   {Config{Providers: change(func(p *Provider) { p.Algorithms = []string{"HS256"} })}, "HS256"},
+		"none":                    {Config{Providers: change(func(p *Provider) { p.Algorithms = []string{"none"} })}, "none"},
+		"leeway":                  {Config{Leeway: 61 * time.Second}, "leeway"},
+		"negative leeway":         {Config{Leeway: -1}, "leeway"},
+		"session":                 {Config{Providers: change(func(p *Provider) { p.SessionTTL = 25 * time.Hour })}, "session"},
+		"age of keys":             {Config{Providers: change(func(p *Provider) { p.JWKSMaxAge = time.Second })}, "age"},
+		"no authorities file":     {Config{Providers: change(func(p *Provider) { p.CAFile = "no-such-file" })}, "authorities"},
+		"authorities given twice": {Config{Providers: change(func(p *Provider) { p.CAFile, p.RootCAs = "x", x509.NewCertPool() })}, "twice"},
+		"authorities and client":  {Config{Providers: change(func(p *Provider) { p.CAFile = "x" }), Client: &http.Client{}}, "client"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := New(t.Context(), test.cfg)
+			if test.want == "" && err != nil {
+				t.Fatal(err)
+			}
+			if test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("error is %v, want one with %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestProviderDefaults(t *testing.T) {
+	v := newVerifier(t, Config{Providers: []Provider{{Name: "a", Type: "github", Issuer: "https://issuer.example.com", Audience: "x"}}})
+	p, ok := v.Provider("a")
+	if !ok || p.Type != "github" || p.SessionTTL != time.Hour || p.JWKSMaxAge != time.Hour || len(p.Algorithms) != 5 {
+		t.Errorf("provider is %+v", p)
+	}
+	if _, ok := v.Provider("b"); ok {
+		t.Error("found a provider that isn't there")
+	}
+}
+
+func TestTwoAudiences(t *testing.T) {
+	c, s := newClock(), newSigner(t, algES256, "a")
+	p := newFakeProvider(t, s.jwk())
+	cfg := p.config(c)
+	cfg.Providers = append(cfg.Providers, Provider{Name: "second", Issuer: p.issuer(), Audience: "second"})
+	v := newVerifier(t, cfg)
+	identity, err := v.Verify(t.Context(), s.token(t, p.claims(c, map[string]any{"aud": "second"})))
+	if err != nil || identity.Provider != "second" {
+		t.Errorf("identity %+v, error %v", identity, err)
+	}
+	_, err = v.Verify(t.Context(), s.token(t, p.claims(c, map[string]any{"aud": []string{"second", testAudience}})))
+	wantReason(t, err, ReasonAudience)
+}
+
+func TestReach(t *testing.T) {
+	public := reach{}
+	private := reach{private: true}
+	loopback := reach{loopback: true}
+	for _, test := range []struct {
+		ip                        string
+		public, private, loopback bool
+	}{
+		{"140.82.112.3", true, true, true},
+		{"2606:50c0:8000::153", true, true, true},
+		{"127.0.0.1", false, true, true},
+		{"127.8.8.8", false, true, true},
+		{"::1", false, true, true},
+		{"::ffff:127.0.0.1", false, true, true},
+		{"10.1.2.3", false, true, false},
+		{"172.16.0.1", false, true, false},
+		{"192.168.0.1", false, true, false},
+		{"::ffff:10.0.0.1", false, true, false},
+		{"fd00::1", false, true, false},
+		{"100.64.0.1", false, true, false},
+		{"169.254.169.254", false, false, false},
+		{"::ffff:169.254.169.254", false, false, false},
+		{"64:ff9b::a9fe:a9fe", false, false, false},
+		{"2002:a9fe:a9fe::", false, false, false},
+		{"::7f00:1", false, false, false},
+		{"fe80::1", false, false, false},
+		{"fe80::1%eth0", false, false, false},
+		{"0.0.0.0", false, false, false},
+		{"0.1.2.3", false, false, false},
+		{"::", false, false, false},
+		{"224.0.0.1", false, false, false},
+		{"ff02::1", false, false, false},
+		{"255.255.255.255", false, false, false},
+		{"240.0.0.1", false, false, false},
+	} {
+		address := netip.AddrPortFrom(netip.MustParseAddr(test.ip), 443).String()
+		for _, way := range []struct {
+			may  reach
+			want bool
+		}{{public, test.public}, {private, test.private}, {loopback, test.loopback}} {
+			if got := way.may.check(address) == nil; got != way.want {
+				t.Errorf("%s with %+v: %v, want %v", test.ip, way.may, got, way.want)
+			}
+		}
+	}
+	if public.check("nonsense") == nil {
+		t.Error("an address that can't be read was allowed")
+	}
+}
+
+// An https issuer whose name leads to a private address is not asked, unless it
+// is allowed to live there; and then its certificate counts.
+func TestPrivateAddress(t *testing.T) {
+	c, s := newClock(), newSigner(t, algES256, "a")
+	p := newFakeProvider(t, s.jwk())
+	p.server.Close()
+	p.server = httptest.NewTLSServer(p)
+	t.Cleanup(p.server.Close)
+	p.document = map[string]any{"issuer": p.issuer(), "jwks_uri": p.issuer() + "/keys"}
+	token := s.token(t, p.claims(c, nil))
+
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.server.Certificate().Raw})
+	if err := os.WriteFile(file, ca, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	try := func(change func(*Config)) error {
+		cfg := p.config(c)
+		change(&cfg)
+		_, err := newVerifier(t, cfg).Verify(t.Context(), token)
+		return err
+	}
+	wantUnavailable(t, try(func(cfg *Config) { cfg.Providers[0].CAFile = file }))
+	wantUnavailable(t, try(func(cfg *Config) { cfg.Providers[0].AllowPrivateAddress = true }))
+	if p.discoveries.Load() != 0 {
+		t.Error("the provider was reached")
+	}
+	if err := try(func(cfg *Config) { cfg.Providers[0].CAFile, cfg.Providers[0].AllowPrivateAddress = file, true }); err != nil {
+		t.Error(err)
+	}
+	if err := try(func(cfg *Config) { cfg.Client = p.server.Client() }); err != nil {
+		t.Errorf("with a client of its own: %v", err)
+	}
+	// A proxy from the environment is not used.
+	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+	if err := try(func(cfg *Config) { cfg.Providers[0].CAFile, cfg.Providers[0].AllowPrivateAddress = file, true }); err != nil {
+		t.Error(err)
+	}
+	// An https issuer can't send us to http on our own host.
+	p.set(func(p *fakeProvider) { p.document["jwks_uri"] = "http://127.0.0.1:1/keys" })
+	wantUnavailable(t, try(func(cfg *Config) { cfg.Providers[0].CAFile, cfg.Providers[0].AllowPrivateAddress = file, true }))
+}

@@ -1,0 +1,74 @@
+package broker
+
+import (
+	"context"
+	"errors"
+
+	"github.com/daypass/daypass/broker/admin"
+	"github.com/daypass/daypass/broker/leases"
+	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/issuers"
+)
+
+// The three kinds of bearer token are three types, told apart by their shape
+// before anything is looked up, so that no call can mistake one for another.
+type (
+	// JobToken is the OIDC token of a job, not yet verified.
+	JobToken string
+	// SessionToken is what an exchange gave out, not yet looked up.
+	SessionToken string
+	// AdminToken is a person's, made with `daypassd admin token create`, not yet looked up.
+	AdminToken string
+)
+
+// ParseToken tells which kind a bearer token is: one of the three types above,
+// or an error for a value of the broker's own shape that is neither.
+func ParseToken(raw string) (any, error) {
+	if len(raw) >= 4 && raw[:2] == "dp" && raw[3] == '_' {
+		kind, ok := issuers.IsGenerated(raw)
+		switch {
+		case ok && kind == issuers.SessionToken:
+			return SessionToken(raw), nil
+		case ok && kind == issuers.AdminToken:
+			return AdminToken(raw), nil
+		case ok:
+			return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "this is a secret of Daypass, but neither a session token nor an admin token"}
+		}
+		return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "this looks like a token of Daypass, but its checksum is wrong: was it cut off?"}
+	}
+	return JobToken(raw), nil
+}
+
+const (
+	sessionTokenDomain = "session token"
+	fingerprintDomain  = "redaction value"
+)
+
+// FindSession looks a session token up. The session may have ended: see Held.
+func (b *Broker) FindSession(ctx context.Context, token SessionToken) (*leases.Held, error) {
+	held, err := b.config.Store.FindToken(ctx, b.config.SessionTokens.Sum(sessionTokenDomain, []byte(token)))
+	if errors.Is(err, leases.ErrNotFound) {
+		return nil, &oidc.Error{Reason: oidc.ReasonExpired, Detail: "no session has this token"}
+	}
+	return held, err
+}
+
+// Caller is who asks about leases: a session, or an admin.
+type Caller struct {
+	Session *leases.Held
+	Admin   *admin.Token
+}
+
+// Actor is how the audit log names the caller.
+func (c Caller) Actor() string {
+	if c.Admin != nil {
+		return "admin " + c.Admin.ID + " " + c.Admin.Owner
+	}
+	return leases.JobActor(c.Session.Provider, c.Session.Subject)
+}
+
+// may says whether the caller may see a lease: admins all of them, a session
+// token those that were obtained with it.
+func (c Caller) may(l *leases.Lease) bool {
+	return c.Admin != nil || (c.Session != nil && c.Session.ID == l.SessionID && string(c.Session.TokenHash[:]) == string(l.SessionToken))
+}
