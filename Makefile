@@ -1,0 +1,56 @@
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+# The lint program takes minutes to build: it is kept outside the tree, once for each version.
+LINT_VERSION := $(shell awk '$$1 == "github.com/golangci/golangci-lint/v2" {print $$2}' tools/go.mod)
+LINT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/daypass/tools/golangci-lint-$(LINT_VERSION)
+
+.PHONY: help deps build test demo dev bench lint fmt ci fuzz clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+deps: ## install what building and testing need (Debian, Ubuntu), or say how
+	@sh scripts/deps.sh
+
+build: ## build/bin/daypassd (cgo, for PKCS#11) and build/bin/daypass (static)
+	CGO_ENABLED=1 go build -trimpath -ldflags '$(LDFLAGS)' -o build/bin/daypassd ./cmd/daypassd
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o build/bin/daypass ./cmd/daypass
+
+test: deps ## vet and test everything, with the race detector
+	go vet ./...
+	go test -race -timeout 14m ./...
+
+demo: deps build ## a whole exchange on this machine, from job token to revoked credential
+	scripts/demo.sh
+
+dev: deps build ## a broker with a private Postgres and a demo provider, until Ctrl-C
+	build/bin/daypassd dev
+
+bench: deps build ## measure, print a table, write build/bench/bench.json
+	@mkdir -p build/bench
+	go run ./e2e/bench -out build/bench/bench.json
+
+lint: $(LINT) ## golangci-lint with .golangci.yml
+	$(LINT) run ./...
+
+fmt: $(LINT) ## gofumpt and import order
+	$(LINT) fmt ./...
+
+$(LINT):
+	@mkdir -p $(@D)
+	cd tools && CGO_ENABLED=0 go build -o $@.new github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	mv $@.new $@
+
+ci: ## what CI runs
+	.ci/run
+
+fuzz: ## each fuzz target for FUZZTIME (default 30s)
+	@sh scripts/fuzz.sh
+
+clean: ## remove build/
+	rm -rf build

@@ -1,0 +1,248 @@
+// Package instance is one running broker, wired from its parts: what is opened
+// in which order, what runs beside the requests, and what is closed.
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/daypass/daypass/broker"
+	"github.com/daypass/daypass/broker/admin"
+	"github.com/daypass/daypass/broker/audit"
+	"github.com/daypass/daypass/broker/httpapi"
+	"github.com/daypass/daypass/broker/installation"
+	"github.com/daypass/daypass/broker/keys"
+	"github.com/daypass/daypass/broker/leases"
+	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/broker/revoker"
+	"github.com/daypass/daypass/issuers"
+	"github.com/daypass/daypass/migrations"
+	"github.com/daypass/daypass/policies"
+)
+
+// Tenant is whose everything is until there are more.
+const Tenant = "main"
+
+// Config of an Instance. Every field is required, unless it says otherwise.
+type Config struct {
+	Database    *pgxpool.Config
+	Sealer      keys.Sealer // wraps the root
+	Signer      keys.Signer // signs JWTs
+	Providers   []oidc.Provider
+	ExternalURL string
+	// OpenIssuers is called once the installation's id is known; it reaches for
+	// no target.
+	OpenIssuers func(ctx context.Context, installation string) (map[string]broker.Issuer, error)
+	// LoadPolicies loads the set in force.
+	LoadPolicies   func(ctx context.Context, issuers map[string]broker.Issuer) (*policies.Set, error)
+	TrustedProxies []echo.TrustOption // none when empty
+	Logger         *slog.Logger
+	Now            func() time.Time
+	Checkpoint     func(step string) // nil in every released program
+	IssueTime      time.Duration     // zero: broker's default
+}
+
+// Instance is one broker. See [Open].
+type Instance struct {
+	Installation string
+	Tokens       *admin.Tokens
+
+	config  Config
+	pool    *pgxpool.Pool
+	store   *leases.Store
+	broker  *broker.Broker
+	revoker *revoker.Revoker
+	server  *httpapi.Server
+	issuers map[string]broker.Issuer
+	set     *policies.Set
+	metrics *metrics
+}
+
+// Base is what the database and the sealing key alone give: enough for admin
+// tokens, without issuers or policies.
+type Base struct {
+	Pool         *pgxpool.Pool
+	Installation string
+	Root         *keys.Root
+	Recorder     *audit.Recorder
+	Tokens       *admin.Tokens
+}
+
+// OpenBase opens the database, refuses a schema that is too old and a copy, and
+// opens the root.
+func OpenBase(ctx context.Context, database *pgxpool.Config, sealer keys.Sealer, now func() time.Time) (*Base, error) {
+	pool, err := pgxpool.NewWithConfig(ctx, database)
+	if err != nil {
+		return nil, fmt.Errorf("opening database: %w", err)
+	}
+	b := &Base{Pool: pool}
+	if err := b.open(ctx, sealer, now); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *Base) open(ctx context.Context, sealer keys.Sealer, now func() time.Time) (err error) {
+	if err := b.Pool.Ping(ctx); err != nil {
+		return fmt.Errorf("reaching the broker's database: %w", err)
+	}
+	if err := migrations.Check(ctx, b.Pool); err != nil {
+		return err
+	}
+	if b.Installation, err = installation.Check(ctx, b.Pool); err != nil {
+		return err
+	}
+	if b.Root, err = installation.OpenRoot(ctx, b.Pool, sealer, b.Installation); err != nil {
+		return err
+	}
+	if b.Recorder, err = audit.New(audit.Config{Installation: b.Installation, Tenant: Tenant, MAC: b.Root.Hasher(keys.AuditMACs)}); err != nil {
+		return err
+	}
+	b.Tokens, err = admin.New(admin.Config{Pool: b.Pool, Hasher: b.Root.Hasher(keys.AdminTokens), Audit: b.Recorder, Tenant: Tenant, Now: now})
+	return err
+}
+
+// Open wires a broker. It reaches for the database and the keys, and for no
+// target: one that is down never keeps a broker from starting.
+func Open(ctx context.Context, config Config) (_ *Instance, err error) {
+	base, err := OpenBase(ctx, config.Database, config.Sealer, config.Now)
+	if err != nil {
+		return nil, err
+	}
+	i := &Instance{Installation: base.Installation, Tokens: base.Tokens, config: config, pool: base.Pool}
+	defer func() {
+		if err != nil {
+			i.Close()
+		}
+	}()
+	if err := keys.SelfTest(config.Signer); err != nil {
+		return nil, err
+	}
+	if i.store, err = leases.Open(ctx, leases.Config{
+		Pool: base.Pool, Audit: base.Recorder, Handles: base.Root.RowSealer(), Installation: i.Installation, Tenant: Tenant, Now: config.Now, Logger: config.Logger,
+	}); err != nil {
+		return nil, err
+	}
+	if i.issuers, err = config.OpenIssuers(ctx, i.Installation); err != nil {
+		return nil, err
+	}
+	if i.set, err = config.LoadPolicies(ctx, i.issuers); err != nil {
+		return nil, err
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	i.metrics = newMetrics(registry)
+	verifier, err := oidc.New(ctx, oidc.Config{Providers: config.Providers, Now: config.Now, SelfIssuer: config.ExternalURL, Logger: config.Logger})
+	if err != nil {
+		return nil, err
+	}
+	if i.revoker, err = revoker.New(revoker.Config{
+		Store: i.store, Issuers: plain(i.issuers), Installation: i.Installation, Logger: config.Logger, Observe: i.metrics,
+	}); err != nil {
+		return nil, err
+	}
+	if i.broker, err = broker.New(broker.Config{
+		Installation: i.Installation, Tenant: Tenant, Verifier: verifier, Policies: func() *policies.Set { return i.set }, Issuers: i.issuers, Store: i.store,
+		SessionTokens: base.Root.Hasher(keys.SessionTokens), Fingerprints: base.Root.Hasher(keys.Fingerprints), Notify: i.revoker.Notify,
+		Logger: config.Logger, IssueTime: config.IssueTime, Checkpoint: config.Checkpoint,
+	}); err != nil {
+		return nil, err
+	}
+	i.server, err = httpapi.New(httpapi.Config{
+		Broker: i.broker, Store: i.store, Admins: i.Tokens, ExternalURL: config.ExternalURL, Ready: i.ready, Metrics: registry, Logger: config.Logger, Now: config.Now,
+		Audit: func(ctx context.Context, page audit.Page) ([]audit.Event, error) {
+			page.Tenant = Tenant
+			return audit.List(ctx, i.pool, page)
+		},
+		JWKS:           func() ([]byte, error) { return keys.JWKS(config.Signer) },
+		TrustedProxies: config.TrustedProxies,
+	})
+	return i, err
+}
+
+func plain(configured map[string]broker.Issuer) map[string]issuers.Issuer {
+	m := make(map[string]issuers.Issuer, len(configured))
+	for name, issuer := range configured {
+		m[name] = issuer.Issuer
+	}
+	return m
+}
+
+// API is the handler of the API, with health and metrics or without.
+func (i *Instance) API(withOperations bool) http.Handler { return i.server.API(withOperations) }
+
+// Operations is the handler of health and metrics alone.
+func (i *Instance) Operations() http.Handler { return i.server.Operations() }
+
+// Drain makes new exchanges answer 503.
+func (i *Instance) Drain() { i.server.Drain() }
+
+// Run takes back what is due, tries the targets and counts what is overdue,
+// until ctx ends.
+func (i *Instance) Run(ctx context.Context) {
+	var running sync.WaitGroup
+	running.Go(func() { i.revoker.Run(ctx) })
+	running.Go(func() { i.broker.ProbeTargets(ctx) })
+	running.Go(func() { i.watchOverdue(ctx) })
+	running.Wait()
+}
+
+// Close lets go of the database and the targets. Run must have returned.
+func (i *Instance) Close() {
+	if i.store != nil {
+		i.store.Close()
+	}
+	for name, issuer := range i.issuers {
+		if closer, ok := issuer.Issuer.(interface{ Close() error }); ok {
+			if err := closer.Close(); err != nil {
+				i.config.Logger.Warn("closing an issuer failed", "issuer", name, "error", err)
+			}
+		}
+	}
+	i.pool.Close()
+}
+
+// ready is what /readyz says. Degraded issuers are told, and don't make the
+// broker unready: the others work.
+func (i *Instance) ready(ctx context.Context) httpapi.Readiness {
+	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Second, errors.New("the database took longer than 3 s"))
+	defer cancel()
+	r := httpapi.Readiness{
+		Ready:   true,
+		Checks:  map[string]string{"keys": "ok", "policies": "ok, digest " + i.set.Digest(), "database": "ok"},
+		Issuers: map[string]string{},
+	}
+	for name := range i.issuers {
+		r.Issuers[name] = "ok"
+	}
+	degraded, err := i.broker.Degraded(ctx)
+	if err != nil {
+		i.config.Logger.WarnContext(ctx, "the broker is not ready", "error", err)
+		r.Ready, r.Checks["database"] = false, "the database does not answer"
+		return r
+	}
+	for name, issuer := range i.issuers {
+		failure, tried := degraded[name]
+		switch {
+		case len(issuer.Roles) == 0:
+			r.Issuers[name] = "no role"
+		case failure != "":
+			r.Issuers[name] = "degraded: " + failure
+		case !tried && !issuer.Describe(issuer.Roles[0]).SideEffectFree:
+			r.Issuers[name] = "not tried yet"
+		}
+		i.metrics.degraded(name, failure != "")
+	}
+	return r
+}
