@@ -46,10 +46,11 @@ func (s *Server) exchange(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, cred := range out.Credentials {
-		note(c, slog.String("lease", cred.LeaseID), slog.String("grant", cred.Grant))
+	leaseIDs, grants := make([]string, len(out.Credentials)), make([]string, len(out.Credentials))
+	for i, cred := range out.Credentials {
+		leaseIDs[i], grants[i] = cred.LeaseID, cred.Grant
 	}
-	note(c, slog.String("session", out.SessionID))
+	note(c, slog.String("session", out.SessionID), slog.Any("leases", leaseIDs), slog.Any("grants", grants))
 	return s.render(c, format, out)
 }
 

@@ -158,7 +158,7 @@ func (s *Server) recorded(next echo.HandlerFunc) echo.HandlerFunc {
 		s.metrics.request(c.Request().Method, route, c.Response().Status, code, took)
 		s.config.Logger.LogAttrs(c.Request().Context(), level, "request", append([]slog.Attr{
 			slog.String("request_id", r.id), slog.String("method", c.Request().Method), slog.String("route", route),
-			slog.Int("status", c.Response().Status), slog.Duration("took", took), slog.String("remote", c.RealIP()),
+			slog.Int("status", c.Response().Status), slog.Float64("took_ms", float64(took.Microseconds())/1000), slog.String("remote", c.RealIP()),
 		}, r.attrs...)...)
 		return nil
 	}

@@ -127,7 +127,7 @@ func (s *Software) Sealer(label string) (Sealer, error) {
 
 // Seal implements Sealer.
 func (s *softwareSealer) Seal(_ context.Context, plaintext, associatedData []byte) ([]byte, error) {
-	return sealGCM(s.aead, plaintext, associatedData)
+	return sealGCM(s.aead, plaintext, associatedData), nil
 }
 
 // Open implements Sealer.
@@ -149,12 +149,14 @@ func (s *Software) load(purpose, label string, generate func() ([]byte, error)) 
 		if !s.config.Create {
 			return nil, fmt.Errorf("%w: software key %s (hint: %s was not found; `daypassd dev` makes one)", ErrNoKey, label, path)
 		}
-		if err := s.create(path, place, generate); err != nil {
+		key, err := s.create(path, place, generate)
+		if err == nil {
+			return key, nil
+		}
+		if !errors.Is(err, fs.ErrExist) { // somebody else was faster: theirs counts
 			return nil, fmt.Errorf("making software key %s: %w", label, err)
 		}
 	}
-	// A key that was just made is read back too, so that nothing is ever signed
-	// or sealed with a key that isn't the one on disk.
 	stored, err := os.ReadFile(path) //nolint:gosec // the folder is the operator's, the name was checked
 	if err != nil {
 		return nil, fmt.Errorf("opening software key %s: %w", label, err)
@@ -173,24 +175,23 @@ func (s *Software) load(purpose, label string, generate func() ([]byte, error)) 
 	return key, nil
 }
 
-func (s *Software) create(path string, place []byte, generate func() ([]byte, error)) error {
+func (s *Software) create(path string, place []byte, generate func() ([]byte, error)) ([]byte, error) {
 	key, err := generate()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	salt := make([]byte, saltSize)
 	if _, err := rand.Read(salt); err != nil {
-		return err
+		return nil, err
 	}
 	aead, err := s.underPIN(salt)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	sealed, err := sealGCM(aead, key, place)
-	if err != nil {
-		return err
+	if err := writeFile(path, append(salt, sealGCM(aead, key, place)...)); err != nil {
+		return nil, err
 	}
-	return writeFile(path, append(salt, sealed...))
+	return key, nil
 }
 
 func (s *Software) underPIN(salt []byte) (cipher.AEAD, error) {
@@ -201,9 +202,9 @@ func (s *Software) underPIN(salt []byte) (cipher.AEAD, error) {
 	return newGCM(key), nil
 }
 
-// writeFile leaves the whole file or none, and one that is there already as it
-// is: of two that make the same key at one moment, the second must not replace
-// the key that the first has begun to use.
+// writeFile leaves the whole file or none. It is fs.ErrExist when there is one: of
+// two that make the same key at one moment, the second must not replace the key
+// that the first has begun to use.
 func writeFile(path string, data []byte) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".key-*") // mode 0600
@@ -215,7 +216,7 @@ func writeFile(path string, data []byte) (err error) {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Link(f.Name(), path); err != nil {
 		return err
 	}
 	d, err := os.Open(dir) //nolint:gosec // the folder is the operator's

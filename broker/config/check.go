@@ -1,0 +1,209 @@
+package config
+
+import (
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/daypass/daypass/policies/strictyaml"
+)
+
+// check looks at everything that the decoder can't know.
+func (l *loader) check() {
+	c := l.config
+	l.unused("admins", c.Admins, "make tokens with: daypassd admin token")
+	l.listen()
+	l.externalURL()
+	c.Database.URL = l.secret(secretAt{at: c.Database.At, key: "url", path: "database.url", raw: &c.Database.RawURL, file: c.Database.URLFile, fileKey: "url_file"})
+	l.keys()
+	l.environments()
+	l.providers()
+	l.issuers()
+	l.need(c.Policies.At, "dir", c.Policies.Dir, "write policies: {dir: /etc/daypass/policies}")
+	l.proxies()
+	if c.Log.Level == "" {
+		c.Log.Level = "info"
+	}
+	if levels := []string{"debug", "info", "warn", "error"}; !slices.Contains(levels, c.Log.Level) {
+		l.add(c.Log.At.Of("level"), strictyaml.Suggest(c.Log.Level, levels), "unknown level %q", c.Log.Level)
+	}
+	l.references()
+}
+
+func (l *loader) listen() {
+	c := l.config
+	if l.need(c.At, "listen", c.Listen, "write listen: 0.0.0.0:8443") {
+		l.address("listen", c.Listen)
+	}
+	if c.AdminListen != "" {
+		l.address("admin_listen", c.AdminListen)
+		if c.AdminListen == c.Listen {
+			l.add(c.At.Of("admin_listen"), "leave it out, or take another port", "admin_listen is the same as listen")
+		}
+	}
+	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
+		l.add(c.At.Of("tls"), "name both", "tls has cert_file or key_file, but not both")
+	}
+	if c.TLS.Enabled() && c.InsecureHTTP {
+		l.add(c.At.Of("insecure_http"), "leave one of them out", "insecure_http beside tls")
+	}
+	for key, address := range map[string]string{"listen": c.Listen, "admin_listen": c.AdminListen} {
+		if address != "" && !c.TLS.Enabled() && !c.InsecureHTTP && !loopback(address) {
+			l.add(c.At.Of(key), "name a certificate under tls; where something in front ends TLS, say insecure_http: true", "plain HTTP on %s, which is not a loopback address", address)
+		}
+	}
+}
+
+func (l *loader) address(key, address string) {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		l.add(l.config.At.Of(key), "write 0.0.0.0:8443", "%q is no host and port", address)
+		return
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil {
+		l.add(l.config.At.Of(key), "", "%q is no port (%d)", port, n)
+	}
+}
+
+// loopback says whether host:port can be reached from this machine alone.
+func loopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	return err == nil && loopbackHost(host)
+}
+
+func loopbackHost(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.IsLoopback()
+}
+
+func (l *loader) externalURL() {
+	c := l.config
+	at := c.At.Of("external_url")
+	if !l.need(c.At, "external_url", c.ExternalURL, "write the URL by which jobs reach this server") {
+		return
+	}
+	if why := badURL(c.ExternalURL); why != "" {
+		l.add(at, "write https://daypass.example.com", "external_url %s", why)
+		return
+	}
+	if strings.HasSuffix(c.ExternalURL, "/") {
+		l.add(at, "write "+strings.TrimRight(c.ExternalURL, "/"), "external_url ends in a slash: whoever compares it with the iss of a token would fail")
+	}
+}
+
+// badURL says why a URL can't be an issuer, or "".
+func badURL(text string) string {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Host == "" || u.Opaque != "":
+		return "is no URL"
+	case u.User != nil:
+		return "holds a user"
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(text, "#"):
+		return "has a query or a fragment"
+	case u.Host != strings.ToLower(u.Host):
+		return "has capital letters in its host: write them small"
+	case u.Scheme == "https":
+		return ""
+	case u.Scheme == "http" && loopbackHost(u.Hostname()):
+		return ""
+	default:
+		return "is not https"
+	}
+}
+
+func (l *loader) keys() {
+	k := &l.config.Keys
+	l.unused("keys.audit", k.Audit, "take it out")
+	l.key("signing", &k.Signing)
+	l.key("sealing", &k.Sealing)
+}
+
+func (l *loader) key(name string, k *Key) {
+	l.unused("rotate_every", k.RotateEvery, "take it out")
+	if !l.config.Keys.At.Has(name) && k.Type == "" {
+		l.add(l.config.Keys.At.Pos, "write keys: {"+name+": {type: pkcs11, module: …, token: …, pin_file: …}}", "the key keys.%s is missing", name)
+		return
+	}
+	if k.Label == "" {
+		k.Label = "daypass-" + name
+	}
+	k.PIN = l.secret(secretAt{at: k.At, key: "pin", path: "keys." + name + ".pin", raw: &k.RawPIN, file: k.PINFile, fileKey: "pin_file"})
+	var unfit map[string]string
+	switch k.Type {
+	case KeyPKCS11:
+		l.need(k.At, "module", k.Module, "the path of the HSM's PKCS#11 module")
+		l.need(k.At, "token", k.Token, "the label of the token")
+		unfit = map[string]string{"dir": k.Dir}
+	case KeySoftware:
+		l.need(k.At, "dir", k.Dir, "the folder of the keys")
+		unfit = map[string]string{"module": k.Module, "token": k.Token}
+		if !l.config.AllowSoftwareKeys {
+			l.add(k.At.Of("type"), "use an HSM (type: pkcs11); for a trial, say allow_software_keys: true at the top", "software keys: whoever reads the disk has them")
+		}
+	case "":
+		l.need(k.At, "type", "", "pkcs11 or software")
+	default:
+		l.add(k.At.Of("type"), strictyaml.Suggest(k.Type, []string{KeyPKCS11, KeySoftware}), "unknown type of key %q", k.Type)
+	}
+	for key, value := range unfit {
+		if value != "" {
+			l.add(k.At.Of(key), "take it out", "a key of type %s has no %s", k.Type, key)
+		}
+	}
+	switch {
+	case name == "signing" && k.Algorithm == "":
+		k.Algorithm = "ES256"
+	case name == "signing" && k.Algorithm != "ES256":
+		l.add(k.At.Of("algorithm"), "write ES256", "signing with %s is not possible", k.Algorithm)
+	case name != "signing" && k.Algorithm != "":
+		l.add(k.At.Of("algorithm"), "take it out", "the key for sealing has no choice of algorithm")
+	}
+}
+
+func (l *loader) environments() {
+	c := l.config
+	if !c.At.Has("environments") {
+		c.Environments = []string{"development", "test", "staging", "production"}
+		return
+	}
+	at := c.At.Of("environments")
+	if len(c.Environments) == 0 && !l.reported(at) {
+		l.add(at, "leave the key out for development, test, staging and production", "no environments")
+	}
+	for i, name := range c.Environments {
+		if !nameForm.MatchString(name) {
+			l.add(at, "small letters, digits and -", "%q can't be the name of an environment", name)
+		}
+		if slices.Contains(c.Environments[:i], name) {
+			l.add(at, "", "the environment %s stands here twice", name)
+		}
+	}
+}
+
+func (l *loader) proxies() {
+	c := l.config
+	at := c.At.Of("trusted_proxies")
+	for _, text := range c.TrustedProxies {
+		network, err := netip.ParsePrefix(text)
+		if err != nil {
+			addr, addrErr := netip.ParseAddr(text)
+			if addrErr != nil || addr.Zone() != "" {
+				l.add(at, "write 10.0.0.5 or 10.0.0.0/24", "%q is no address or network", text)
+				continue
+			}
+			network = netip.PrefixFrom(addr, addr.BitLen())
+		}
+		if network.Bits() == 0 {
+			l.add(at, "name the proxies alone", "%s believes everybody's X-Forwarded-For", text)
+			continue
+		}
+		c.ProxyNetworks = append(c.ProxyNetworks, network.Masked())
+	}
+}

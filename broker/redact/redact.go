@@ -1,0 +1,127 @@
+// Package redact masks secrets in a stream of bytes: values that are known,
+// tokens that the broker itself makes up, and patterns.
+//
+// A stream arrives in pieces of any size, so a secret may be split at any byte.
+// A [Writer] therefore holds back the bytes that could still become part of a
+// match, and nothing else: what can no longer match is written at once, so a
+// prompt or a progress bar shows without a timer. What comes out depends on the
+// bytes alone, never on how they were split over calls of Write.
+//
+// Three matchers look at every byte:
+//   - known values: one Aho–Corasick automaton for all of them, byte by byte;
+//   - the broker's own tokens (package issuers): a shift-and automaton of 37
+//     bits, then the token's checksum;
+//   - patterns: the program that regexp/syntax compiles (RE2), run as an NFA
+//     beside the stream.
+//
+// Each of them says two things: "these bytes are a match" and "from here on,
+// bytes might still become one". Every byte that lies in some match is covered,
+// whichever matcher found it and however matches overlap, and each run of
+// covered bytes is replaced by one mask. All other bytes pass in order and
+// unchanged.
+//
+// Time is linear in the length of the stream (for patterns, times their size).
+// Memory is bounded by the longest value, 37 bytes for tokens, and [MaxMatch]
+// for patterns.
+package redact
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+const (
+	// DefaultMask stands where a secret stood.
+	DefaultMask = "[daypass:redacted]"
+	// MinValue is the length in bytes of the shortest value that can be masked.
+	// Shorter ones stand in ordinary text by chance, and masks that appear there
+	// would give the value away.
+	MinValue = 8
+	// MaxMatch bounds, in bytes, what is held back for a pattern. Of a longer
+	// match the last MaxMatch bytes are masked.
+	MaxMatch = 8 << 10
+)
+
+// What the errors of [New] wrap. They name the index of the value or pattern,
+// never the value.
+var (
+	// ErrTooShort says that a value has less than [MinValue] bytes.
+	ErrTooShort = errors.New("value too short to mask")
+	// ErrPattern says that a pattern is not valid RE2 syntax.
+	ErrPattern = errors.New("invalid pattern")
+)
+
+// Config says what to mask.
+type Config struct {
+	// Values are masked wherever they stand. Of a value of several lines, every
+	// line of [MinValue] bytes or more is masked by itself too, since programs
+	// print such values indented, numbered or with other line ends. None when nil.
+	Values []string
+	// Patterns are regular expressions in RE2's syntax. A pattern matches within
+	// one line, whose end is "\n"; ^, $, \A and \z stand for the ends of the line.
+	// Everything that lies in any possible match is masked: greediness and
+	// leftmost-first play no part. None when nil.
+	Patterns []string
+	// Shape masks tokens made by issuers.Generate whose checksum holds, known or not.
+	Shape bool
+	// Mask replaces each run of covered bytes; [DefaultMask] when empty.
+	Mask string
+}
+
+// Masker knows what to mask. It doesn't change once made, and is safe for
+// concurrent use: one serves any number of streams.
+type Masker struct {
+	mask     string
+	values   *trie
+	shape    bool
+	patterns *program  // nil when there are none
+	starts   [256]bool // bytes with which some match may begin
+}
+
+// New prepares a masker. Errors wrap [ErrTooShort] or [ErrPattern].
+func New(config Config) (*Masker, error) {
+	m := &Masker{mask: config.Mask, shape: config.Shape, values: newTrie()}
+	if m.mask == "" {
+		m.mask = DefaultMask
+	}
+	for i, value := range config.Values {
+		if len(value) < MinValue {
+			return nil, fmt.Errorf("%w: value %d has less than %d bytes", ErrTooShort, i, MinValue)
+		}
+		m.values.add(value)
+		if !strings.ContainsRune(value, '\n') {
+			continue
+		}
+		for line := range strings.SplitSeq(value, "\n") {
+			if line = strings.TrimSuffix(line, "\r"); len(line) >= MinValue {
+				m.values.add(line)
+			}
+		}
+	}
+	m.values.link()
+	if len(config.Patterns) > 0 {
+		p, err := compile(config.Patterns)
+		if err != nil {
+			return nil, err
+		}
+		m.patterns = p
+	}
+	for b := range m.starts {
+		m.starts[b] = m.values.root[b] != 0 ||
+			m.shape && stepShape(0, byte(b)) != 0 ||
+			m.patterns != nil && m.patterns.first[b]
+	}
+	return m, nil
+}
+
+// Writer gives a writer that masks what is written to it and passes the rest to
+// w. Each stream needs one of its own; the caller closes it when the stream ends.
+func (m *Masker) Writer(w io.Writer) *Writer {
+	out := &Writer{m: m, dst: w}
+	if m.patterns != nil {
+		out.run = newRun(m.patterns, out.found)
+	}
+	return out
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/daypass/daypass/broker/api"
+	"github.com/daypass/daypass/broker/client"
+)
+
+func (p *program) exchangeCommand() *cobra.Command {
+	var (
+		ttl     string
+		options client.RawOptions
+	)
+	formats := []string{"json", "env", "dotenv", "github", "value"}
+	cmd := &cobra.Command{
+		Use:   "exchange GRANT...",
+		Short: "Get credentials for this job and print them",
+		Long: `Exchange gives the job's token for the credentials of one or more grants and prints
+them. All or nothing: when one can't be had, none is issued.
+
+Prefer "daypass exec" where it can be used: it masks output and gives the
+credentials back when the command ends. What exchange prints lives until its end,
+unless --session is given and the session revoked with the token that it adds.`,
+		Example: `  daypass exchange payments/deploy-db
+  eval "$(daypass exchange --format env payments/deploy-db)"
+  daypass exchange --format github payments/deploy-db >> "$GITHUB_ENV"
+  daypass exchange --format value --field password --ttl 10m payments/deploy-db`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 || len(args) > api.MaxGrants {
+				return usage("%d grants, want 1 to %d (hint: %s --help)", len(args), api.MaxGrants, cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case !slices.Contains(formats, options.Format):
+				return usage("no such format: %q (hint: one of %s)", options.Format, strings.Join(formats, ", "))
+			case options.Field != "" && options.Format != "value":
+				return usage("--field goes with --format value only")
+			case options.Format == "value" && (options.Session || len(args) > 1):
+				return usage("--format value prints one secret: one grant, without --session")
+			}
+			c, err := p.connect()
+			if err != nil {
+				return err
+			}
+			token, err := p.jobToken(cmd.Context())
+			if err != nil {
+				return err
+			}
+			answer, err := c.ExchangeRaw(cmd.Context(), token, grantsOf(args, ttl), options)
+			if err != nil {
+				return err
+			}
+			if _, err := p.stdout.Write(answer); err != nil {
+				return fmt.Errorf("printing credentials: %w", err)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&ttl, "ttl", "", "how long the credentials live, like 10m (default: what the policy says, which is also the most)")
+	cmd.Flags().StringVar(&options.Format, "format", "json", "one of "+strings.Join(formats, ", "))
+	cmd.Flags().StringVar(&options.Field, "field", "", "which value to print, of format value")
+	cmd.Flags().BoolVar(&options.Session, "session", false, "add DAYPASS_SESSION_TOKEN to formats other than json")
+	return cmd
+}
+
+// grantsOf asks for each grant with the same TTL.
+func grantsOf(names []string, ttl string) api.ExchangeRequest {
+	var request api.ExchangeRequest
+	for _, name := range names {
+		request.Grants = append(request.Grants, api.GrantRequest{Name: name, TTL: ttl})
+	}
+	return request
+}

@@ -1,0 +1,361 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/daypass/daypass/broker/api"
+	"github.com/daypass/daypass/broker/client"
+	"github.com/daypass/daypass/broker/redact"
+)
+
+// Exit codes of shells.
+const (
+	exitNotExecutable = 126
+	exitNotFound      = 127
+	exitSignal        = 128 // and the signal's number
+)
+
+const (
+	// revokeTimeout bounds giving the session back.
+	revokeTimeout = 10 * time.Second
+	// drainTimeout bounds waiting for output after the command ended: whatever it
+	// left running in the background may hold its output open for ever.
+	drainTimeout = 3 * time.Second
+)
+
+func (p *program) execCommand() *cobra.Command {
+	var (
+		grants []string
+		ttl    string
+	)
+	cmd := &cobra.Command{
+		Use:   "exec --grant GRANT [--grant GRANT] -- COMMAND [ARG...]",
+		Short: "Run a command with credentials that are given back when it ends",
+		Long: `Exec gets credentials, runs the command with them in its environment, and gives
+them back when it ends, however it ends.
+
+The command's output is passed on with secrets masked; the command therefore sees
+pipes, not a terminal, on its standard output and error. Signals are passed on.
+The command gets neither the job's token nor the means to ask for another.
+
+The exit code is the command's, 128 and the signal's number when a signal ended
+it, 126 when it can't be run, 127 when there is none.`,
+		Example: `  daypass exec --grant payments/deploy-db -- ./migrate.sh
+  daypass exec --grant payments/deploy-db --grant payments/registry --ttl 10m -- make deploy`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usage("no command given (hint: %s --help)", cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(grants) == 0 || len(grants) > api.MaxGrants {
+				return usage("%d grants, want --grant 1 to %d times", len(grants), api.MaxGrants)
+			}
+			return p.exec(cmd.Context(), grantsOf(grants, ttl), args)
+		},
+	}
+	cmd.Flags().SetInterspersed(false) // the command's flags are its own
+	cmd.Flags().StringArrayVar(&grants, "grant", nil, "a grant, POLICY/GRANT; may be repeated")
+	cmd.Flags().StringVar(&ttl, "ttl", "", "how long the credentials live at most, like 10m (default: what the policy says)")
+	return cmd
+}
+
+// exec runs args with the credentials of the grants.
+func (p *program) exec(ctx context.Context, grants api.ExchangeRequest, args []string) error {
+	path, err := exec.LookPath(args[0]) // before a token is spent on it
+	if err != nil {
+		return startError(err)
+	}
+	c, err := p.connect()
+	if err != nil {
+		return err
+	}
+	// From here on no signal ends this program by itself: a session must be given
+	// back. SIGPIPE is among them, since Go's runtime dies of it when standard
+	// output is gone.
+	signals := make(chan os.Signal, 16)
+	passed := wanted(append(ending(), syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH))
+	signal.Notify(signals, append(passed, syscall.SIGPIPE)...)
+	defer signal.Stop(signals)
+
+	asking, stop := ctx, func() {}
+	if s := wanted(ending()); len(s) > 0 { // none would mean all
+		asking, stop = signal.NotifyContext(ctx, s...)
+	}
+	defer stop()
+	token, err := p.jobToken(asking)
+	if err != nil {
+		return err
+	}
+	answer, err := c.Exchange(asking, token, grants)
+	if err != nil {
+		return err
+	}
+	defer p.giveBack(context.WithoutCancel(ctx), c, answer)
+	if asking.Err() != nil {
+		return errors.New("interrupted before the command began")
+	}
+	stop()
+
+	masker, err := p.masker(answer, token)
+	if err != nil {
+		return err
+	}
+	env, err := p.childEnv(os.Environ(), answer.Credentials)
+	if err != nil {
+		return err
+	}
+	child := exec.CommandContext(context.WithoutCancel(ctx), path) //nolint:gosec // running what the caller names is the purpose
+	child.Args, child.Env, child.Stdin = args, env, p.stdin
+	return p.runChild(child, masker, signals)
+}
+
+// ending are the signals that ask a program to end.
+func ending() []os.Signal {
+	return []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
+}
+
+// wanted leaves out what whoever started this program has it ignore (nohup, a
+// shell's background jobs): the command is to ignore it as well, and would not
+// inherit that from a program that listens.
+func wanted(signals []os.Signal) []os.Signal { return slices.DeleteFunc(signals, signal.Ignored) }
+
+// startError gives a command that can't be run the exit code of shells.
+func startError(err error) error {
+	code := exitNotExecutable
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		code = exitNotFound
+	}
+	return &exit{code, fmt.Errorf("starting command: %w", err)}
+}
+
+// runChild runs the command to its end and returns its exit code as an error.
+func (p *program) runChild(child *exec.Cmd, masker *redact.Masker, signals <-chan os.Signal) error {
+	stdout, err := newPump(masker, p.stdout)
+	if err != nil {
+		return err
+	}
+	stderr, err := newPump(masker, p.stderr)
+	if err != nil {
+		stdout.abandon()
+		return err
+	}
+	child.Stdout, child.Stderr = stdout.to, stderr.to
+	err = child.Start()
+	stdout.begin()
+	stderr.begin()
+	if err == nil {
+		ended := make(chan struct{})
+		go passOn(child.Process, signals, ended)
+		_ = child.Wait() // how it ended is in ProcessState
+		close(ended)
+	}
+	late, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	for _, pump := range []*pump{stdout, stderr} {
+		if perr := pump.drain(late.Done()); perr != nil && !errors.Is(perr, syscall.EPIPE) {
+			p.say("warning: passing on output: %v", perr)
+		}
+	}
+	if err != nil {
+		return startError(err)
+	}
+	if status, ok := child.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return &exit{code: exitSignal + int(status.Signal())}
+	}
+	if code := child.ProcessState.ExitCode(); code != 0 {
+		return &exit{code: code}
+	}
+	return nil
+}
+
+// passOn passes signals on to the command until it has ended.
+func passOn(process *os.Process, signals <-chan os.Signal, ended <-chan struct{}) {
+	for {
+		select {
+		case s := <-signals:
+			if s == syscall.SIGPIPE || fromTerminal(s) {
+				continue
+			}
+			_ = process.Signal(s) // fails only when the process has ended
+		case <-ended:
+			return
+		}
+	}
+}
+
+// fromTerminal says that a signal most likely came from the keyboard: the
+// terminal then gave it to the command too, being of the same process group, and
+// many programs take a second SIGINT for an order to stop without tidying up.
+func fromTerminal(s os.Signal) bool {
+	if s != syscall.SIGINT && s != syscall.SIGQUIT {
+		return false
+	}
+	tty, err := os.Open("/dev/tty")
+	if err != nil {
+		return false
+	}
+	defer tty.Close() //nolint:errcheck // it was only asked
+	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+var (
+	errStillOpen = errors.New("the command has ended, but something that it started holds its output open: what that still prints is dropped")
+	errStuck     = errors.New("whatever reads it does not take any more")
+)
+
+// pump passes one of the command's output streams on, masked.
+type pump struct {
+	to     *os.File // the command's end
+	from   *os.File
+	masker *redact.Masker
+	dst    io.Writer
+	ended  chan error
+}
+
+func newPump(masker *redact.Masker, dst io.Writer) (*pump, error) {
+	from, to, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("making pipe: %w", err)
+	}
+	return &pump{to, from, masker, dst, make(chan error, 1)}, nil
+}
+
+// begin starts passing on. The command has been started, or never will be.
+func (u *pump) begin() {
+	_ = u.to.Close() // the command has its own copy
+	go func() {
+		w := u.masker.Writer(u.dst)
+		_, err := io.Copy(w, u.from)
+		_ = u.from.Close() // when dst is gone, the command learns it from a broken pipe
+		if errors.Is(err, os.ErrClosed) {
+			err = nil // it was drain
+		}
+		u.ended <- errors.Join(err, w.Close())
+	}()
+}
+
+// drain waits for the end of the stream, at most until late. It then closes it
+// under whatever still holds it open, and waits no longer than a moment: when
+// dst itself is stuck, giving the session back must not wait for it.
+func (u *pump) drain(late <-chan struct{}) error {
+	select {
+	case err := <-u.ended:
+		return err
+	case <-late:
+	}
+	_ = u.from.Close()
+	moment := time.NewTimer(drainTimeout / 10)
+	defer moment.Stop()
+	select {
+	case err := <-u.ended:
+		return cmp.Or(err, errStillOpen)
+	case <-moment.C:
+		return errStuck
+	}
+}
+
+// abandon closes a pump that never began.
+func (u *pump) abandon() {
+	_ = u.to.Close()
+	_ = u.from.Close()
+}
+
+// masker masks the secret values, both tokens, the broker's shape and the
+// patterns that came with the answer.
+func (p *program) masker(answer *api.ExchangeResponse, token string) (*redact.Masker, error) {
+	config := redact.Config{Patterns: answer.Redaction.Patterns, Shape: true}
+	for _, value := range []string{token, answer.Session.Token} {
+		if len(value) >= redact.MinValue {
+			config.Values = append(config.Values, value)
+		}
+	}
+	for _, credential := range answer.Credentials {
+		for _, name := range credential.Secret {
+			switch value := credential.Values[name]; {
+			case len(value) >= redact.MinValue:
+				config.Values = append(config.Values, value)
+			case value != "":
+				p.say("warning: the value %s of %s is shorter than %d bytes: it is not masked", name, credential.Grant, redact.MinValue)
+			}
+		}
+	}
+	masker, err := redact.New(config)
+	if err != nil {
+		return nil, fmt.Errorf("preparing to mask output: %w", err)
+	}
+	return masker, nil
+}
+
+// childEnv is the environment of the command: the credentials, and of this
+// program's own what doesn't lead to more of them.
+func (p *program) childEnv(own []string, credentials []api.Credential) ([]string, error) {
+	env := slices.DeleteFunc(slices.Clone(own), func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		return p.withheld(name)
+	})
+	for _, credential := range credentials {
+		for name, value := range credential.Env {
+			if !validName(name) || strings.ContainsRune(value, 0) {
+				return nil, fmt.Errorf("the broker's answer for %s sets an environment variable that can't be set", credential.Grant)
+			}
+			env = append(env, name+"="+value) // the last one of a name wins
+		}
+	}
+	return env, nil
+}
+
+// withheld says that a variable holds a token or leads to one.
+func (p *program) withheld(name string) bool {
+	for _, prefix := range []string{githubPrefix, "DAYPASS_TOKEN", "DAYPASS_ADMIN_TOKEN", "DAYPASS_SESSION_TOKEN"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return p.tokenEnv != "" && name == p.tokenEnv
+}
+
+// validName says whether a variable's name is one that a broker may set: ^[A-Z][A-Z0-9_]*$.
+func validName(name string) bool {
+	for i, r := range name {
+		if (r < 'A' || r > 'Z') && (i == 0 || r != '_' && (r < '0' || r > '9')) {
+			return false
+		}
+	}
+	return name != ""
+}
+
+// giveBack revokes the session. That it failed is a warning, not an error: the
+// command's work is done, and the credentials end by themselves.
+func (p *program) giveBack(ctx context.Context, c *client.Client, answer *api.ExchangeResponse) {
+	ctx, cancel := context.WithTimeoutCause(ctx, revokeTimeout, fmt.Errorf("no answer within %v", revokeTimeout))
+	defer cancel()
+	_, err := c.RevokeSession(ctx, answer.Session.Token, "command ended")
+	if err == nil {
+		return
+	}
+	var end time.Time
+	for _, credential := range answer.Credentials {
+		if credential.ExpiresAt.After(end) {
+			end = credential.ExpiresAt
+		}
+	}
+	p.say("warning: the credentials could not be given back: %v; they end by themselves at %s", err, stamp(end))
+}

@@ -1,0 +1,27 @@
+// Command daypass is the client of the broker: it runs inside CI jobs, where it
+// gives the job's OIDC token for credentials that live for minutes, and on
+// admins' machines, where it shows and revokes what was issued.
+//
+//	exchange   credentials for this job, printed
+//	exec       one command with credentials in its environment, given back when it ends
+//	lease      what was issued: list, show, renew, revoke
+//	audit      what happened
+//
+// Exit codes: 0 ok, 1 failed, 2 usage, 3 denied by the broker; exec passes on
+// those of its command.
+package main
+
+import (
+	"context"
+	"os"
+)
+
+// version is set when a release is built: -ldflags "-X main.version=v1.2.3".
+var version = "dev"
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	p := &program{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	return p.main(context.Background(), os.Args[1:])
+}

@@ -1,0 +1,360 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/labstack/echo/v4"
+	"github.com/spf13/cobra"
+
+	"github.com/daypass/daypass/broker"
+	"github.com/daypass/daypass/broker/config"
+	"github.com/daypass/daypass/broker/installation"
+	"github.com/daypass/daypass/broker/instance"
+	"github.com/daypass/daypass/broker/keys"
+	"github.com/daypass/daypass/broker/keys/pkcs11"
+	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/issuers"
+	"github.com/daypass/daypass/issuers/builtin"
+	"github.com/daypass/daypass/issuers/jwt"
+	"github.com/daypass/daypass/issuers/postgres"
+	"github.com/daypass/daypass/policies"
+)
+
+// configFile is the --config flag.
+type configFile struct{ path string }
+
+func (f *configFile) flag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.path, "config", os.Getenv("DAYPASSD_CONFIG"), "the server's configuration file (or DAYPASSD_CONFIG)")
+}
+
+// load reads the configuration, or prints everything that is wrong with it.
+func (f *configFile) load(out io.Writer) (*config.Config, error) {
+	if f.path == "" {
+		return nil, usageError{errors.New("--config is required (hint: daypass.example.yaml shows a whole one; `daypassd dev` needs none)")}
+	}
+	settings, mistakes := config.Load(f.path, os.Environ())
+	for _, m := range mistakes {
+		if _, err := fmt.Fprintln(out, m.String()); err != nil {
+			return nil, err
+		}
+	}
+	if len(mistakes) > 0 {
+		return nil, fmt.Errorf("%s: %d mistakes; nothing was started", f.path, len(mistakes))
+	}
+	for _, w := range settings.Warnings {
+		if _, err := fmt.Fprintln(out, "warning:", w.String()); err != nil {
+			return nil, err
+		}
+	}
+	return settings, nil
+}
+
+// openBase opens the database and the sealing key alone.
+func (f *configFile) openBase(ctx context.Context) (*instance.Base, func(), error) {
+	settings, err := f.load(os.Stderr)
+	if err != nil {
+		return nil, nil, err
+	}
+	database, err := databaseConfig(settings)
+	if err != nil {
+		return nil, nil, err
+	}
+	store := &keyStore{allowSoftware: settings.AllowSoftwareKeys}
+	sealer, err := store.sealer(ctx, settings.Keys.Sealing)
+	if err != nil {
+		return nil, nil, errors.Join(err, store.Close())
+	}
+	base, err := instance.OpenBase(ctx, database, sealer, time.Now)
+	if err != nil {
+		return nil, nil, errors.Join(err, store.Close())
+	}
+	return base, func() {
+		base.Pool.Close()
+		_ = store.Close() // the command has done its work
+	}, nil
+}
+
+const databaseConnections = 24
+
+func databaseConfig(settings *config.Config) (*pgxpool.Config, error) {
+	url := settings.Database.URL
+	if settings.Database.URLFile != "" {
+		var err error
+		if url, err = readSecretFile(settings.Database.URLFile); err != nil {
+			return nil, err
+		}
+	}
+	parsed, err := pgxpool.ParseConfig(url.Reveal())
+	if err != nil {
+		// pgx's error repeats the URL, and with it the password.
+		return nil, errors.New("database: the URL could not be read: it has the form postgres://user:password@host:5432/name")
+	}
+	parsed.MaxConns = max(parsed.MaxConns, databaseConnections)
+	for name, value := range map[string]string{
+		"application_name": "daypassd", "statement_timeout": "5000", "lock_timeout": "3000", "idle_in_transaction_session_timeout": "10000",
+	} {
+		parsed.ConnConfig.RuntimeParams[name] = value
+	}
+	parsed.ConnConfig.ConnectTimeout = 5 * time.Second
+	installation.Guard(parsed)
+	return parsed, nil
+}
+
+// keyStore opens keys, each token and folder once.
+type keyStore struct {
+	allowSoftware bool
+	tokens        map[string]*pkcs11.Token
+}
+
+// Close lets go of the tokens.
+func (s *keyStore) Close() error {
+	var err error
+	for _, t := range s.tokens {
+		err = errors.Join(err, t.Close())
+	}
+	return err
+}
+
+func (s *keyStore) signer(ctx context.Context, k config.Key) (keys.Signer, error) {
+	if k.Type == config.KeySoftware {
+		folder, err := s.software(k)
+		if err != nil {
+			return nil, err
+		}
+		return folder.Signer(k.Label)
+	}
+	token, err := s.token(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	return token.Signer(ctx, k.Label)
+}
+
+func (s *keyStore) sealer(ctx context.Context, k config.Key) (keys.Sealer, error) {
+	if k.Type == config.KeySoftware {
+		folder, err := s.software(k)
+		if err != nil {
+			return nil, err
+		}
+		return folder.Sealer(k.Label)
+	}
+	token, err := s.token(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	return token.Sealer(ctx, k.Label)
+}
+
+func (s *keyStore) software(k config.Key) (*keys.Software, error) {
+	if !s.allowSoftware {
+		return nil, errors.New("software keys are for development (hint: use type: pkcs11, or set allow_software_keys: true)")
+	}
+	pin, err := readPIN(k)
+	if err != nil {
+		return nil, err
+	}
+	return keys.OpenSoftware(keys.SoftwareConfig{Dir: k.Dir, PIN: pin, Create: true})
+}
+
+func (s *keyStore) token(ctx context.Context, k config.Key) (*pkcs11.Token, error) {
+	name := k.Module + "\x00" + k.Token
+	if t, open := s.tokens[name]; open {
+		return t, nil
+	}
+	pin, err := readPIN(k)
+	if err != nil {
+		return nil, err
+	}
+	t, err := pkcs11.Open(ctx, pkcs11.Config{Module: k.Module, TokenLabel: k.Token, PIN: pin, Create: true})
+	if err != nil {
+		return nil, err
+	}
+	if s.tokens == nil {
+		s.tokens = map[string]*pkcs11.Token{}
+	}
+	s.tokens[name] = t
+	return t, nil
+}
+
+func readPIN(k config.Key) (issuers.Secret, error) {
+	if k.PINFile == "" {
+		return k.PIN, nil
+	}
+	return readSecretFile(k.PINFile)
+}
+
+const maxSecretFile = 4 << 10
+
+func readSecretFile(path string) (issuers.Secret, error) {
+	f, err := os.Open(path) //nolint:gosec // the operator names the file
+	if err != nil {
+		return issuers.Secret{}, fmt.Errorf("reading a secret of the configuration: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // opened for reading
+	data, err := io.ReadAll(io.LimitReader(f, maxSecretFile))
+	if err != nil {
+		return issuers.Secret{}, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return issuers.NewSecret(strings.TrimRight(string(data), "\r\n")), nil
+}
+
+// assemble turns a configuration into the parts of a broker.
+func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger) (_ *instance.Config, closeParts func(), err error) {
+	store := &keyStore{allowSoftware: settings.AllowSoftwareKeys}
+	closeParts = func() {
+		if err := store.Close(); err != nil {
+			logger.Warn("closing the key store failed", "error", err)
+		}
+	}
+	defer func() {
+		if err != nil {
+			closeParts()
+		}
+	}()
+	parts := &instance.Config{ExternalURL: settings.ExternalURL, Logger: logger, Now: time.Now, Checkpoint: checkpoint()}
+	if parts.Database, err = databaseConfig(settings); err != nil {
+		return nil, nil, err
+	}
+	if parts.Sealer, err = store.sealer(ctx, settings.Keys.Sealing); err != nil {
+		return nil, nil, fmt.Errorf("keys.sealing: %w", err)
+	}
+	if parts.Signer, err = store.signer(ctx, settings.Keys.Signing); err != nil {
+		return nil, nil, fmt.Errorf("keys.signing: %w", err)
+	}
+	for _, p := range settings.Providers {
+		parts.Providers = append(parts.Providers, oidc.Provider{
+			Name: p.Name, Type: p.Type, Issuer: p.Issuer, Audience: p.Audience, SessionTTL: time.Duration(p.SessionTTL),
+			CAFile: p.CAFile, AllowPrivateAddress: p.AllowPrivateAddress,
+		})
+	}
+	for _, prefix := range settings.ProxyNetworks {
+		network := &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
+		parts.TrustedProxies = append(parts.TrustedProxies, echo.TrustIPRange(network))
+	}
+	parts.OpenIssuers = func(ctx context.Context, installation string) (map[string]broker.Issuer, error) {
+		return openIssuers(ctx, settings, installation, parts)
+	}
+	parts.LoadPolicies = func(ctx context.Context, open map[string]broker.Issuer) (*policies.Set, error) {
+		return policies.LoadDir(ctx, settings.Policies.Dir, policyConfig(settings, &grantChecker{settings: settings, open: open}))
+	}
+	return parts, closeParts, nil
+}
+
+func policyConfig(settings *config.Config, checker policies.IssuerChecker) policies.Config {
+	providers := map[string]string{}
+	for _, p := range settings.Providers {
+		providers[p.Name] = p.Type
+	}
+	return policies.Config{Environments: settings.Environments, Providers: providers, Issuers: checker}
+}
+
+func openIssuers(ctx context.Context, settings *config.Config, installation string, parts *instance.Config) (map[string]broker.Issuer, error) {
+	open := map[string]broker.Issuer{}
+	for _, c := range settings.Issuers {
+		spec := builtin.Spec{
+			Name: c.Name, Kind: c.Type, Installation: installation, ExternalURL: settings.ExternalURL,
+			Signer: func() jwt.Signer { return parts.Signer },
+		}
+		target := settings.ExternalURL
+		switch c.Type {
+		case builtin.KindPostgres:
+			spec.Postgres = postgresConfig(&c, parts)
+			target = net.JoinHostPort(c.Target.Host, strconv.Itoa(orDefault(c.Target.Port, 5432))) + "/" + c.Target.Database
+		case builtin.KindJWT:
+			spec.JWT = jwtConfig(&c)
+		}
+		issuer, err := builtin.Open(ctx, spec)
+		if err != nil {
+			return nil, err
+		}
+		roles := slices.Sorted(maps.Keys(c.Roles))
+		if len(roles) == 0 {
+			roles = []string{""} // a kind whose grants name none
+		}
+		open[c.Name] = broker.Issuer{Issuer: issuer, Target: target, Roles: roles}
+	}
+	return open, nil
+}
+
+func postgresConfig(c *config.Issuer, parts *instance.Config) *postgres.Config {
+	return &postgres.Config{
+		Target: postgres.Target{
+			Host: c.Target.Host, Port: c.Target.Port, Database: c.Target.Database, Databases: c.Target.Databases, SSLMode: c.Target.SSLMode, CAFile: c.Target.CAFile,
+		},
+		PublicHost: c.Target.PublicHost, PublicPort: c.Target.PublicPort,
+		Admin: postgres.Admin{User: c.Admin.User, PasswordFile: c.Admin.PasswordFile, Password: c.Admin.Password},
+		Schema: c.Schema, Roles: postgresRoles(c), MaxConnections: c.MaxConnections, DefaultTTL: time.Duration(c.DefaultTTL),
+		Now: parts.Now, Logger: parts.Logger.With("issuer", c.Name), Checkpoint: parts.Checkpoint,
+	}
+}
+
+func postgresRoles(c *config.Issuer) map[string]postgres.Role {
+	roles := map[string]postgres.Role{}
+	for name, r := range c.Roles {
+		roles[name] = postgres.Role{
+			MemberOf: r.MemberOf, Owner: r.Owner, Allow: r.Allow, SCRAMIterations: r.SCRAMIterations, ConnectionLimit: r.ConnectionLimit, Env: r.Env,
+		}
+	}
+	return roles
+}
+
+func jwtConfig(c *config.Issuer) *jwt.Config {
+	out := &jwt.Config{Roles: map[string]jwt.Role{}, DefaultTTL: time.Duration(c.DefaultTTL)}
+	for name, r := range c.Roles {
+		out.Roles[name] = jwt.Role{Audiences: r.Audiences, Env: r.Env, DefaultTTL: time.Duration(r.DefaultTTL)}
+	}
+	return out
+}
+
+func orDefault[T comparable](v, fallback T) T {
+	var zero T
+	if v == zero {
+		return fallback
+	}
+	return v
+}
+
+// grantChecker tells the policies which issuers and roles there are, and who
+// may use them: a policy file alone opens nothing.
+type grantChecker struct {
+	settings *config.Config
+	open     map[string]broker.Issuer // nil: parameters are not checked
+}
+
+// CheckGrant implements policies.IssuerChecker.
+func (g *grantChecker) CheckGrant(use policies.GrantUse) error {
+	var names []string
+	for _, c := range g.settings.Issuers {
+		names = append(names, c.Name)
+		if c.Name != use.Issuer {
+			continue
+		}
+		role, ok := c.Roles[use.Role]
+		if len(c.Roles) == 0 && use.Role == "" {
+			role, ok = config.Role{UsedBy: c.UsedBy}, true
+		}
+		if !ok {
+			return fmt.Errorf("issuer %s has no role %q: it has %s", c.Name, use.Role, strings.Join(slices.Sorted(maps.Keys(c.Roles)), ", "))
+		}
+		if !slices.ContainsFunc(role.UsedBy, func(u config.Use) bool { return u.Policy == use.Policy && u.Environment == use.Environment }) {
+			return fmt.Errorf("role %s of issuer %s may not be used by policy %s in environment %s: an operator names those that may in the role's `used_by`", use.Role, c.Name, use.Policy, use.Environment)
+		}
+		if checker, can := g.open[c.Name].Issuer.(issuers.ParameterChecker); can {
+			return checker.CheckParameters(use.Role, use.With)
+		}
+		return nil
+	}
+	return fmt.Errorf("there is no issuer %q: configured are %s", use.Issuer, strings.Join(names, ", "))
+}

@@ -1,0 +1,75 @@
+// Package builtin knows every kind of issuer that is part of the program: the
+// one place that imports them all.
+package builtin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/daypass/daypass/issuers"
+	"github.com/daypass/daypass/issuers/jwt"
+	"github.com/daypass/daypass/issuers/postgres"
+)
+
+// The kinds, as they stand under `type` in the configuration.
+const (
+	KindJWT      = "jwt"
+	KindPostgres = "postgres"
+)
+
+// Kinds lists what Open accepts, sorted.
+func Kinds() []string { return []string{KindJWT, KindPostgres} }
+
+// Spec is one issuer to open.
+type Spec struct {
+	Name         string            // the issuer's name in the configuration, for errors
+	Kind         string            // one of Kinds
+	Installation string            // the broker's random id
+	ExternalURL  string            // the broker's own URL, the `iss` of what it signs
+	Signer       func() jwt.Signer // the key of the moment; for kinds that sign
+
+	// The configuration of the kind: the one that fits Kind is required. Where
+	// Installation, Issuer or Signer is zero in it, the Spec's is used.
+	Postgres *postgres.Config
+	JWT      *jwt.Config
+}
+
+// Open builds one issuer. It doesn't reach for the target: one that is down
+// never keeps the broker from starting. What it returns may also be an
+// io.Closer, to be closed when the program ends.
+func Open(ctx context.Context, spec Spec) (issuers.Issuer, error) {
+	issuer, err := open(ctx, spec)
+	if err != nil {
+		return nil, fmt.Errorf("issuer %q: %w", spec.Name, err)
+	}
+	return issuer, nil
+}
+
+func open(ctx context.Context, spec Spec) (issuers.Issuer, error) {
+	switch spec.Kind {
+	case KindPostgres:
+		if spec.Postgres == nil {
+			return nil, errors.New("the configuration of kind postgres is missing")
+		}
+		config := *spec.Postgres
+		if config.Installation == "" {
+			config.Installation = spec.Installation
+		}
+		return postgres.New(ctx, config)
+	case KindJWT:
+		config := jwt.Config{}
+		if spec.JWT != nil {
+			config = *spec.JWT
+		}
+		if config.Issuer == "" {
+			config.Issuer = spec.ExternalURL
+		}
+		if config.Signer == nil {
+			config.Signer = spec.Signer
+		}
+		return jwt.New(ctx, config)
+	default:
+		return nil, fmt.Errorf("there is no kind %q: use one of %v", spec.Kind, Kinds())
+	}
+}

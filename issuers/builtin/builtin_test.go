@@ -1,0 +1,77 @@
+package builtin_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/daypass/daypass/issuers"
+	"github.com/daypass/daypass/issuers/builtin"
+	"github.com/daypass/daypass/issuers/issuertest"
+	"github.com/daypass/daypass/issuers/jwt"
+	"github.com/daypass/daypass/issuers/postgres"
+)
+
+type key struct{ *ecdsa.PrivateKey }
+
+func (key) KeyID() string     { return "k" }
+func (key) Algorithm() string { return "ES256" }
+
+func specs(t *testing.T) map[string]builtin.Spec {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]builtin.Spec{
+		builtin.KindJWT: {Kind: builtin.KindJWT, ExternalURL: "https://daypass.example.com", Signer: func() jwt.Signer { return key{private} }},
+		builtin.KindPostgres: {Kind: builtin.KindPostgres, Installation: "testtesttest", Postgres: &postgres.Config{
+			// Nothing answers there: opening must not ask.
+			Target: postgres.Target{Host: "127.0.0.1", Port: 1, Database: "none"}, Admin: postgres.Admin{User: "daypass", Password: issuers.NewSecret("x")},
+			Roles: map[string]postgres.Role{"deployer": {MemberOf: []string{"deploy"}}},
+		}},
+	}
+}
+
+func TestEveryKindOpensWithoutItsTarget(t *testing.T) {
+	all := specs(t)
+	for _, kind := range builtin.Kinds() {
+		spec, ok := all[kind]
+		if !ok {
+			t.Errorf("kind %s has no case here", kind)
+			continue
+		}
+		issuer, err := builtin.Open(t.Context(), spec)
+		if err != nil {
+			t.Errorf("%s: %v", kind, err)
+			continue
+		}
+		if d := issuer.Describe(""); d.Kind != kind {
+			t.Errorf("%s describes itself as %q", kind, d.Kind)
+		}
+	}
+}
+
+func TestOpenedKindWorks(t *testing.T) {
+	spec := specs(t)[builtin.KindJWT]
+	issuertest.Exercise(t, func(t *testing.T) issuers.Issuer {
+		issuer, err := builtin.Open(t.Context(), spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return issuer
+	}, issuertest.Options{Parameters: json.RawMessage(`{"audience":"a"}`)})
+}
+
+func TestMistakesNameTheIssuer(t *testing.T) {
+	for _, spec := range []builtin.Spec{{Kind: "oracle"}, {Kind: builtin.KindPostgres}, {Kind: builtin.KindPostgres, Postgres: &postgres.Config{}}, {Kind: builtin.KindJWT}} {
+		spec.Name = "payments-db"
+		issuer, err := builtin.Open(t.Context(), spec)
+		if issuer != nil || err == nil || !strings.Contains(err.Error(), `"payments-db"`) {
+			t.Errorf("%s: %v, %v", spec.Kind, issuer, err)
+		}
+	}
+}

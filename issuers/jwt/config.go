@@ -1,0 +1,129 @@
+package jwt
+
+import (
+	"crypto"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/daypass/daypass/issuers"
+)
+
+// Signer is a key that tokens are signed with. Only ES256 (a P-256 key) is
+// supported: Algorithm must say so.
+type Signer interface {
+	crypto.Signer
+	// KeyID is the `kid` under which the JWKS shows the public key.
+	KeyID() string
+	// Algorithm is the JWS name: "ES256".
+	Algorithm() string
+}
+
+// Config describes what tokens look like.
+type Config struct {
+	// Issuer is the broker's external URL: the `iss` of every token. Required.
+	Issuer string
+	// Signer returns the key to sign with. It is called once for each token, so
+	// that a rotation takes effect with the next token and never within one.
+	// Required; where the key is fixed, return it.
+	Signer func() Signer
+	// Roles is what grants may name. Empty: grants name none, and any audience
+	// but the broker's own is theirs to choose.
+	Roles map[string]Role
+	// DefaultTTL is for grants that say none. Zero: 5 minutes, since a signed
+	// token can't be called back.
+	DefaultTTL time.Duration
+}
+
+// Role is one profile of token.
+type Role struct {
+	// Audiences lists what a grant's `audience` may be, each compared exactly.
+	// Empty: any but the broker's own external URL.
+	Audiences []string
+	// Type is the `typ` header (RFC 9068). Empty: "at+jwt".
+	Type string
+	// Env maps a value's name to an environment variable. Nil: token → DAYPASS_JWT.
+	Env map[string]string
+	// DefaultTTL is for this role's grants that say none. Zero: Config's.
+	DefaultTTL time.Duration
+}
+
+const (
+	defaultTTL  = 5 * time.Minute
+	defaultType = "at+jwt"
+)
+
+//nolint:gochecknoglobals // compiled once, never changed
+var typePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+-]{0,63}$`)
+
+func (c Config) withDefaults() (Config, error) {
+	u, err := url.Parse(c.Issuer)
+	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		return c, fmt.Errorf("issuer %q: the broker's external URL is needed, without query, fragment or user", c.Issuer)
+	}
+	if c.Signer == nil {
+		return c, errors.New("no signing key: a JWT has to be signed")
+	}
+	if c.DefaultTTL <= 0 {
+		c.DefaultTTL = defaultTTL
+	}
+	roles := c.Roles
+	if len(roles) == 0 {
+		roles = map[string]Role{"": {}}
+	}
+	c.Roles = make(map[string]Role, len(roles))
+	for _, name := range slices.Sorted(maps.Keys(roles)) {
+		role, err := roles[name].withDefaults(c)
+		if err != nil {
+			return c, fmt.Errorf("role %q: %w", name, err)
+		}
+		c.Roles[name] = role
+	}
+	return c, nil
+}
+
+func (r Role) withDefaults(c Config) (Role, error) {
+	if r.Type == "" {
+		r.Type = defaultType
+	}
+	if !typePattern.MatchString(r.Type) {
+		return r, fmt.Errorf("type %q is no media type without its application/ (RFC 7515, section 4.1.9)", r.Type)
+	}
+	if r.DefaultTTL <= 0 {
+		r.DefaultTTL = c.DefaultTTL
+	}
+	for _, audience := range r.Audiences {
+		if err := checkAudience(audience, c.Issuer); err != nil {
+			return r, err
+		}
+	}
+	if r.Env == nil {
+		r.Env = map[string]string{valueToken: "DAYPASS_JWT"}
+	}
+	for value, name := range r.Env {
+		if value != valueToken {
+			return r, fmt.Errorf("env: there is no value %q: the only one is %q", value, valueToken)
+		}
+		if err := issuers.CheckEnvName(name); err != nil {
+			return r, fmt.Errorf("env of %q: %w", value, err)
+		}
+	}
+	return r, nil
+}
+
+// checkAudience refuses what no token may be meant for. The broker itself must
+// never be one: its tokens would come back as job tokens.
+func checkAudience(audience, issuer string) error {
+	if audience == "" || len(audience) > 1024 || strings.ContainsFunc(audience, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return fmt.Errorf("audience %q: 1 to 1024 bytes without blanks", audience)
+	}
+	if strings.EqualFold(strings.TrimRight(audience, "/"), strings.TrimRight(issuer, "/")) {
+		return fmt.Errorf("audience %q is this broker's own external URL: a token for it could come back as a job token", audience)
+	}
+	return nil
+}

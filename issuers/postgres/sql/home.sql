@@ -1,0 +1,230 @@
+-- Daypass: the record of users, and the functions that make and end them. They live in database {{.Database}} alone, the first listed:
+-- it must stay the first, and the same for all installations on this server.
+BEGIN;
+SET LOCAL ROLE {{ident .OwnerRole}};
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- One row for each lease that was ever made or revoked here. A row with ended_at is a tombstone: nothing is made under it
+-- any more. Without a role_oid nothing ever was: the revocation came first.
+CREATE TABLE IF NOT EXISTS {{.S}}.users (
+    installation text NOT NULL,
+    lease_id     text NOT NULL,
+    role_oid     oid,
+    user_name    name,
+    role         text,
+    created_at   timestamptz,
+    ended_at     timestamptz,
+    PRIMARY KEY (installation, lease_id),
+    CHECK ((role_oid IS NULL) = (user_name IS NULL) AND (role_oid IS NOT NULL OR ended_at IS NOT NULL))
+);
+CREATE INDEX IF NOT EXISTS users_ended ON {{.S}}.users (ended_at) WHERE ended_at IS NOT NULL;
+REVOKE ALL ON {{.S}}.users FROM PUBLIC;
+
+-- create_user makes the user of a lease and returns its name. Late (DP001), revoked before (DP002), made before (DP003),
+-- not set up (DP004) and malformed (DP005) are refused.
+CREATE OR REPLACE FUNCTION {{.S}}.create_user(p_lease text, p_installation text, p_role text, p_verifier text,
+    p_valid_until timestamptz, p_deadline timestamptz) RETURNS text
+LANGUAGE plpgsql STRICT SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan AS $daypass$
+DECLARE
+    v_role    record;
+    c_letters CONSTANT text := '0123456789abcdefghijklmnopqrstuvwxyz';
+    v_random  bytea := uuid_send(gen_random_uuid());
+    v_name    text;
+    v_problem text;
+BEGIN
+    IF clock_timestamp() >= p_deadline THEN
+        RAISE EXCEPTION 'the deadline of lease % has passed by this server''s clock', p_lease USING ERRCODE = 'DP001';
+    END IF;
+    IF p_lease !~ '^lse_[0-9A-HJKMNP-TV-Z]{26}$' OR p_installation !~ '^[0-9a-z]{12}$' THEN
+        RAISE EXCEPTION 'malformed lease id or installation' USING ERRCODE = 'DP005';
+    END IF;
+    -- Lengths apart from the pattern: counted repeats cost more than all other checks together.
+    IF p_verifier !~ '^SCRAM-SHA-256\$[1-9][0-9]*:[A-Za-z0-9+/]+==\$[A-Za-z0-9+/]+=:[A-Za-z0-9+/]+=$'
+        OR length(split_part(p_verifier, '$', 2)) NOT BETWEEN 26 AND 31 OR length(split_part(p_verifier, '$', 3)) <> 89
+        OR length(split_part(p_verifier, ':', 2)) <> 69 OR length(split_part(p_verifier, ':', 3)) <> 44 THEN
+        RAISE EXCEPTION 'malformed SCRAM-SHA-256 verifier' USING ERRCODE = 'DP005';
+    END IF;
+    IF p_deadline > clock_timestamp() + interval '1 day' OR NOT isfinite(p_valid_until) OR p_valid_until > clock_timestamp() + interval '366 days' THEN
+        RAISE EXCEPTION 'a deadline is at most a day away, and an end at most a year' USING ERRCODE = 'DP005';
+    END IF;
+    SELECT r.member_of, r.connection_limit INTO v_role FROM {{.S}}.roles r, {{.S}}.brokers b
+    WHERE r.account = session_user AND r.role = p_role AND r.member_of IS NOT NULL
+      AND b.account = session_user AND b.installation = p_installation;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'role % is not set up for account % and installation %', p_role, session_user, p_installation
+            USING ERRCODE = 'DP004', HINT = 'Run what "daypassd target setup postgres" prints once more.';
+    END IF;
+    v_problem := {{.S}}.group_problem(v_role.member_of);
+    IF v_problem IS NOT NULL THEN
+        RAISE EXCEPTION '%', v_problem USING ERRCODE = 'DP004';
+    END IF;
+
+    -- The bytes of a random UUID but those that say which kind it is.
+    v_name := 'dp_' || p_installation || '_' || lower(substr(p_lease, 5)) || '_'
+        || substr(c_letters, get_byte(v_random, 0) % 36 + 1, 1) || substr(c_letters, get_byte(v_random, 1) % 36 + 1, 1)
+        || substr(c_letters, get_byte(v_random, 2) % 36 + 1, 1) || substr(c_letters, get_byte(v_random, 3) % 36 + 1, 1)
+        || substr(c_letters, get_byte(v_random, 4) % 36 + 1, 1) || substr(c_letters, get_byte(v_random, 5) % 36 + 1, 1)
+        || substr(c_letters, get_byte(v_random, 10) % 36 + 1, 1) || substr(c_letters, get_byte(v_random, 11) % 36 + 1, 1);
+    EXECUTE format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS INHERIT CONNECTION LIMIT %s PASSWORD %L VALID UNTIL %L IN ROLE "%s"',
+        v_name, v_role.connection_limit, p_verifier, to_char(p_valid_until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00',
+        array_to_string(v_role.member_of, '", "')); -- a CHECK keeps quotes out of these names
+    -- The mark that hand_over_user looks for, in every database: comments on roles are the server's, not a database's.
+    EXECUTE format('COMMENT ON ROLE %I IS %L', v_name, 'daypass ' || p_installation || ' ' || p_lease || ' ' || p_role);
+    -- This key is where a create and a revocation meet: the second waits for the first, and sees it.
+    INSERT INTO {{.S}}.users (installation, lease_id, role_oid, user_name, role, created_at)
+    VALUES (p_installation, p_lease, to_regrole(v_name)::oid, v_name, p_role, clock_timestamp())
+    ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN
+        IF EXISTS (SELECT FROM {{.S}}.users WHERE installation = p_installation AND lease_id = p_lease AND ended_at IS NOT NULL) THEN
+            RAISE EXCEPTION 'lease % was revoked before', p_lease USING ERRCODE = 'DP002';
+        END IF;
+        RAISE EXCEPTION 'lease % has a user already', p_lease USING ERRCODE = 'DP003';
+    END IF;
+    RETURN v_name;
+END
+$daypass$;
+
+-- live_user locks and returns the row of a lease; all NULL when nothing is left to take back.
+CREATE OR REPLACE FUNCTION {{.S}}.live_user(p_lease text, p_installation text) RETURNS {{.S}}.users
+LANGUAGE plpgsql AS $daypass$
+DECLARE
+    u {{.S}}.users;
+    v_name name;
+BEGIN
+    PERFORM {{.S}}.check_broker(p_installation);
+    SELECT * INTO u FROM {{.S}}.users WHERE installation = p_installation AND lease_id = p_lease AND ended_at IS NULL FOR UPDATE;
+    IF FOUND THEN
+        SELECT rolname INTO v_name FROM pg_roles WHERE oid = u.role_oid;
+        IF v_name <> u.user_name THEN
+            RAISE EXCEPTION 'the user of lease % is now called %', p_lease, quote_ident(v_name)
+                USING ERRCODE = 'DP006', HINT = 'Rename it back to ' || u.user_name || '.';
+        END IF;
+    END IF;
+    RETURN u;
+END
+$daypass$;
+
+-- bar_user is the first step: no new login, and no create any more. user_name is NULL when nothing is left to take back;
+-- existed says whether there ever was a user.
+CREATE OR REPLACE FUNCTION {{.S}}.bar_user(p_lease text, p_installation text, OUT existed boolean, OUT user_name text)
+LANGUAGE plpgsql STRICT SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan AS $daypass$
+DECLARE
+    u {{.S}}.users;
+    v_login boolean;
+BEGIN
+    PERFORM {{.S}}.check_broker(p_installation);
+    INSERT INTO {{.S}}.users (installation, lease_id, ended_at) VALUES (p_installation, p_lease, clock_timestamp()) ON CONFLICT DO NOTHING;
+    IF FOUND THEN
+        existed := false;
+        RETURN;
+    END IF;
+    u := {{.S}}.live_user(p_lease, p_installation);
+    IF u.role_oid IS NULL THEN
+        existed := (SELECT role_oid IS NOT NULL FROM {{.S}}.users WHERE installation = p_installation AND lease_id = p_lease);
+        RETURN;
+    END IF;
+    existed := true;
+    user_name := u.user_name;
+    SELECT rolcanlogin INTO v_login FROM pg_roles WHERE oid = u.role_oid;
+    IF v_login THEN
+        EXECUTE format('ALTER ROLE %I NOLOGIN', u.user_name);
+        {{- if .CreateRole}}
+        -- Ending its sessions and handing over what it owns needs its rights.
+        EXECUTE format('GRANT %I TO CURRENT_USER', u.user_name);
+        {{- end}}
+    END IF;
+END
+$daypass$;
+
+-- cut_user is the second step: it ends the user's sessions, in every database, SET ROLE or not, and returns how many it saw;
+-- called again until none is left. Then it says which prepared transactions the user left, and in which databases it owns
+-- things or holds rights.
+CREATE OR REPLACE FUNCTION {{.S}}.cut_user(p_lease text, p_installation text, OUT sessions integer,
+    OUT prepared text[], OUT prepared_in text[], OUT present_in text[])
+LANGUAGE plpgsql STRICT SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan AS $daypass$
+DECLARE
+    u {{.S}}.users;
+BEGIN
+    u := {{.S}}.live_user(p_lease, p_installation);
+    SELECT count(pg_terminate_backend(pid)) INTO sessions FROM pg_stat_get_activity(NULL) WHERE usesysid = u.role_oid;
+    IF sessions > 0 THEN
+        RETURN;
+    END IF;
+    IF current_setting('max_prepared_transactions') <> '0' THEN
+        SELECT array_agg(gid ORDER BY gid), array_agg(database::text ORDER BY gid) INTO prepared, prepared_in FROM pg_prepared_xacts WHERE owner = u.user_name;
+    END IF;
+    SELECT array_agg(DISTINCT coalesce(d.datname::text, current_database()::text)) INTO present_in
+    FROM pg_shdepend s LEFT JOIN pg_database d ON d.oid = s.dbid
+    WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = u.role_oid;
+END
+$daypass$;
+
+-- drop_user is the end of the third step. It refuses (DP008) a user that can log in or has a session; what the user still
+-- owns anywhere makes DROP ROLE refuse.
+CREATE OR REPLACE FUNCTION {{.S}}.drop_user(p_lease text, p_installation text) RETURNS void
+LANGUAGE plpgsql STRICT SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan AS $daypass$
+DECLARE
+    u {{.S}}.users;
+    v_login boolean;
+BEGIN
+    u := {{.S}}.live_user(p_lease, p_installation);
+    IF u.role_oid IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT rolcanlogin INTO v_login FROM pg_roles WHERE oid = u.role_oid;
+    IF v_login OR EXISTS (SELECT FROM pg_stat_get_activity(NULL) WHERE usesysid = u.role_oid) THEN
+        RAISE EXCEPTION 'user % can still log in or has a session', u.user_name USING ERRCODE = 'DP008';
+    END IF;
+    IF v_login IS NOT NULL THEN -- NULL: somebody dropped it by hand
+        EXECUTE format('DROP ROLE %I', u.user_name);
+    END IF;
+    UPDATE {{.S}}.users SET ended_at = clock_timestamp() WHERE installation = p_installation AND lease_id = p_lease;
+    -- Tombstones are needed until no create can be on its way any more; a few old ones go with each new one.
+    DELETE FROM {{.S}}.users WHERE ctid IN (
+        SELECT ctid FROM {{.S}}.users WHERE ended_at < clock_timestamp() - interval '7 days' LIMIT 4 FOR UPDATE SKIP LOCKED);
+END
+$daypass$;
+
+-- renew_user moves the end of a user that can still log in.
+CREATE OR REPLACE FUNCTION {{.S}}.renew_user(p_lease text, p_installation text, p_valid_until timestamptz) RETURNS boolean
+LANGUAGE plpgsql STRICT SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan AS $daypass$
+DECLARE
+    u {{.S}}.users;
+BEGIN
+    IF NOT isfinite(p_valid_until) OR p_valid_until > clock_timestamp() + interval '366 days' THEN
+        RAISE EXCEPTION 'an end is at most a year away' USING ERRCODE = 'DP005';
+    END IF;
+    u := {{.S}}.live_user(p_lease, p_installation);
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE oid = u.role_oid AND rolcanlogin) THEN
+        RAISE EXCEPTION 'lease % was revoked before, or never made', p_lease USING ERRCODE = 'DP002';
+    END IF;
+    EXECUTE format('ALTER ROLE %I VALID UNTIL %L', u.user_name, to_char(p_valid_until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00');
+    RETURN true;
+END
+$daypass$;
+
+-- list_users returns the leases of an installation whose users stand. It also ends sessions that slipped through: a login that
+-- was checked before the bar and showed itself only after the drop.
+CREATE OR REPLACE FUNCTION {{.S}}.list_users(p_installation text) RETURNS SETOF text
+LANGUAGE plpgsql STRICT SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $daypass$
+BEGIN
+    PERFORM {{.S}}.check_broker(p_installation);
+    PERFORM pg_terminate_backend(a.pid) FROM pg_stat_get_activity(NULL) AS a
+    WHERE a.usesysid IS NOT NULL AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.usesysid)
+      AND EXISTS (SELECT FROM {{.S}}.users u WHERE u.installation = p_installation AND u.role_oid = a.usesysid AND u.ended_at IS NOT NULL);
+    RETURN QUERY SELECT lease_id FROM {{.S}}.users WHERE installation = p_installation AND ended_at IS NULL ORDER BY lease_id;
+END
+$daypass$;
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {{.S}} FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+    {{.S}}.create_user(text, text, text, text, timestamptz, timestamptz), {{.S}}.renew_user(text, text, timestamptz),
+    {{.S}}.bar_user(text, text), {{.S}}.cut_user(text, text), {{.S}}.drop_user(text, text), {{.S}}.list_users(text)
+TO {{ident .BrokerUser}};
+COMMIT;

@@ -1,0 +1,133 @@
+package strictyaml
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/token"
+)
+
+// Duration is a length of time as it stands in a file: 90s, 15m, 1h30m, 7d.
+type Duration time.Duration
+
+// Std is the duration as the standard library has it.
+func (d Duration) Std() time.Duration { return time.Duration(d) }
+
+// String is the standard library's form.
+func (d Duration) String() string { return time.Duration(d).String() }
+
+const durationHint = "write a number and s, m, h or d, such as 15m"
+
+// ParseDuration reads a duration in seconds, minutes, hours and days, largest
+// unit first, each at most once: 90s, 1h30m, 7d. Fractions and signs are refused.
+func ParseDuration(text string) (time.Duration, error) {
+	units := []struct {
+		letter byte
+		length time.Duration
+	}{{'d', 24 * time.Hour}, {'h', time.Hour}, {'m', time.Minute}, {'s', time.Second}}
+	var total time.Duration
+	rest, next := text, 0
+	for rest != "" {
+		digits := 0
+		for digits < len(rest) && rest[digits] >= '0' && rest[digits] <= '9' {
+			digits++
+		}
+		if digits == 0 || digits > 9 || digits == len(rest) {
+			return 0, fmt.Errorf("%q is not a duration: %s", text, durationHint)
+		}
+		n, err := strconv.ParseInt(rest[:digits], 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("reading duration %q: %w", text, err)
+		}
+		for next < len(units) && units[next].letter != rest[digits] {
+			next++
+		}
+		if next == len(units) {
+			return 0, fmt.Errorf("%q is not a duration: %s", text, durationHint)
+		}
+		if n > int64(100*365*24*time.Hour/units[next].length) {
+			return 0, fmt.Errorf("the duration %q is longer than 100 years", text)
+		}
+		total += time.Duration(n) * units[next].length
+		rest, next = rest[digits+1:], next+1
+	}
+	if text == "" {
+		return 0, fmt.Errorf("an empty duration: %s", durationHint)
+	}
+	return total, nil
+}
+
+var (
+	decimalInt   = regexp.MustCompile(`^-?(0|[1-9][0-9]*)$`)
+	decimalFloat = regexp.MustCompile(`^-?(0|[1-9][0-9]*)(\.[0-9]+)?$`)
+	// What some reader of YAML takes for a number, a time or a date.
+	numberLike = regexp.MustCompile(`^[-+]?(\.?[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?|0[xob][0-9a-fA-F_]+|[0-9]+(:[0-9]+)+(\.[0-9]*)?|\.(inf|Inf|INF)|\.(nan|NaN|NAN))$`)
+	dateLike   = regexp.MustCompile(`^[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ].*)?$`)
+)
+
+// surprise says what a plain (unquoted) text might be taken for by another
+// reader of YAML, or "" when all agree that it is a text.
+func surprise(text string) string {
+	switch strings.ToLower(text) {
+	case "yes", "no", "on", "off", "y", "n", "true", "false":
+		return "a truth value"
+	case "null", "~", "":
+		return "nothing"
+	}
+	switch {
+	case numberLike.MatchString(text):
+		return "a number"
+	case dateLike.MatchString(text):
+		return "a date"
+	default:
+		return ""
+	}
+}
+
+// scalar is a leaf of the file.
+type scalar struct {
+	text   string
+	quoted bool // quotes or a block (| or >): certainly a text
+}
+
+// leaf reads a node as a scalar; false when it is a list or a mapping.
+func leaf(node ast.Node) (scalar, bool) {
+	switch n := node.(type) {
+	case *ast.StringNode:
+		quoted := n.Token.Type == token.SingleQuoteType || n.Token.Type == token.DoubleQuoteType
+		return scalar{n.Value, quoted}, true
+	case *ast.LiteralNode:
+		return scalar{n.Value.Value, true}, true
+	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
+		return scalar{node.GetToken().Value, false}, true
+	default:
+		return scalar{}, false
+	}
+}
+
+func quote(text string) string { return "quote it: " + strconv.Quote(text) }
+
+// kind names what stands in the file, for mistakes.
+func kind(node ast.Node) string {
+	switch node.(type) {
+	case *ast.MappingNode, *ast.MappingValueNode:
+		return "a mapping"
+	case *ast.SequenceNode:
+		return "a list"
+	}
+	s, ok := leaf(node)
+	if !ok {
+		return "something else"
+	}
+	if s.quoted {
+		return "a text"
+	}
+	if what := surprise(s.text); what != "" {
+		return what
+	}
+	return "a text"
+}
