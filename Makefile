@@ -20,6 +20,7 @@ deps: ## install what building and testing need (Debian, Ubuntu), or say how
 build: ## build/bin/daypassd (cgo, for PKCS#11) and build/bin/daypass (static)
 	CGO_ENABLED=1 go build -trimpath -ldflags '$(LDFLAGS)' -o build/bin/daypassd ./cmd/daypassd
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o build/bin/daypass ./cmd/daypass
+	CGO_ENABLED=0 go build -trimpath -o build/bin/verifyjwt ./e2e/verifyjwt
 
 test: deps ## vet and test everything, with the race detector
 	go vet ./...

@@ -13,19 +13,26 @@ import (
 // every encoder shows "[redacted]"; only [Secret.Reveal] gives the value, so
 // that the places where one leaves the program can be counted.
 type Secret struct {
-	value string
+	// A pointer, since fmt looks through the unexported fields of other structs
+	// without asking a method: there it prints an address.
+	value *string
 }
 
 const redacted = "[redacted]"
 
 // NewSecret wraps a value.
-func NewSecret(value string) Secret { return Secret{value: value} }
+func NewSecret(value string) Secret { return Secret{value: &value} }
 
 // Reveal gives the value. Call it where a response or a driver needs it, and nowhere else.
-func (s Secret) Reveal() string { return s.value }
+func (s Secret) Reveal() string {
+	if s.value == nil {
+		return ""
+	}
+	return *s.value
+}
 
 // IsZero says that there is no value.
-func (s Secret) IsZero() bool { return s.value == "" }
+func (s Secret) IsZero() bool { return s.Reveal() == "" }
 
 // String implements fmt.Stringer.
 func (Secret) String() string { return redacted }
@@ -83,7 +90,7 @@ func Generate(kind byte) Secret {
 			}
 		}
 	}
-	return Secret{value: string(appendSum(buf))}
+	return NewSecret(string(appendSum(buf)))
 }
 
 // IsGenerated says whether s is, whole, a secret of the shape that Generate

@@ -2,7 +2,8 @@ package policies
 
 import "github.com/daypass/daypass/policies/strictyaml"
 
-// file is one policy file as it stands on disk.
+// file is one policy file as it stands on disk. Fields of type *strictyaml.Value
+// are parts of the format that this version refuses, since it doesn't enforce them.
 type file struct {
 	At          strictyaml.Where  `yaml:"-"`
 	Policy      string            `yaml:"policy,required"`
@@ -11,13 +12,10 @@ type file struct {
 	Environment string            `yaml:"environment,required"`
 	Jobs        []jobEntry        `yaml:"jobs,required"`
 	Grants      []grantEntry      `yaml:"grants,required"`
-	Exceptions  listOfUnused      `yaml:"exceptions"`
-	Tests       listOfUnused      `yaml:"tests"`
+	Exceptions  *strictyaml.Value `yaml:"exceptions"`
+	Tests       *strictyaml.Value `yaml:"tests"`
 	Session     *strictyaml.Value `yaml:"session"`
 }
-
-// listOfUnused is a part of the format that this version doesn't enforce.
-type listOfUnused = *strictyaml.Value
 
 type jobEntry struct {
 	At        strictyaml.Where            `yaml:"-"`

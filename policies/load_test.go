@@ -38,7 +38,7 @@ func loadText(t testing.TB, texts ...string) (*Set, error) {
 	for i, text := range texts {
 		files[fmt.Sprintf("f%d.yaml", i)] = &fstest.MapFile{Data: []byte(text)}
 	}
-	return Load(context.Background(), Source{FS: files}, testConfig()) //nolint:usetesting // used by fuzz targets too, after whose end t.Context is done
+	return Load(t.Context(), Source{FS: files}, testConfig())
 }
 
 func mustLoad(t testing.TB, texts ...string) *Set {
@@ -81,12 +81,12 @@ grants: [{name: g, issuer: db}]
 
 func TestLoadReadsTheFolder(t *testing.T) {
 	dir := t.TempDir()
-	real := filepath.Join(dir, "real")
+	folder := filepath.Join(dir, "real")
 	for name, text := range map[string]string{
 		"a.yaml": minimal, "sub/b.yml": strings.Replace(minimal, "policy: p", "policy: q", 1),
 		"README.md": "no policy", ".hidden.yaml": "{{{", ".git/c.yaml": "{{{",
 	} {
-		path := filepath.Join(real, name)
+		path := filepath.Join(folder, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +95,7 @@ func TestLoadReadsTheFolder(t *testing.T) {
 		}
 	}
 	link := filepath.Join(dir, "current")
-	if err := os.Symlink(real, link); err != nil {
+	if err := os.Symlink(folder, link); err != nil {
 		t.Fatal(err)
 	}
 	set, err := LoadDir(t.Context(), link, testConfig())
@@ -105,14 +105,14 @@ func TestLoadReadsTheFolder(t *testing.T) {
 	if got := set.Grants(); len(got) != 2 || got[0].Name != "p/g" || got[1].Name != "q/g" {
 		t.Errorf("grants are %+v", got)
 	}
-	direct, err := LoadDir(t.Context(), real, testConfig())
+	direct, err := LoadDir(t.Context(), folder, testConfig())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(set.Digest()) != 64 || set.Digest() != direct.Digest() {
 		t.Errorf("digests %s and %s", set.Digest(), direct.Digest())
 	}
-	if err := os.Symlink(filepath.Join(real, "sub"), filepath.Join(real, "other")); err != nil {
+	if err := os.Symlink(filepath.Join(folder, "sub"), filepath.Join(folder, "other")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := LoadDir(t.Context(), link, testConfig()); err == nil || !strings.Contains(err.Error(), "other") {
@@ -172,8 +172,7 @@ func TestIssuerCheckSeesTheGrant(t *testing.T) {
 	var got []GrantUse
 	cfg := testConfig()
 	cfg.Issuers = checker(func(use GrantUse) error { got = append(got, use); return nil })
-	text := minimal + "" // the grant with parameters replaces the short one
-	text = strings.Replace(text, "{name: g, issuer: db}", `{name: g, issuer: jwt, role: r, with: {audience: a, claims: {ref: "{{ claims.ref }}"}}}`, 1)
+	text := strings.Replace(minimal, "{name: g, issuer: db}", `{name: g, issuer: jwt, role: r, with: {audience: a, claims: {ref: "{{ claims.ref }}"}}}`, 1)
 	if _, err := Load(t.Context(), Source{FS: fstest.MapFS{"a.yaml": {Data: []byte(text)}}}, cfg); err != nil {
 		t.Fatal(err)
 	}

@@ -33,7 +33,7 @@ func hasBraces(text string) bool {
 // without templates. The only form is {{ claims.NAME }}.
 func parseTemplate(text string) (*template, error) {
 	if !hasBraces(text) {
-		return nil, nil //nolint:nilnil // no template and no mistake is the usual case
+		return nil, nil
 	}
 	t := &template{}
 	last := 0

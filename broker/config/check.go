@@ -63,8 +63,8 @@ func (l *loader) address(key, address string) {
 		l.add(l.config.At.Of(key), "write 0.0.0.0:8443", "%q is no host and port", address)
 		return
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil {
-		l.add(l.config.At.Of(key), "", "%q is no port (%d)", port, n)
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		l.add(l.config.At.Of(key), "a number up to 65535", "%q is no port", port)
 	}
 }
 

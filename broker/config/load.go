@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -209,7 +210,7 @@ func withHint(hint, format string, args ...any) error {
 	if hint != "" {
 		text += ": " + hint
 	}
-	return fmt.Errorf("%s", text)
+	return errors.New(text)
 }
 
 const (

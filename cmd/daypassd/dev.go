@@ -320,9 +320,26 @@ func (d *dev) runSQL(ctx context.Context, database, sql string) error {
 func (d *dev) announce() error {
 	url := "http://" + d.address
 	token := d.provider.URL() + "/token?audience=" + devAudience + "&format=raw&profile="
-	env := fmt.Sprintf("DAYPASS_URL='%s'\nDAYPASS_DEV_TOKEN_URL='%s'\nDAYPASS_DEV_CONFIG='%s'\nDAYPASS_DEV_KEYS='%s'\n", url, token, d.path("daypass.yaml"), d.keys.Banner())
+	var env strings.Builder
+	for _, v := range []struct{ name, value string }{
+		{"DAYPASS_URL", url},
+		{"DAYPASS_DEV_TOKEN_URL", token},
+		{"DAYPASS_DEV_CONFIG", d.path("daypass.yaml")},
+		{"DAYPASS_DEV_KEYS", d.keys.Banner()},
+		{"DAYPASS_DEV_PGHOST", "127.0.0.1"},
+		{"DAYPASS_DEV_PGPORT", strconv.Itoa(d.postgres.Port())},
+		{"DAYPASS_DEV_PGPASSWORD_FILE", d.path("postgres.password")},
+	} {
+		fmt.Fprintf(&env, "%s='%s'\n", v.name, strings.ReplaceAll(v.value, "'", `'\''`))
+	}
+	if d.keys.Module != "" {
+		fmt.Fprintf(&env, "export SOFTHSM2_CONF='%s'\n", filepath.Join(d.keys.Dir, "softhsm2.conf"))
+	}
+	if err := writeSecret(d.path("postgres.password"), d.postgres.Password()); err != nil {
+		return err
+	}
 	partial := d.path("dev.env.partial")
-	if err := os.WriteFile(partial, []byte(env), 0o600); err != nil {
+	if err := os.WriteFile(partial, []byte(env.String()), 0o600); err != nil {
 		return err
 	}
 	if err := os.Rename(partial, d.path("dev.env")); err != nil {

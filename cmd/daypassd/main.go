@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime"
 	"syscall"
+	_ "time/tzdata" // policies name time zones, and a small image has none
 
 	"github.com/spf13/cobra"
 )

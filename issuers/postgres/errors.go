@@ -105,7 +105,8 @@ func hintOf(answer *pgconn.PgError) string {
 	switch {
 	case strings.HasPrefix(answer.Code, "DP"):
 		return answer.Hint
-	case answer.Code == "42883" || answer.Code == "3F000" || answer.Code == "42501": // no such function, no such schema, no right
+	case answer.Code == "42883" || answer.Code == "3F000" || // no such function or schema
+		answer.Code == "42501" && (strings.Contains(answer.Message, "for function") || strings.Contains(answer.Message, "for schema")):
 		return `run what "daypassd target setup postgres" prints on this target`
 	case strings.HasPrefix(answer.Code, "28"):
 		return "check the admin's password file; it is read again at the next try"

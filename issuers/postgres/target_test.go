@@ -68,7 +68,7 @@ func newTarget(tb testing.TB, o options) *target {
 	}
 	tg.admin(tb, "", fmt.Sprintf("CREATE ROLE %s NOLOGIN; CREATE ROLE %s NOLOGIN; GRANT %s TO %s", tg.heir, tg.group, tg.heir, tg.group))
 	for _, database := range tg.databases {
-		tg.admin(tb, database, fmt.Sprintf("CREATE SCHEMA app AUTHORIZATION %s; GRANT CREATE ON DATABASE %s TO %s", tg.heir, database, tg.group))
+		tg.admin(tb, database, fmt.Sprintf("CREATE SCHEMA app AUTHORIZATION %[1]s; GRANT CREATE ON DATABASE %[2]s TO %[1]s", tg.heir, database))
 	}
 	roles := map[string]postgres.Role{
 		"deployer": {MemberOf: []string{tg.group}, Owner: tg.heir, SCRAMIterations: 1},

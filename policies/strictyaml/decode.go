@@ -50,7 +50,7 @@ func entries(node ast.Node) ([]*ast.MappingValueNode, bool) {
 // bare is the node without what the scan has reported already: anchors and tags.
 // It is nil for an alias, whose value is unknown.
 func bare(node ast.Node) ast.Node {
-	for depth := 0; depth < MaxDepth; depth++ {
+	for range MaxDepth {
 		switch n := node.(type) {
 		case *ast.TagNode:
 			node = n.Value

@@ -99,7 +99,7 @@ func (s *scan) tokens(text []byte) (read token.Tokens, ok bool) {
 		}
 	}()
 	read = lexer.Tokenize(string(text))
-	depth, line, entries, begun := 0, 0, 0, false
+	depth, line, entries, keys, begun := 0, 0, 0, 0, false
 	for _, tk := range read {
 		if why, found := refused[tk.Type]; found {
 			s.at(tk).add(why[0], why[1])
@@ -121,6 +121,13 @@ func (s *scan) tokens(text []byte) (read token.Tokens, ok bool) {
 				entries++
 			}
 		default:
+		}
+		if tk.Type == token.MappingValueType {
+			keys++
+		}
+		if keys > MaxKeys {
+			s.at(tk).add(fmt.Sprintf("more than %d keys in one file", MaxKeys), "split it")
+			return nil, false
 		}
 		begun = begun || tk.Type != token.CommentType
 		if depth > MaxDepth || entries > perLine {

@@ -39,6 +39,7 @@ import (
 const (
 	MaxSize  = 1 << 20 // bytes
 	MaxDepth = 32      // mappings and lists within one another
+	MaxKeys  = 20_000  // keys, since the parser's time grows with their square
 )
 
 // Pos is a place in a file. Line and Col count from 1, Col in characters.

@@ -142,6 +142,7 @@ func TestMistakes(t *testing.T) {
 		{"deep dashes", "title: a\nwords:\n" + strings.Repeat("- ", 100000) + "\n", []string{"nested more than 32 deep"}},
 		{"deep blocks", deepBlocks(40), []string{"nested more than 32 deep"}},
 		{"braces around a block", "one: {name: |\n  x\n  }\n", []string{"2:3: "}},
+		{"many keys", "title: a\n" + strings.Repeat("k: v\n", strictyaml.MaxKeys), []string{"20001:2: more than 20000 keys in one file"}},
 		{"large", "title: " + strings.Repeat("a", strictyaml.MaxSize), []string{"the file has 1048583 bytes, more than 1048576"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

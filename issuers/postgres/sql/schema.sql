@@ -178,7 +178,9 @@ BEGIN
         INTO v_found
         FROM pg_shdepend s
         JOIN pg_locks l ON l.locktype = 'relation' AND l.database = v_here AND l.relation = s.objid AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
-        LEFT JOIN pg_prepared_xacts x ON l.virtualtransaction = '-1/' || x.transaction
+        LEFT JOIN pg_locks lx ON l.pid IS NULL AND lx.pid IS NULL AND lx.locktype = 'transactionid' AND lx.granted
+            AND lx.virtualtransaction = l.virtualtransaction
+        LEFT JOIN pg_prepared_xacts x ON x.transaction = lx.transactionid
         WHERE s.dbid = v_here AND s.classid = 'pg_class'::regclass AND s.refclassid = 'pg_authid'::regclass AND s.refobjid = v_user.oid;
         RAISE EXCEPTION 'waiting in database % for %', current_database(), coalesce(left(v_found, 400), 'a lock that has gone since')
             USING ERRCODE = 'DP007', HINT = 'End what holds the lock.';

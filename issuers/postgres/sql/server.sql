@@ -5,6 +5,8 @@
 -- later each user made adds a membership to its maker, and creating slows down with the users alive at the same time:
 -- 0.5 ms at first, some 13 ms at 2,000, 18 ms at 3,000 (18.4), 40 ms at 5,000. PostgreSQL 15 shows none of it.
 -- An owner that is a superuser keeps it flat (0.14 to 0.8 ms).
+-- What such an owner may not do blocks a revocation, which says what it was: roles that inherit need CREATE on the databases
+-- and schemas in which jobs make things, and a right that an admin gave to a user by name has to be taken back by an admin.
 {{- else}}
 -- Owner of the functions: a superuser that can't log in. Creating a user stays flat (0.14 to 0.8 ms), however many are alive,
 -- and the functions must be airtight: read them. The other choice is an owner with CREATEROLE: the lesser privilege, which

@@ -1,0 +1,508 @@
+package postgres_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/daypass/daypass/issuers"
+	"github.com/daypass/daypass/issuers/postgres"
+)
+
+// What the broker's own account can do with what the set-up gave it, and can't.
+func TestTheBrokersAccountIsLimited(t *testing.T) {
+	inBothModes(t, func(t *testing.T, mode postgres.OwnerMode) {
+		tg := newTarget(t, options{owner: mode})
+		issuer := tg.issuer(t)
+		u := issue(t, issuer, newLease(tg))
+		stranger := newLease(tg)
+		// Named as ours are, by somebody else.
+		fake := "dp_" + tg.setup.Installation + "_" + strings.ToLower(strings.TrimPrefix(stranger.ID, "lse_")) + "_12345678"
+		tg.admin(t, "", fmt.Sprintf("CREATE ROLE %s NOLOGIN; CREATE ROLE bystander_%s NOLOGIN", fake, tg.setup.Installation))
+		conn := tg.brokerConn(t, tg.databases[0])
+		cases := []struct{ sql, want string }{
+			{"CREATE ROLE mine", "42501"},
+			{"DROP ROLE " + u.name(), "42501"},
+			{"ALTER ROLE " + u.name() + " SUPERUSER", "42501"},
+			{"GRANT " + tg.group + " TO CURRENT_USER", "42501"},
+			{"SET ROLE " + tg.setup.OwnerRole, "42501"},
+			{"SET ROLE " + u.name(), "42501"},
+			{"CREATE TABLE daypass.x (n int)", "42501"},
+			{"INSERT INTO daypass.roles SELECT * FROM daypass.roles", "42501"},
+			{"UPDATE daypass.roles SET member_of = '{postgres}'", "42501"},
+			{"INSERT INTO daypass.brokers VALUES (current_user, 'otherotherot')", "42501"},
+			{"SELECT * FROM daypass.users", "42501"},
+			{"DELETE FROM daypass.users", "42501"},
+			{"SELECT daypass.group_problem('{}')", "42501"},
+			{"SELECT daypass.live_user('x', 'y')", "42501"},
+			{"CREATE OR REPLACE FUNCTION daypass.check_broker(p_installation text) RETURNS void LANGUAGE sql AS 'SELECT'", "42501"},
+			// Roles that create_user didn't make.
+			{fmt.Sprintf("SELECT daypass.hand_over_user('%s', '%s', 'bystander_%s')", stranger.ID, stranger.Installation, stranger.Installation), "DP004"},
+			{fmt.Sprintf("SELECT daypass.hand_over_user('%s', '%s', '%s')", stranger.ID, stranger.Installation, fake), "DP004"},
+			{fmt.Sprintf("SELECT daypass.hand_over_user('%s', '%s', 'postgres')", u.lease.ID, u.lease.Installation), "DP004"},
+			{fmt.Sprintf("SELECT daypass.hand_over_user('%s', '%s', '%s')", stranger.ID, stranger.Installation, u.name()), "DP004"},
+			// Steps out of order.
+			{fmt.Sprintf("SELECT daypass.drop_user('%s', '%s')", u.lease.ID, u.lease.Installation), "DP008"},
+			{fmt.Sprintf("SELECT daypass.hand_over_user('%s', '%s', '%s')", u.lease.ID, u.lease.Installation, u.name()), "DP008"},
+			// Another installation's.
+			{fmt.Sprintf("SELECT daypass.bar_user('%s', 'otherotherot')", u.lease.ID), "DP004"},
+			{"SELECT daypass.list_users('otherotherot')", "DP004"},
+			// Malformed.
+			{fmt.Sprintf("SELECT daypass.create_user('lse_x', '%s', 'deployer', '%s', now(), now() + '1m')", u.lease.Installation, benchVerifier), "DP005"},
+			{fmt.Sprintf("SELECT daypass.create_user('%s', '%s', 'deployer', '%s', 'infinity', now() + '1m')", stranger.ID, u.lease.Installation, benchVerifier), "DP005"},
+			{fmt.Sprintf("SELECT daypass.create_user('%s', '%s', 'deployer', '%s', now(), now() + '2 days')", stranger.ID, u.lease.Installation, benchVerifier), "DP005"},
+			{fmt.Sprintf("SELECT daypass.create_user('%s', '%s', 'deployer', '%s', now(), now() - '1s'::interval)", stranger.ID, u.lease.Installation, benchVerifier), "DP001"},
+			{fmt.Sprintf("SELECT daypass.create_user('%s', '%s', 'unknown', '%s', now(), now() + '1m')", stranger.ID, u.lease.Installation, benchVerifier), "DP004"},
+		}
+		for _, c := range cases {
+			if _, err := conn.Exec(t.Context(), c.sql); code(err) != c.want {
+				t.Errorf("%s: %s, want %s", c.sql, code(err), c.want)
+			}
+		}
+		for _, bad := range []string{
+			"secret", "", "md5" + strings.Repeat("0", 32), strings.Replace(benchVerifier, "$1:", "$0:", 1), strings.Replace(benchVerifier, "$1:", "$1234567:", 1),
+			strings.Replace(benchVerifier, "==$", "=$", 1), benchVerifier + "A", benchVerifier[:len(benchVerifier)-2] + "=", benchVerifier + "\n",
+			" " + benchVerifier, strings.Replace(benchVerifier, "AAAA", "AA''", 1), strings.ToLower(benchVerifier[:5]) + benchVerifier[5:],
+			strings.Replace(benchVerifier, ":AAAA", ":AAA", 1), strings.Replace(benchVerifier, ":AAAA", ":AAAAAAAA", 1),
+		} {
+			sql := fmt.Sprintf("SELECT daypass.create_user('%s', '%s', 'deployer', '%s', now() + '1m', now() + '1m')", stranger.ID, u.lease.Installation, bad)
+			if _, err := conn.Exec(t.Context(), sql); code(err) != "DP005" {
+				t.Errorf("verifier %q: %s", bad, code(err))
+			}
+		}
+		noArguments := fmt.Sprintf("SELECT daypass.create_user(NULL, '%s', 'deployer', NULL, NULL, NULL) IS NULL", u.lease.Installation)
+		var nothing bool
+		if err := conn.QueryRow(t.Context(), noArguments).Scan(&nothing); err != nil || !nothing {
+			t.Errorf("NULL arguments: %t, %v", nothing, err)
+		}
+		noSuch := dial(t, u.values["url"])
+		if _, err := noSuch.Exec(t.Context(), fmt.Sprintf("SELECT daypass.bar_user('%s', '%s')", u.lease.ID, u.lease.Installation)); code(err) != "42501" {
+			t.Errorf("a job called the broker's functions: %s", code(err))
+		}
+		if !exists(t, tg, fake) {
+			t.Error("a role that isn't ours was dropped")
+		}
+		gone(t, tg, issuer, u)
+	})
+}
+
+func TestUserHasNoMoreThanItsGroups(t *testing.T) {
+	tg := newTarget(t, options{})
+	u := issue(t, tg.issuer(t), newLease(tg))
+	if bad := ask[bool](t, tg, `SELECT rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls OR NOT rolinherit OR rolconnlimit <> 20 FROM pg_roles WHERE rolname = $1`, u.name()); bad {
+		t.Error("the user has attributes that it shouldn't")
+	}
+	if got := ask[time.Time](t, tg, "SELECT rolvaliduntil FROM pg_roles WHERE rolname = $1", u.name()); !got.Equal(u.lease.ExpiresAt.Truncate(time.Microsecond)) {
+		t.Errorf("valid until %s, want %s", got, u.lease.ExpiresAt)
+	}
+	if got := ask[string](t, tg, "SELECT string_agg(roleid::regrole::text, ',') FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member WHERE rolname = $1", u.name()); got != tg.group {
+		t.Errorf("member of %s, want %s", got, tg.group)
+	}
+	want := "dp_" + tg.setup.Installation + "_" + strings.ToLower(strings.TrimPrefix(u.lease.ID, "lse_")) + "_"
+	if !strings.HasPrefix(u.name(), want) || len(u.name()) != 51 {
+		t.Errorf("name %s, want %s and 8 random characters", u.name(), want)
+	}
+	// Databases that the set-up doesn't list are closed.
+	if err := login(t.Context(), u.in(t, "template1")); err == nil {
+		t.Error("a login to a database that isn't listed worked")
+	}
+}
+
+// Functions and operators that a job or the broker puts in the way are never called.
+func TestSearchPathAttacks(t *testing.T) {
+	inBothModes(t, func(t *testing.T, mode postgres.OwnerMode) {
+		tg := newTarget(t, options{owner: mode})
+		issuer := tg.issuer(t)
+		lease := newLease(tg)
+		lease.Role = "deployer"
+		attacker := issue(t, issuer, lease)
+		run(t, dial(t, attacker.values["url"]), `CREATE SCHEMA evil; GRANT ALL ON SCHEMA evil TO PUBLIC;
+			CREATE FUNCTION evil.clock_timestamp() RETURNS timestamptz LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped as %', current_user; END $$;
+			CREATE FUNCTION evil.lower(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped as %', current_user; END $$;
+			CREATE FUNCTION evil.pg_terminate_backend(int) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped as %', current_user; END $$;
+			CREATE FUNCTION evil.current_setting(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped as %', current_user; END $$;
+			CREATE FUNCTION evil.regex(text, text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped as %', current_user; END $$;
+			CREATE OPERATOR evil.!~ (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.regex);
+			CREATE OPERATOR evil.|| (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.regex);
+			CREATE TABLE evil.pg_roles (oid oid, rolname name, rolcanlogin boolean);
+			CREATE TABLE evil.pg_shdepend (n int)`)
+		tg.admin(t, tg.databases[0], "GRANT TEMPORARY ON DATABASE "+tg.databases[0]+" TO "+tg.setup.BrokerUser)
+		conn := tg.brokerConn(t, tg.databases[0])
+		run(t, conn, "CREATE TEMP TABLE pg_roles (oid oid, rolname name, rolcanlogin boolean); CREATE TEMP TABLE users (n int)")
+		run(t, conn, "SET search_path = evil, pg_temp, public, pg_catalog")
+		next := newLease(tg)
+		for _, call := range []string{
+			fmt.Sprintf("daypass.create_user('%s', '%s', 'deployer', '%s', pg_catalog.now() + '1m', pg_catalog.now() + '1m')", next.ID, next.Installation, benchVerifier),
+			fmt.Sprintf("daypass.renew_user('%s', '%s', pg_catalog.now() + '2m')", next.ID, next.Installation),
+			fmt.Sprintf("daypass.bar_user('%s', '%s')", next.ID, next.Installation),
+			fmt.Sprintf("daypass.cut_user('%s', '%s')", next.ID, next.Installation),
+			fmt.Sprintf("daypass.drop_user('%s', '%s')", next.ID, next.Installation),
+			fmt.Sprintf("daypass.list_users('%s')", next.Installation),
+		} {
+			if _, err := conn.Exec(t.Context(), "SELECT "+call); err != nil {
+				t.Errorf("%s: %v", call, err)
+			}
+		}
+		noUser(t, tg, next)
+		gone(t, tg, issuer, attacker)
+	})
+}
+
+func TestTwoInstallationsOnOneTarget(t *testing.T) {
+	tg := newTarget(t, options{})
+	second := *tg
+	second.setup.Installation, second.setup.BrokerUser = "second"+tg.setup.Installation[6:], tg.setup.BrokerUser+"_second"
+	second.install(t)
+	second.admin(t, "", fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", second.setup.BrokerUser, second.password))
+	one, two := tg.issuer(t), second.issuer(t)
+
+	lease := newLease(tg)
+	cloned := lease // as after a clone of the broker's database, given a new id
+	cloned.Installation = second.setup.Installation
+	a, b := issue(t, one, lease), issue(t, two, cloned)
+	if a.name() == b.name() {
+		t.Fatal("two installations share a user")
+	}
+	if _, err := two.Revoke(t.Context(), &issuers.RevokeRequest{Lease: lease}); !errors.Is(err, issuers.ErrBlocked) {
+		t.Errorf("another installation's lease: %v", err)
+	}
+	if _, err := two.Issue(t.Context(), &issuers.IssueRequest{Lease: lease}); !errors.Is(err, issuers.ErrRejected) {
+		t.Errorf("another installation's lease: %v", err)
+	}
+	gone(t, &second, two, b)
+	if err := login(t.Context(), a.values["url"]); err != nil {
+		t.Errorf("one installation took away what the other made: %v", err)
+	}
+	ids, err := two.ListLeases(t.Context())
+	if err != nil || len(ids) != 0 {
+		t.Errorf("%v, %v", ids, err)
+	}
+	if ids, err = one.ListLeases(t.Context()); err != nil || !slices.Equal(ids, []string{lease.ID}) {
+		t.Errorf("%v, %v", ids, err)
+	}
+	// Its account can't act for the other, whatever it says.
+	if _, err := second.brokerConn(t, tg.databases[0]).Exec(t.Context(), fmt.Sprintf("SELECT daypass.bar_user('%s', '%s')", lease.ID, lease.Installation)); code(err) != "DP004" {
+		t.Errorf("%s, want DP004", code(err))
+	}
+	gone(t, tg, one, a)
+}
+
+func TestIterationsLogIn(t *testing.T) {
+	tg := newTarget(t, options{})
+	issuer := tg.issuer(t)
+	for role, want := range map[string]string{"deployer": "SCRAM-SHA-256$1:", "strong": "SCRAM-SHA-256$4096:"} {
+		lease := newLease(tg)
+		lease.Role = role
+		u := issue(t, issuer, lease)
+		if err := login(t.Context(), u.values["url"]); err != nil {
+			t.Errorf("%s: %v", role, err)
+		}
+		if !ask[bool](t, tg, "SELECT starts_with(rolpassword, $2) FROM pg_authid WHERE rolname = $1", u.name(), want) {
+			t.Errorf("%s: the verifier doesn't begin with %s", role, want)
+		}
+		gone(t, tg, issuer, u)
+	}
+}
+
+func TestNoPasswordInTheServersLogOrInErrors(t *testing.T) {
+	server := private(t, map[string]string{"log_statement": "all", "log_min_error_statement": "debug5", "log_min_messages": "debug1", "log_parameter_max_length_on_error": "-1", "log_error_verbosity": "verbose", "log_connections": "on"})
+	tg := newTarget(t, options{server: server})
+	issuer := tg.issuer(t)
+	u := issue(t, issuer, newLease(tg))
+	if err := login(t.Context(), u.values["url"]); err != nil {
+		t.Fatal(err)
+	}
+	_, again := issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: u.lease})
+	tg.admin(t, tg.databases[0], "REVOKE ALL ON SCHEMA daypass FROM "+tg.setup.BrokerUser)
+	_, denied := issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: newLease(tg)})
+	tg.admin(t, tg.databases[0], "GRANT USAGE ON SCHEMA daypass TO "+tg.setup.BrokerUser)
+	wrong := tg.issuer(t, func(c *postgres.Config) { c.Admin.Password = issuers.NewSecret("wrong-secret") })
+	_, login := wrong.Issue(t.Context(), &issuers.IssueRequest{Lease: newLease(tg)})
+	for _, err := range []error{again, denied, login} {
+		text := fmt.Sprintf("%v %+v %#v", err, err, err)
+		for _, secret := range []string{"SCRAM-SHA-256$", tg.password, "wrong-secret", "dpp_"} {
+			if err == nil || strings.Contains(text, secret) {
+				t.Errorf("error %v holds %q", err, secret)
+			}
+		}
+	}
+	if !errors.Is(denied, issuers.ErrRejected) || !strings.Contains(denied.Error(), "target setup postgres") {
+		t.Errorf("%v: a hint at the set-up is missing", denied)
+	}
+	gone(t, tg, issuer, u)
+	text := serverLog(t, server)
+	if !strings.Contains(text, "create_user") || !strings.Contains(text, u.name()) {
+		t.Fatal("the log holds no calls: this test sees nothing")
+	}
+	// The account's own was set by this test in plain SQL; a job's never may be there.
+	if strings.Contains(text, u.values["password"]) {
+		t.Error("the server's log holds the password")
+	}
+}
+
+func TestTargetIsDown(t *testing.T) {
+	server := private(t, nil)
+	tg := newTarget(t, options{server: server})
+	issuer := tg.issuer(t)
+	lease := newLease(tg)
+	issue(t, issuer, lease)
+	if err := server.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	late := tg.issuer(t) // a dead target keeps nobody from starting
+	for name, i := range map[string]*postgres.Issuer{"open connections": issuer, "none": late} {
+		_, issued := i.Issue(t.Context(), &issuers.IssueRequest{Lease: newLease(tg)})
+		_, revoked := i.Revoke(t.Context(), &issuers.RevokeRequest{Lease: lease})
+		_, listed := i.ListLeases(t.Context())
+		renewed := i.Renew(t.Context(), &issuers.RenewRequest{Lease: lease, ExpiresAt: time.Now().Add(time.Hour)})
+		for _, err := range []error{issued, revoked, listed, renewed} {
+			if !errors.Is(err, issuers.ErrUnavailable) {
+				t.Errorf("%s: %v, want ErrUnavailable", name, err)
+			}
+		}
+	}
+}
+
+func TestAdminPasswordChangedBehindOurBack(t *testing.T) {
+	tg := newTarget(t, options{})
+	file := filepath.Join(t.TempDir(), "password")
+	write := func(password string) {
+		if err := os.WriteFile(file, []byte(password+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(tg.password)
+	var log bytes.Buffer
+	issuer := tg.issuer(t, func(c *postgres.Config) {
+		c.Admin = postgres.Admin{User: tg.setup.BrokerUser, PasswordFile: file}
+		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	})
+	issue(t, issuer, newLease(tg))
+	rotated := issuers.Generate(issuers.Password).Reveal()
+	tg.admin(t, "", fmt.Sprintf("ALTER ROLE %[1]s PASSWORD '%[2]s'; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '%[1]s'", tg.setup.BrokerUser, rotated))
+	poll(t, "the login to be refused", func() bool {
+		_, err := issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: newLease(tg)})
+		if !errors.Is(err, issuers.ErrUnavailable) {
+			t.Fatalf("%v, want ErrUnavailable", err)
+		}
+		return strings.Contains(err.Error(), "28P01") && strings.Contains(err.Error(), "password file")
+	})
+	if log.Len() != 0 {
+		t.Errorf("said too early: %s", &log)
+	}
+	write(rotated)
+	issue(t, issuer, newLease(tg))
+	if text := log.String(); !strings.Contains(text, "level=WARN") || !strings.Contains(text, "read again") || strings.Contains(text, rotated) {
+		t.Errorf("the log says: %s", text)
+	}
+}
+
+func TestUnsafeSetUpsAreRefused(t *testing.T) {
+	cases := []struct {
+		name, sql string // {group}, {heir}, {broker}, {owner} and {db} are filled
+		want      string
+	}{
+		{"superuser group", "ALTER ROLE {group} SUPERUSER", "more than a job may be"},
+		{"createrole group", "ALTER ROLE {group} CREATEROLE", "more than a job may be"},
+		{"group that runs programs", "GRANT pg_execute_server_program TO {heir}; GRANT {heir} TO {group}", "pg_execute_server_program"},
+		{"group that is the owner of functions", "GRANT {owner} TO {group}", "more than a job may be"},
+		{"heir that logs in", "ALTER ROLE {heir} LOGIN", "must be NOLOGIN"},
+		{"heir with rights of its own", "REVOKE {heir} FROM {group}", "rights that the users lack"},
+		{"missing group", "ALTER ROLE {group} RENAME TO {group}_gone", "does not exist"},
+		{"powerful account", "ALTER ROLE {broker} CREATEROLE", "must have no privilege"},
+		{"account in a group", "GRANT {group} TO {broker}", "in no group"},
+		{"owner that logs in", "ALTER ROLE {owner} LOGIN", "is not"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			tg := newTarget(t, options{})
+			own := tg.setup.OwnerRole + "_" + tg.setup.Installation
+			tg.admin(t, tg.databases[0], "DROP SCHEMA daypass CASCADE")
+			tg.setup.OwnerRole = own
+			tg.install(t)
+			fill := strings.NewReplacer("{group}", tg.group, "{heir}", tg.heir, "{broker}", tg.setup.BrokerUser, "{owner}", own)
+			tg.admin(t, tg.databases[0], fill.Replace(c.sql))
+			out, err := tg.psql(t, tg.script(t))
+			if err == nil || !strings.Contains(out, c.want) {
+				t.Errorf("%v: %s, want %q", err, out, c.want)
+			}
+			// What was changed after the set-up is seen at use.
+			if strings.Contains(c.name, "group") && !strings.Contains(c.name, "account") {
+				_, err := tg.issuer(t).Issue(t.Context(), &issuers.IssueRequest{Lease: newLease(tg)})
+				if !errors.Is(err, issuers.ErrRejected) {
+					t.Errorf("issued all the same: %v", err)
+				}
+			}
+		})
+	}
+	t.Run("schema of somebody else", func(t *testing.T) {
+		tg := newTarget(t, options{})
+		tg.admin(t, tg.databases[0], "DROP SCHEMA daypass CASCADE; CREATE SCHEMA daypass AUTHORIZATION "+tg.heir)
+		if out, err := tg.psql(t, tg.script(t)); err == nil || !strings.Contains(out, "belongs to somebody else") {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	t.Run("heir that became powerful", func(t *testing.T) {
+		tg := newTarget(t, options{})
+		issuer := tg.issuer(t)
+		u := issue(t, issuer, newLease(tg))
+		run(t, dial(t, u.values["url"]), "CREATE SCHEMA made")
+		tg.admin(t, "", fmt.Sprintf("ALTER ROLE %s CREATEDB", tg.heir))
+		blocked(t, issuer, u, "must be NOLOGIN")
+		tg.admin(t, "", fmt.Sprintf("ALTER ROLE %s NOCREATEDB", tg.heir))
+		gone(t, tg, issuer, u)
+	})
+}
+
+func TestSetUpTwiceAndWithOtherRoles(t *testing.T) {
+	inBothModes(t, func(t *testing.T, mode postgres.OwnerMode) {
+		tg := newTarget(t, options{owner: mode})
+		issuer := tg.issuer(t)
+		lease := newLease(tg)
+		lease.Role = "strong"
+		u := issue(t, issuer, lease)
+		run(t, dial(t, u.values["url"]), "CREATE SCHEMA made")
+		tg.setup.Roles = map[string]postgres.Role{"deployer": tg.setup.Roles["deployer"]}
+		tg.install(t)
+		tg.install(t)
+		lease = newLease(tg)
+		lease.Role = "strong"
+		if _, err := issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: lease}); !errors.Is(err, issuers.ErrRejected) {
+			t.Errorf("a role that was taken away: %v, want ErrRejected", err)
+		}
+		blocked(t, issuer, u, "strong") // an heir without groups is nobody's to check
+		tg.admin(t, tg.databases[0], fmt.Sprintf("ALTER SCHEMA made OWNER TO %s", tg.heir))
+		gone(t, tg, issuer, u)
+		gone(t, tg, issuer, issue(t, issuer, newLease(tg)))
+	})
+}
+
+func TestSetupSQLIsSafeText(t *testing.T) {
+	good := postgres.SetupConfig{
+		Installation: "abcdefghijkl", BrokerUser: "daypass", Databases: []string{"payments", "ledger"},
+		Roles: map[string]postgres.Role{"deployer": {MemberOf: []string{"deploy"}, Owner: "payments_owner"}},
+	}
+	scripts, err := postgres.SetupSQL(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var order []string
+	for _, s := range scripts {
+		order = append(order, s.Database)
+		if strings.Contains(strings.ToUpper(s.SQL), " PASSWORD '") || strings.Contains(s.SQL, "<no value>") {
+			t.Errorf("database %s: a password or a hole in\n%s", s.Database, s.SQL)
+		}
+	}
+	if !slices.Equal(order, []string{"payments", "payments", "payments", "ledger"}) {
+		t.Errorf("order %v", order)
+	}
+	if !strings.Contains(scripts[0].SQL, "18 ms at 3,000") {
+		t.Error("the figures of the two owners are not said")
+	}
+	for name, change := range map[string]func(*postgres.SetupConfig){
+		"installation": func(c *postgres.SetupConfig) { c.Installation = "x" },
+		"account":      func(c *postgres.SetupConfig) { c.BrokerUser = `day"pass` },
+		"database":     func(c *postgres.SetupConfig) { c.Databases = []string{"a'b"} },
+		"no database":  func(c *postgres.SetupConfig) { c.Databases = nil },
+		"twice":        func(c *postgres.SetupConfig) { c.Databases = []string{"a", "a"} },
+		"schema":       func(c *postgres.SetupConfig) { c.Schema = "a;b" },
+		"owner":        func(c *postgres.SetupConfig) { c.Owner = "root" },
+		"owner role":   func(c *postgres.SetupConfig) { c.OwnerRole = "daypass" },
+		"role":         func(c *postgres.SetupConfig) { c.Roles = map[string]postgres.Role{"a b": {MemberOf: []string{"x"}}} },
+		"no role":      func(c *postgres.SetupConfig) { c.Roles = nil },
+		"no group":     func(c *postgres.SetupConfig) { c.Roles = map[string]postgres.Role{"a": {}} },
+		"own account":  func(c *postgres.SetupConfig) { c.Roles = map[string]postgres.Role{"a": {MemberOf: []string{"daypass"}}} },
+		"predefined":   func(c *postgres.SetupConfig) { c.Roles = map[string]postgres.Role{"a": {MemberOf: []string{"pg_write_server_files"}}} },
+		"heir":         func(c *postgres.SetupConfig) { c.Roles = map[string]postgres.Role{"a": {MemberOf: []string{"x"}, Owner: "$$"}} },
+		"allow":        func(c *postgres.SetupConfig) { c.Roles = map[string]postgres.Role{"a": {MemberOf: []string{"x"}, Allow: []string{"all"}}} },
+	} {
+		bad := good
+		change(&bad)
+		if _, err := postgres.SetupSQL(bad); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func TestConfigRefused(t *testing.T) {
+	good := postgres.Config{
+		Installation: "abcdefghijkl", Target: postgres.Target{Host: "db.internal", Database: "payments"},
+		Admin: postgres.Admin{User: "daypass"}, Roles: map[string]postgres.Role{"deployer": {MemberOf: []string{"deploy"}}},
+	}
+	if issuer, err := postgres.New(t.Context(), good); err != nil {
+		t.Fatal(err)
+	} else if err := issuer.Close(); err != nil {
+		t.Error(err)
+	}
+	role := func(r postgres.Role) func(*postgres.Config) {
+		return func(c *postgres.Config) { c.Roles = map[string]postgres.Role{"a": r} }
+	}
+	for name, change := range map[string]func(*postgres.Config){
+		"installation": func(c *postgres.Config) { c.Installation = "ABC" },
+		"host":         func(c *postgres.Config) { c.Target.Host = "" },
+		"two hosts":    func(c *postgres.Config) { c.Target.Host = "a,b" },
+		"port":         func(c *postgres.Config) { c.Target.Port = 70000 },
+		"database":     func(c *postgres.Config) { c.Target.Database = "" },
+		"unlisted":     func(c *postgres.Config) { c.Target.Databases = []string{"other"} },
+		"sslmode":      func(c *postgres.Config) { c.Target.SSLMode = "prefer" },
+		"CA file":      func(c *postgres.Config) { c.Target.CAFile = "/no/such/file" },
+		"account":      func(c *postgres.Config) { c.Admin.User = "" },
+		"no roles":     func(c *postgres.Config) { c.Roles = nil },
+		"timeouts":     func(c *postgres.Config) { c.LockTimeout, c.StatementTimeout = time.Minute, time.Second },
+		"iterations":   role(postgres.Role{MemberOf: []string{"x"}, SCRAMIterations: -1}),
+		"connections":  role(postgres.Role{MemberOf: []string{"x"}, ConnectionLimit: -1}),
+		"env value":    role(postgres.Role{MemberOf: []string{"x"}, Env: map[string]string{"user": "PGUSER"}}),
+		"env name":     role(postgres.Role{MemberOf: []string{"x"}, Env: map[string]string{"username": "PATH"}}),
+		"env twice":    role(postgres.Role{MemberOf: []string{"x"}, Env: map[string]string{"username": "A", "password": "A"}}),
+	} {
+		bad := good
+		change(&bad)
+		if _, err := postgres.New(t.Context(), bad); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func TestWhatTheJobIsTold(t *testing.T) {
+	tg := newTarget(t, options{})
+	public := issue(t, tg.issuer(t, func(c *postgres.Config) { c.PublicHost, c.PublicPort = "db.example.com", 6432 }), newLease(tg)).values
+	if public["host"] != "db.example.com" || public["port"] != "6432" || !strings.Contains(public["url"], "@db.example.com:6432/"+tg.databases[0]+"?sslmode=disable") {
+		t.Errorf("%v", public)
+	}
+	socket := issue(t, tg.issuer(t, func(c *postgres.Config) {
+		c.PublicHost = strings.Split(strings.Split(tg.server.DSN("x"), "host=")[1], "&")[0]
+		c.PublicHost = strings.ReplaceAll(c.PublicHost, "%2F", "/")
+	}), newLease(tg))
+	if err := login(t.Context(), socket.values["url"]); err != nil {
+		t.Errorf("over the socket: %v", err)
+	}
+}
+
+// A create that stood still past its deadline is refused by the target's clock, not the broker's.
+func TestDeadlineIsTheTargets(t *testing.T) {
+	tg := newTarget(t, options{})
+	lease := newLease(tg)
+	lease.IssueDeadline = time.Now().Add(150 * time.Millisecond)
+	issuer := tg.issuer(t, func(c *postgres.Config) {
+		c.Now = func() time.Time { return time.Unix(0, 0) } // of no account
+		c.Checkpoint = func(step string) {
+			if step == postgres.StepIssueBefore {
+				<-time.After(time.Until(lease.IssueDeadline))
+			}
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := issuer.Issue(ctx, &issuers.IssueRequest{Lease: lease}); !errors.Is(err, issuers.ErrLate) {
+		t.Errorf("%v, want ErrLate", err)
+	}
+	noUser(t, tg, lease)
+}
