@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -214,9 +215,8 @@ func (b *Broker) decide(caller *asking, wanted []GrantRequest) ([]*order, error)
 			return nil, &IssueError{Grant: w.Name, err: fmt.Errorf("%w: no issuer %q is configured", issuers.ErrRejected, grant.Issuer)}
 		}
 		o := &order{grant: grant, issuer: issuer, about: issuer.Describe(grant.Role), env: map[string]string{}}
-		for value, name := range o.about.Env {
-			o.env[value] = orElse(grant.Env[value], name)
-		}
+		maps.Copy(o.env, o.about.Env)
+		maps.Copy(o.env, grant.Env)
 		orders = append(orders, o)
 	}
 	return orders, checkEnv(orders)
@@ -325,7 +325,15 @@ func (b *Broker) reserveThenIssue(ctx context.Context, r *leases.Reservation, or
 	return nil
 }
 
-func (b *Broker) issue(ctx context.Context, r *leases.Reservation, o *order) error {
+var errPanicked = errors.New("the issuer panicked")
+
+func (b *Broker) issue(ctx context.Context, r *leases.Reservation, o *order) (err error) {
+	defer func() {
+		// The value of a panic may hold anything: it is not repeated.
+		if recover() != nil {
+			err = &IssueError{Grant: o.name(), err: errPanicked}
+		}
+	}()
 	ctx, cancel := context.WithTimeoutCause(ctx, b.config.IssueTime, fmt.Errorf("issuer %s took longer than %s", o.grant.Issuer, b.config.IssueTime))
 	defer cancel()
 	response, err := o.issuer.Issue(ctx, &issuers.IssueRequest{

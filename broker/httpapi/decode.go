@@ -30,7 +30,7 @@ func readBody(r *http.Request) ([]byte, error) {
 	case !utf8.Valid(body):
 		return nil, &broker.RequestError{Detail: "the body is not valid UTF-8"}
 	}
-	return bytes.TrimSpace(body), nil
+	return bytes.Trim(body, " \t\r\n"), nil // what JSON calls white space (RFC 8259 §2); Unicode has more
 }
 
 // decodeObject reads one JSON object strictly: fields by their exact names, each

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/labstack/echo/v4"
 
@@ -62,10 +63,15 @@ func (s *Server) render(c echo.Context, f *format, out *broker.Exchanged) error 
 	case "value":
 		value, err := f.pick(&body.Credentials[0])
 		if err != nil {
-			// Known only now, since the values are the issuer's: give it back.
-			if held, finding := s.config.Broker.FindSession(c.Request().Context(), broker.SessionToken(body.Session.Token)); finding == nil {
-				_, finding = s.config.Broker.RevokeSession(context.WithoutCancel(c.Request().Context()), held, "asked for a value that it doesn't have")
-				note(c, slog.Any("revoke_error", finding))
+			// Known only now, since the values are the issuer's: give it back. The
+			// session stays, so that the job can ask again and better.
+			ctx := context.WithoutCancel(c.Request().Context())
+			held, failed := s.config.Broker.FindSession(ctx, broker.SessionToken(body.Session.Token))
+			if failed == nil {
+				_, failed = s.config.Broker.Revoke(ctx, broker.Caller{Session: held}, body.Credentials[0].LeaseID, "asked for a value that it doesn't have")
+			}
+			if failed != nil {
+				note(c, slog.String("revoke_error", failed.Error()))
 			}
 			return err
 		}
@@ -357,8 +363,8 @@ func decodeReason(c echo.Context) (string, error) {
 func readQuery(c echo.Context, into map[string]*string) (limit int, err error) {
 	limit = defaultPage
 	for name, values := range c.QueryParams() {
-		if len(values) > 1 || len(values[0]) > 512 || strings.ContainsRune(values[0], 0) {
-			return 0, &broker.RequestError{Detail: "a query parameter stands twice, or is too long: " + clip(name)}
+		if len(values) > 1 || len(values[0]) > 512 || strings.ContainsRune(values[0], 0) || !utf8.ValidString(values[0]) {
+			return 0, &broker.RequestError{Detail: "a query parameter stands twice, is too long, or is no text: " + clip(name)}
 		}
 		if name == "limit" {
 			limit, err = strconv.Atoi(values[0])

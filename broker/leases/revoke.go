@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -354,9 +355,11 @@ func commitBatch(ctx context.Context, tx pgx.Tx, batch *pgx.Batch) error {
 	return nil
 }
 
+// truncate makes what a target said fit for a text column: short, and without
+// what Postgres refuses in one.
 func truncate(s string, most int) string {
 	if len(s) > most {
-		return s[:most] + "…"
+		s = s[:most] + "…"
 	}
-	return s
+	return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "")
 }

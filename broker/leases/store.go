@@ -130,10 +130,11 @@ func (s *Store) Ping(ctx context.Context) error {
 }
 
 // unavailable tells what the caller can wait for from what is a mistake of ours:
-// everything but an error of the SQL itself.
+// everything but an error of the SQL itself. A server that lets nobody in is away.
 func unavailable(doing string, err error) error {
+	var connecting *pgconn.ConnectError
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) && !transient(pg.Code) {
+	if !errors.As(err, &connecting) && errors.As(err, &pg) && !transient(pg.Code) {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
 	return fmt.Errorf("%s: %w: %w", doing, ErrUnavailable, err)

@@ -59,6 +59,9 @@ const (
 	longestBackoff = 30 * time.Second
 	// stuckAfter is how long a revocation may fail before people are told.
 	stuckAfter = 10 * time.Minute
+	// stuckAttempts is the same in tries, for a lease that was revoked long before
+	// its end: at 15 to 30 s each, ten minutes or a little more.
+	stuckAttempts = 32
 )
 
 // Revoker is the worker. See [Revoker.Run].
@@ -182,7 +185,8 @@ func (r *Revoker) revoke(ctx context.Context, c leases.Claimed) {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), r.config.RevokeTime, errors.New("revoking took too long"))
 	defer cancel()
 	log := r.config.Logger.With("lease", c.ID, "issuer", c.Issuer)
-	response, err := r.config.Issuers[c.Issuer].Revoke(ctx, &issuers.RevokeRequest{Lease: c.Named(r.config.Installation), Handle: c.Handle})
+	began := r.config.Store.Now()
+	response, err := r.ask(ctx, c)
 
 	// What follows is ours to write down even when the target used the time up.
 	ctx, cancel = context.WithTimeoutCause(context.WithoutCancel(ctx), r.config.RevokeTime, errors.New("recording a revocation took too long"))
@@ -191,9 +195,9 @@ func (r *Revoker) revoke(ctx context.Context, c leases.Claimed) {
 	switch {
 	case err != nil:
 		r.failed(ctx, c, err)
-	case !response.Found && now.Before(c.SettledAt):
+	case !response.Found && began.Before(c.SettledAt):
 		// A create that is still on its way could land behind us: "not found" is an
-		// answer only once the target refuses to make it.
+		// answer only to a question that was asked once the target refuses to make it.
 		if err := r.config.Store.Postpone(ctx, c.Lease, c.SettledAt, "not on the target yet; waiting until nothing can be made for it any more", false); err != nil {
 			log.ErrorContext(ctx, "postponing a revocation failed; its claim will run out", "error", err)
 		}
@@ -209,9 +213,20 @@ func (r *Revoker) revoke(ctx context.Context, c leases.Claimed) {
 	}
 }
 
+// ask is the call of the issuer. One that panics has failed, like any other: it
+// must not take the loops of all the others with it.
+func (r *Revoker) ask(ctx context.Context, c leases.Claimed) (_ *issuers.RevokeResponse, err error) {
+	defer func() {
+		if recover() != nil { // its value may hold anything: it is not repeated
+			err = errors.New("the issuer panicked")
+		}
+	}()
+	return r.config.Issuers[c.Issuer].Revoke(ctx, &issuers.RevokeRequest{Lease: c.Named(r.config.Installation), Handle: c.Handle})
+}
+
 func (r *Revoker) failed(ctx context.Context, c leases.Claimed, err error) {
 	now := r.config.Store.Now()
-	stuck := errors.Is(err, issuers.ErrBlocked) || now.Sub(c.ExpiresAt) > stuckAfter
+	stuck := errors.Is(err, issuers.ErrBlocked) || now.Sub(c.ExpiresAt) > stuckAfter || c.Attempts >= stuckAttempts
 	pause := Backoff(c.Attempts)
 	if r.config.Observe != nil {
 		r.config.Observe.Failed(c.Issuer, stuck)

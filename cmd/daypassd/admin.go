@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -36,7 +37,10 @@ func newTokenCreate() *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			base, closeBase, err := file.openBase(cmd.Context())
+			if roles := []admin.Role{admin.Viewer, admin.Operator, admin.Redactor}; !slices.Contains(roles, admin.Role(role)) {
+				return usageError{fmt.Errorf("--role is viewer, operator or redactor, not %q", role)}
+			}
+			base, closeBase, err := file.openBase(cmd.Context(), cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -97,7 +101,7 @@ func newTokenList() *cobra.Command {
 			if output != "text" && output != "json" {
 				return usageError{fmt.Errorf("--output is text or json, not %q", output)}
 			}
-			base, closeBase, err := file.openBase(cmd.Context())
+			base, closeBase, err := file.openBase(cmd.Context(), cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -138,7 +142,7 @@ func newTokenRevoke() *cobra.Command {
 		Use: "revoke ID", Short: "End an admin token now", Args: oneArgument("token id"),
 		Example: "  daypassd admin token revoke --config daypass.yaml adm_01J…",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			base, closeBase, err := file.openBase(cmd.Context())
+			base, closeBase, err := file.openBase(cmd.Context(), cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
 	"github.com/spf13/cobra"
@@ -29,14 +30,17 @@ import (
 	"github.com/daypass/daypass/issuers/builtin"
 	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/issuers/postgres"
+	"github.com/daypass/daypass/migrations"
 	"github.com/daypass/daypass/policies"
 )
+
+const configVariable = "DAYPASSD_CONFIG"
 
 // configFile is the --config flag.
 type configFile struct{ path string }
 
 func (f *configFile) flag(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.path, "config", os.Getenv("DAYPASSD_CONFIG"), "the server's configuration file (or DAYPASSD_CONFIG)")
+	cmd.Flags().StringVar(&f.path, "config", os.Getenv(configVariable), "the server's configuration file (or "+configVariable+")")
 }
 
 // load reads the configuration, or prints everything that is wrong with it.
@@ -44,14 +48,20 @@ func (f *configFile) load(out io.Writer) (*config.Config, error) {
 	if f.path == "" {
 		return nil, usageError{errors.New("--config is required (hint: daypass.example.yaml shows a whole one; `daypassd dev` needs none)")}
 	}
-	settings, mistakes := config.Load(f.path, os.Environ())
+	settings, mistakes := config.Load(f.path, slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, configVariable+"=") // ours, and no setting of the file
+	}))
 	for _, m := range mistakes {
 		if _, err := fmt.Fprintln(out, m.String()); err != nil {
 			return nil, err
 		}
 	}
-	if len(mistakes) > 0 {
-		return nil, fmt.Errorf("%s: %d mistakes; nothing was started", f.path, len(mistakes))
+	switch len(mistakes) {
+	case 0:
+	case 1:
+		return nil, fmt.Errorf("%s has a mistake; nothing was done", f.path)
+	default:
+		return nil, fmt.Errorf("%s has %d mistakes; nothing was done", f.path, len(mistakes))
 	}
 	for _, w := range settings.Warnings {
 		if _, err := fmt.Fprintln(out, "warning:", w.String()); err != nil {
@@ -62,8 +72,8 @@ func (f *configFile) load(out io.Writer) (*config.Config, error) {
 }
 
 // openBase opens the database and the sealing key alone.
-func (f *configFile) openBase(ctx context.Context) (*instance.Base, func(), error) {
-	settings, err := f.load(os.Stderr)
+func (f *configFile) openBase(ctx context.Context, warnings io.Writer) (*instance.Base, func(), error) {
+	settings, err := f.load(warnings)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -74,7 +84,7 @@ func (f *configFile) openBase(ctx context.Context) (*instance.Base, func(), erro
 	store := &keyStore{allowSoftware: settings.AllowSoftwareKeys}
 	sealer, err := store.sealer(ctx, settings.Keys.Sealing)
 	if err != nil {
-		return nil, nil, errors.Join(err, store.Close())
+		return nil, nil, errors.Join(fmt.Errorf("keys.sealing: %w", err), store.Close())
 	}
 	base, err := instance.OpenBase(ctx, database, sealer, time.Now)
 	if err != nil {
@@ -109,6 +119,18 @@ func databaseConfig(settings *config.Config) (*pgxpool.Config, error) {
 	}
 	parsed.ConnConfig.ConnectTimeout = 5 * time.Second
 	installation.Guard(parsed)
+	guard := parsed.AfterConnect
+	parsed.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		err := guard(ctx, conn)
+		if err == nil {
+			return nil
+		}
+		// A database that was never migrated has no installation to read: say that instead.
+		if old := migrations.Check(ctx, conn); errors.Is(old, migrations.ErrTooOld) {
+			return old
+		}
+		return err
+	}
 	return parsed, nil
 }
 
@@ -203,17 +225,24 @@ func readSecretFile(path string) (issuers.Secret, error) {
 		return issuers.Secret{}, fmt.Errorf("reading a secret of the configuration: %w", err)
 	}
 	defer f.Close() //nolint:errcheck // opened for reading
-	data, err := io.ReadAll(io.LimitReader(f, maxSecretFile))
+	data, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
 	if err != nil {
 		return issuers.Secret{}, fmt.Errorf("reading %s: %w", path, err)
 	}
-	return issuers.NewSecret(strings.TrimRight(string(data), "\r\n")), nil
+	text := strings.TrimRight(string(data), "\r\n")
+	switch {
+	case text == "":
+		return issuers.Secret{}, fmt.Errorf("%s is empty: a secret is expected in it", path)
+	case len(data) > maxSecretFile:
+		return issuers.Secret{}, fmt.Errorf("%s is larger than %d bytes: a secret alone is expected in it", path, maxSecretFile)
+	}
+	return issuers.NewSecret(text), nil
 }
 
 // assemble turns a configuration into the parts of a broker.
-func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger) (_ *instance.Config, closeParts func(), err error) {
+func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger) (_ *instance.Config, _ func(), err error) {
 	store := &keyStore{allowSoftware: settings.AllowSoftwareKeys}
-	closeParts = func() {
+	closeParts := func() {
 		if err := store.Close(); err != nil {
 			logger.Warn("closing the key store failed", "error", err)
 		}
@@ -294,7 +323,7 @@ func postgresConfig(c *config.Issuer, parts *instance.Config) *postgres.Config {
 			Host: c.Target.Host, Port: c.Target.Port, Database: c.Target.Database, Databases: c.Target.Databases, SSLMode: c.Target.SSLMode, CAFile: c.Target.CAFile,
 		},
 		PublicHost: c.Target.PublicHost, PublicPort: c.Target.PublicPort,
-		Admin: postgres.Admin{User: c.Admin.User, PasswordFile: c.Admin.PasswordFile, Password: c.Admin.Password},
+		Admin:  postgres.Admin{User: c.Admin.User, PasswordFile: c.Admin.PasswordFile, Password: c.Admin.Password},
 		Schema: c.Schema, Roles: postgresRoles(c), MaxConnections: c.MaxConnections, DefaultTTL: time.Duration(c.DefaultTTL),
 		Now: parts.Now, Logger: parts.Logger.With("issuer", c.Name), Checkpoint: parts.Checkpoint,
 	}

@@ -1,4 +1,4 @@
-//go:build !checkpoints
+//go:build !checkpoints || !linux
 
 package main
 

@@ -43,22 +43,20 @@ Data, keys, ports, policies and the generated configuration live in one folder a
   daypassd dev --dir ~/daypass`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if ephemeral {
+			if ephemeral && !cmd.Flags().Changed("dir") {
 				temporary, err := os.MkdirTemp("", "daypass-dev-")
 				if err != nil {
 					return err
 				}
 				defer os.RemoveAll(temporary) //nolint:errcheck // what is left is in the system's temporary folder
-				if !cmd.Flags().Changed("dir") {
-					dir = temporary
-				}
+				dir = temporary
 			}
 			d := &dev{dir: dir, ephemeral: ephemeral, out: cmd.OutOrStdout()}
 			return d.run(cmd.Context())
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", ".daypass", "where everything is kept")
-	cmd.Flags().BoolVar(&ephemeral, "ephemeral", false, "keep nothing: everything is thrown away at the end")
+	cmd.Flags().BoolVar(&ephemeral, "ephemeral", false, "keep nothing: everything is thrown away at the end (in a folder named with --dir: the databases alone)")
 	return cmd
 }
 
@@ -108,7 +106,9 @@ func (d *dev) run(ctx context.Context) (err error) {
 	defer logFile.Close() //nolint:errcheck // a log
 	logger := slog.New(slog.NewJSONHandler(logFile, nil))
 
-	if d.postgres, err = devkit.StartPostgres(ctx, devkit.PostgresConfig{Dir: d.path("postgres"), TCP: true, Ephemeral: d.ephemeral}); err != nil {
+	if d.postgres, err = devkit.StartPostgres(ctx, devkit.PostgresConfig{Dir: d.path("postgres"), TCP: true, Ephemeral: d.ephemeral}); errors.Is(err, devkit.ErrInUse) {
+		return fmt.Errorf("another `daypassd dev` runs in %s (hint: stop it, or give this one a folder of its own with --dir)", d.dir)
+	} else if err != nil {
 		return err
 	}
 	defer func() {
@@ -116,6 +116,10 @@ func (d *dev) run(ctx context.Context) (err error) {
 		defer cancel()
 		err = errors.Join(err, d.postgres.Stop(stopping))
 	}()
+	// One that was killed has left its own: scripts wait for the file.
+	if err := os.Remove(d.path("dev.env")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	if d.provider, err = devkit.StartProvider(ctx, devkit.ProviderConfig{KeyDir: d.path("provider")}); err != nil {
 		return err
 	}
@@ -128,14 +132,15 @@ func (d *dev) run(ctx context.Context) (err error) {
 		return fmt.Errorf("the generated configuration has a mistake: %s", mistakes[0].String())
 	}
 	defer os.Remove(d.path("dev.env")) //nolint:errcheck // it says that a broker is running
-	ready := make(chan error, 1)
-	err = serve(ctx, settings, serving{Logger: logger, Ready: func(string) { ready <- d.announce() }})
-	select {
-	case announced := <-ready:
-		return errors.Join(err, announced)
-	default:
-		return err
-	}
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	var announced error
+	err = serve(running, settings, serving{Logger: logger, Ready: func(string) {
+		if announced = d.announce(); announced != nil {
+			stop() // nobody would find it
+		}
+	}})
+	return errors.Join(err, announced)
 }
 
 func (d *dev) path(name string) string { return filepath.Join(d.dir, name) }
@@ -293,7 +298,7 @@ func (d *dev) prepareTarget(ctx context.Context, brokerDatabase *pgx.ConnConfig,
 		return err
 	}
 	// The account's password, as SQL, goes to a server of our own whose log holds no statements.
-	account := fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", pgx.Identifier{issuer.Admin.User}.Sanitize(), password.Reveal())
+	account := fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", pgx.Identifier{issuer.Admin.User}.Sanitize(), strings.ReplaceAll(password.Reveal(), "'", "''"))
 	if err := d.runSQL(ctx, "payments", string(demo)); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
 	_ "time/tzdata" // policies name time zones, and a small image has none
 
@@ -27,19 +28,22 @@ const (
 // usageError is a mistake in the command line, not in what it asks for.
 type usageError struct{ error }
 
-func main() {
+func main() { os.Exit(run()) }
+
+func run() int {
+	hardenProcess()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	hardenProcess()
-	root := newRoot()
-	if err := root.ExecuteContext(ctx); err != nil {
+	context.AfterFunc(ctx, stop) // the first signal asks; the second one is the kernel's to answer, and ends us at once
+	if err := newRoot().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "daypassd:", err)
 		var usage usageError
 		if errors.As(err, &usage) {
-			os.Exit(exitUsage)
+			return exitUsage
 		}
-		os.Exit(exitFailed)
+		return exitFailed
 	}
+	return 0
 }
 
 func newRoot() *cobra.Command {
@@ -59,7 +63,41 @@ func newRoot() *cobra.Command {
 		return usageError{fmt.Errorf("%w (hint: add --help)", err)}
 	})
 	root.AddCommand(newServe(), newDev(), newMigrate(), newConfig(), newTarget(), newAdmin(), newVersion())
+	root.SetHelpCommand(newHelp())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			finishCompletion(cmd)
+		}
+	}
 	return root
+}
+
+// finishCompletion gives cobra's own commands what ours have: an example, and
+// an error of usage for arguments that they don't take.
+func finishCompletion(completion *cobra.Command) {
+	completion.Example = "  daypassd completion bash > /etc/bash_completion.d/daypassd"
+	completion.Args = noArguments
+	completion.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	for _, shell := range completion.Commands() {
+		shell.Example = "  daypassd completion " + shell.Name()
+		shell.Args = noArguments
+	}
+}
+
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND]", Short: "Help about any command", Example: "  daypassd help admin token create",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return usageError{fmt.Errorf("there is no command %q (hint: daypassd --help lists them)", strings.Join(args, " "))}
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
+	}
 }
 
 func newVersion() *cobra.Command {

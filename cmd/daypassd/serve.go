@@ -53,7 +53,7 @@ func newLogger(settings *config.Config) *slog.Logger {
 
 const (
 	drainTime    = 30 * time.Second // for requests that run when we are told to stop
-	headerLimit  = 64 << 10
+	headerLimit  = 64<<10 - 4<<10   // net/http lets 4 KiB more through
 	readTimeout  = 15 * time.Second
 	writeTimeout = 60 * time.Second
 	idleTimeout  = 2 * time.Minute
@@ -72,18 +72,21 @@ func serve(ctx context.Context, settings *config.Config, how serving) error {
 		return err
 	}
 	defer i.Close()
-	listener, err := listen(ctx, settings.Listen, settings)
+	listener, err := listen(ctx, settings.Listen, settings, how.Logger)
 	if err != nil {
 		return err
 	}
-	servers := []*http.Server{newServer(i.API(settings.AdminListen == ""), how.Logger)}
+	var exchanges underway
+	servers := []*http.Server{newServer(exchanges.count(i.API(settings.AdminListen == "")), how.Logger)}
 	listeners := []net.Listener{listener}
+	addresses := []any{"address", listener.Addr().String()}
 	if settings.AdminListen != "" {
-		operations, err := listen(ctx, settings.AdminListen, nil)
+		operations, err := listen(ctx, settings.AdminListen, settings, how.Logger)
 		if err != nil {
 			return errors.Join(err, listener.Close())
 		}
 		servers, listeners = append(servers, newServer(i.Operations(), how.Logger)), append(listeners, operations)
+		addresses = append(addresses, "admin_address", operations.Addr().String())
 	}
 
 	working, stopWorking := context.WithCancel(context.WithoutCancel(ctx))
@@ -98,8 +101,8 @@ func serve(ctx context.Context, settings *config.Config, how serving) error {
 			}
 		})
 	}
-	how.Logger.InfoContext(ctx, "serving", "address", listener.Addr().String(), "installation", i.Installation, "version", version,
-		"signing_key", parts.Signer.KeyID(), "external_url", settings.ExternalURL)
+	how.Logger.InfoContext(ctx, "serving", append(addresses, "installation", i.Installation, "version", version,
+		"signing_key", parts.Signer.KeyID(), "external_url", settings.ExternalURL)...)
 	if how.Ready != nil {
 		how.Ready(listener.Addr().String())
 	}
@@ -107,16 +110,68 @@ func serve(ctx context.Context, settings *config.Config, how serving) error {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
-	how.Logger.InfoContext(ctx, "stopping: running requests finish, new exchanges are answered with 503")
 	i.Drain()
-	stopping, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), drainTime, errors.New("requests took longer than the shutdown allows"))
+	how.Logger.InfoContext(ctx, "stopping: running requests finish, new exchanges are answered with 503")
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
+	exchanges.wait(stopping)
 	for _, s := range servers {
-		err = errors.Join(err, s.Shutdown(stopping))
+		if s.Shutdown(stopping) != nil {
+			err = errors.Join(err, fmt.Errorf("stopping: requests took longer than %s and were cut off", drainTime), s.Close())
+		}
 	}
 	stopWorking()
 	running.Wait()
 	return err
+}
+
+// underway counts requests, so that connections stay open while the last of
+// them finish: whoever asks for something new on one is then told so (503), where
+// a closed connection would leave them guessing.
+type underway struct {
+	mu       sync.Mutex
+	running  int
+	stopping bool
+	done     chan struct{} // made by wait
+}
+
+func (u *underway) count(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		u.mu.Lock()
+		late := u.stopping
+		if !late {
+			u.running++
+		}
+		u.mu.Unlock()
+		if !late {
+			defer u.finished()
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (u *underway) finished() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.running--
+	if u.stopping && u.running == 0 {
+		close(u.done)
+	}
+}
+
+// wait returns when the requests that run now have ended, or ctx has; later
+// ones don't count. It is called once.
+func (u *underway) wait(ctx context.Context) {
+	u.mu.Lock()
+	u.stopping, u.done = true, make(chan struct{})
+	if u.running == 0 {
+		close(u.done)
+	}
+	u.mu.Unlock()
+	select {
+	case <-u.done:
+	case <-ctx.Done():
+	}
 }
 
 func newServer(handler http.Handler, logger *slog.Logger) *http.Server {
@@ -127,15 +182,15 @@ func newServer(handler http.Handler, logger *slog.Logger) *http.Server {
 }
 
 // listen opens a port; with TLS where the configuration has it.
-func listen(ctx context.Context, address string, settings *config.Config) (net.Listener, error) {
+func listen(ctx context.Context, address string, settings *config.Config, logger *slog.Logger) (net.Listener, error) {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listening: %w", err)
 	}
-	if settings == nil || !settings.TLS.Enabled() {
+	if !settings.TLS.Enabled() {
 		return listener, nil
 	}
-	certificate := &reloadingCertificate{certFile: settings.TLS.CertFile, keyFile: settings.TLS.KeyFile}
+	certificate := &reloadingCertificate{certFile: settings.TLS.CertFile, keyFile: settings.TLS.KeyFile, logger: logger}
 	if _, err := certificate.get(nil); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
@@ -146,10 +201,12 @@ func listen(ctx context.Context, address string, settings *config.Config) (net.L
 // pair that doesn't fit together (half of a renewal) leaves the old one in use.
 type reloadingCertificate struct {
 	certFile, keyFile string
+	logger            *slog.Logger
 
-	mu       sync.Mutex
-	current  *tls.Certificate
-	modified [2]time.Time
+	mu        sync.Mutex
+	current   *tls.Certificate
+	modified  [2]time.Time
+	complaint string // the last that was logged, so that it isn't at every handshake
 }
 
 func (r *reloadingCertificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
@@ -159,10 +216,7 @@ func (r *reloadingCertificate) get(*tls.ClientHelloInfo) (*tls.Certificate, erro
 	for i, name := range []string{r.certFile, r.keyFile} {
 		info, err := os.Stat(name)
 		if err != nil {
-			if r.current != nil {
-				return r.current, nil
-			}
-			return nil, fmt.Errorf("reading TLS certificate: %w", err)
+			return r.keep(err)
 		}
 		modified[i] = info.ModTime()
 	}
@@ -171,11 +225,23 @@ func (r *reloadingCertificate) get(*tls.ClientHelloInfo) (*tls.Certificate, erro
 	}
 	pair, err := tls.LoadX509KeyPair(r.certFile, r.keyFile)
 	if err != nil {
-		if r.current != nil {
-			return r.current, nil
-		}
-		return nil, fmt.Errorf("reading TLS certificate: %w", err)
+		return r.keep(err)
 	}
-	r.current, r.modified = &pair, modified
+	if r.current != nil {
+		r.logger.Info("the TLS certificate was read again", "file", r.certFile, "until", pair.Leaf.NotAfter)
+	}
+	r.current, r.modified, r.complaint = &pair, modified, ""
+	return r.current, nil
+}
+
+// keep goes on with the certificate that there is.
+func (r *reloadingCertificate) keep(why error) (*tls.Certificate, error) {
+	if r.current == nil {
+		return nil, fmt.Errorf("reading TLS certificate: %w", why)
+	}
+	if text := why.Error(); text != r.complaint {
+		r.complaint = text
+		r.logger.Warn("the TLS certificate could not be read again; the former one stays in use", "error", why, "until", r.current.Leaf.NotAfter)
+	}
 	return r.current, nil
 }

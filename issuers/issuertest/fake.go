@@ -3,6 +3,7 @@ package issuertest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -89,7 +90,7 @@ func (f *Fake) CheckParameters(role string, parameters json.RawMessage) error {
 		return fmt.Errorf("there is no role %q", role)
 	}
 	if s := string(parameters); s != "" && s != "{}" && s != "null" {
-		return fmt.Errorf("a fake has no parameters")
+		return errors.New("a fake has no parameters")
 	}
 	return nil
 }
@@ -131,7 +132,7 @@ func (f *Fake) issue(ctx context.Context, req *issuers.IssueRequest) (*issuers.I
 }
 
 func (f *Fake) create(lease issuers.Lease) error {
-	now := time.Now
+	now := time.Now //nolint:forbidigo // the default of an argument
 	if f.Now != nil {
 		now = f.Now
 	}

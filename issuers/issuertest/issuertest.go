@@ -46,7 +46,7 @@ func Exercise(t *testing.T, open func(t *testing.T) issuers.Issuer, options Opti
 		options.Installation = "testtesttest"
 	}
 	if options.Now == nil {
-		options.Now = time.Now
+		options.Now = time.Now //nolint:forbidigo // the default of an argument
 	}
 	s := &suite{Options: options}
 	parts := []struct {
@@ -307,7 +307,7 @@ func (s *suite) cancelled(t *testing.T, issuer issuers.Issuer) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	lease := s.lease()
-	begin := time.Now()
+	begin := time.Now() //nolint:forbidigo // how long a call takes is the wall clock's to say
 	if _, err := issuer.Issue(ctx, &issuers.IssueRequest{Lease: lease, Parameters: s.Parameters}); !errors.Is(err, issuers.ErrUnavailable) {
 		t.Errorf("issuing with a cancelled context: %v, want ErrUnavailable", err)
 	}

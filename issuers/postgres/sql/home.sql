@@ -49,7 +49,7 @@ BEGIN
         RAISE EXCEPTION 'a deadline is at most a day away, and an end at most a year' USING ERRCODE = 'DP005';
     END IF;
     SELECT r.member_of, r.connection_limit INTO v_role FROM {{.S}}.roles r, {{.S}}.brokers b
-    WHERE r.account = session_user AND r.role = p_role AND r.member_of IS NOT NULL
+    WHERE r.account = session_user AND r.role = p_role AND r.in_use
       AND b.account = session_user AND b.installation = p_installation;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'role % is not set up for account % and installation %', p_role, session_user, p_installation
@@ -85,15 +85,19 @@ BEGIN
 END
 $daypass$;
 
--- live_user locks and returns the row of a lease; all NULL when nothing is left to take back.
-CREATE OR REPLACE FUNCTION {{.S}}.live_user(p_lease text, p_installation text) RETURNS {{.S}}.users
+-- live_user returns the row of a lease, locked where asked; all NULL when nothing is left to take back.
+CREATE OR REPLACE FUNCTION {{.S}}.live_user(p_lease text, p_installation text, p_lock boolean) RETURNS {{.S}}.users
 LANGUAGE plpgsql AS $daypass$
 DECLARE
     u {{.S}}.users;
     v_name name;
 BEGIN
     PERFORM {{.S}}.check_broker(p_installation);
-    SELECT * INTO u FROM {{.S}}.users WHERE installation = p_installation AND lease_id = p_lease AND ended_at IS NULL FOR UPDATE;
+    IF p_lock THEN
+        SELECT * INTO u FROM {{.S}}.users WHERE installation = p_installation AND lease_id = p_lease AND ended_at IS NULL FOR UPDATE;
+    ELSE
+        SELECT * INTO u FROM {{.S}}.users WHERE installation = p_installation AND lease_id = p_lease AND ended_at IS NULL;
+    END IF;
     IF FOUND THEN
         SELECT rolname INTO v_name FROM pg_roles WHERE oid = u.role_oid;
         IF v_name <> u.user_name THEN
@@ -114,13 +118,13 @@ DECLARE
     u {{.S}}.users;
     v_login boolean;
 BEGIN
-    PERFORM {{.S}}.check_broker(p_installation);
     INSERT INTO {{.S}}.users (installation, lease_id, ended_at) VALUES (p_installation, p_lease, clock_timestamp()) ON CONFLICT DO NOTHING;
     IF FOUND THEN
+        PERFORM {{.S}}.check_broker(p_installation);
         existed := false;
         RETURN;
     END IF;
-    u := {{.S}}.live_user(p_lease, p_installation);
+    u := {{.S}}.live_user(p_lease, p_installation, true);
     IF u.role_oid IS NULL THEN
         existed := (SELECT role_oid IS NOT NULL FROM {{.S}}.users WHERE installation = p_installation AND lease_id = p_lease);
         RETURN;
@@ -148,7 +152,7 @@ SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_sort =
 DECLARE
     u {{.S}}.users;
 BEGIN
-    u := {{.S}}.live_user(p_lease, p_installation);
+    u := {{.S}}.live_user(p_lease, p_installation, false);
     SELECT count(pg_terminate_backend(pid)) INTO sessions FROM pg_stat_get_activity(NULL) WHERE usesysid = u.role_oid;
     IF sessions > 0 THEN
         RETURN;
@@ -171,7 +175,7 @@ DECLARE
     u {{.S}}.users;
     v_login boolean;
 BEGIN
-    u := {{.S}}.live_user(p_lease, p_installation);
+    u := {{.S}}.live_user(p_lease, p_installation, true);
     IF u.role_oid IS NULL THEN
         RETURN;
     END IF;
@@ -183,9 +187,11 @@ BEGIN
         EXECUTE format('DROP ROLE %I', u.user_name);
     END IF;
     UPDATE {{.S}}.users SET ended_at = clock_timestamp() WHERE installation = p_installation AND lease_id = p_lease;
-    -- Tombstones are needed until no create can be on its way any more; a few old ones go with each new one.
-    DELETE FROM {{.S}}.users WHERE ctid IN (
-        SELECT ctid FROM {{.S}}.users WHERE ended_at < clock_timestamp() - interval '7 days' LIMIT 4 FOR UPDATE SKIP LOCKED);
+    -- Tombstones are needed until no create can be on its way any more; now and then some old ones go.
+    IF random() < 0.1 THEN
+        DELETE FROM {{.S}}.users WHERE ctid IN (
+            SELECT ctid FROM {{.S}}.users WHERE ended_at < now() - interval '7 days' LIMIT 40 FOR UPDATE SKIP LOCKED);
+    END IF;
 END
 $daypass$;
 
@@ -199,7 +205,7 @@ BEGIN
     IF NOT isfinite(p_valid_until) OR p_valid_until > clock_timestamp() + interval '366 days' THEN
         RAISE EXCEPTION 'an end is at most a year away' USING ERRCODE = 'DP005';
     END IF;
-    u := {{.S}}.live_user(p_lease, p_installation);
+    u := {{.S}}.live_user(p_lease, p_installation, true);
     IF NOT EXISTS (SELECT FROM pg_roles WHERE oid = u.role_oid AND rolcanlogin) THEN
         RAISE EXCEPTION 'lease % was revoked before, or never made', p_lease USING ERRCODE = 'DP002';
     END IF;

@@ -23,11 +23,13 @@ CREATE TABLE IF NOT EXISTS {{.S}}.brokers (
     PRIMARY KEY (account, installation)
 );
 
--- What users of a role are. The broker can't write it; member_of is NULL for a role that is no longer configured.
+-- What users of a role are. The broker can't write it. A role that is no longer configured stays, not in use: its users have to
+-- be taken away all the same.
 CREATE TABLE IF NOT EXISTS {{.S}}.roles (
     account          name NOT NULL,
     role             text NOT NULL CHECK (role ~ '^[A-Za-z_][A-Za-z0-9_.-]{0,62}$'),
-    member_of        name[] CHECK (cardinality(member_of) > 0 AND strpos(array_to_string(member_of, ''), '"') = 0),
+    in_use           boolean NOT NULL,
+    member_of        name[] NOT NULL CHECK (cardinality(member_of) > 0 AND strpos(array_to_string(member_of, ''), '"') = 0),
     owner            name,
     allow            text[] NOT NULL,
     connection_limit integer NOT NULL CHECK (connection_limit > 0),
@@ -52,29 +54,35 @@ CREATE OR REPLACE FUNCTION {{.S}}.group_problem(p_groups name[]) RETURNS text
 LANGUAGE plpgsql STABLE AS $daypass$
 DECLARE
     v_all oid[] := '{}';
+    v_up  oid[];
+    v_oid oid;
     v_bad text;
     g     name;
     i     int := 0;
 BEGIN
     FOREACH g IN ARRAY p_groups LOOP
-        IF to_regrole(quote_ident(g)) IS NULL THEN
+        v_oid := to_regrole(quote_ident(g));
+        IF v_oid IS NULL THEN
             RETURN format('group %s does not exist', quote_ident(g));
         END IF;
-        v_all := v_all || to_regrole(quote_ident(g))::oid;
+        v_all := v_all || v_oid;
     END LOOP;
     WHILE i < cardinality(v_all) LOOP
         i := i + 1;
-        SELECT rolname INTO v_bad FROM pg_roles
-        WHERE oid = v_all[i]
-          AND (rolsuper OR rolcreaterole OR rolreplication OR rolbypassrls OR rolname = session_user OR rolname = {{lit .OwnerRole}}
-               OR rolname IN ('pg_execute_server_program', 'pg_write_server_files', 'pg_read_server_files'));
+        -- A range with an order, not "=": the one index that fits is then taken, however small the catalog was when the plan
+        -- was made. The other one is as cheap while few users are alive, and read whole when there are thousands.
+        SELECT CASE WHEN rolsuper OR rolcreaterole OR rolreplication OR rolbypassrls OR rolname = session_user OR rolname = {{lit .OwnerRole}}
+                      OR rolname IN ('pg_execute_server_program', 'pg_write_server_files', 'pg_read_server_files') THEN rolname END,
+               ARRAY(SELECT m.roleid FROM pg_auth_members m WHERE m.member >= v_all[i] AND m.member <= v_all[i] ORDER BY m.member, m.roleid)
+        INTO v_bad, v_up FROM pg_roles WHERE oid = v_all[i];
         IF v_bad IS NOT NULL THEN
             RETURN format('the groups %s lead to role %s, which is more than a job may be', array_to_string(p_groups, ', '), quote_ident(v_bad));
         END IF;
-        -- A range with an order, not "=": the one index that fits is then taken, however small the catalog was when the plan
-        -- was made. The other one is as cheap while few users are alive, and read whole when there are thousands.
-        v_all := v_all || ARRAY(SELECT m.roleid FROM pg_auth_members m WHERE m.member >= v_all[i] AND m.member <= v_all[i]
-                                AND m.roleid <> ALL (v_all) ORDER BY m.member, m.roleid);
+        FOREACH v_oid IN ARRAY v_up LOOP
+            IF v_oid <> ALL (v_all) THEN
+                v_all := v_all || v_oid;
+            END IF;
+        END LOOP;
     END LOOP;
     RETURN NULL;
 END
@@ -192,18 +200,18 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {{.S}} FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION {{.S}}.hand_over_user(text, text, name) TO {{ident .BrokerUser}};
 
 INSERT INTO {{.S}}.brokers (account, installation) VALUES ({{lit .BrokerUser}}, {{lit .Installation}}) ON CONFLICT DO NOTHING;
-UPDATE {{.S}}.roles SET member_of = NULL WHERE account = {{lit .BrokerUser}} AND role <> ALL ({{texts .RoleNames}});
+UPDATE {{.S}}.roles SET in_use = false WHERE account = {{lit .BrokerUser}} AND role <> ALL ({{texts .RoleNames}});
 {{- range .Rows}}
-INSERT INTO {{$.S}}.roles (account, role, member_of, owner, allow, connection_limit)
-VALUES ({{lit $.BrokerUser}}, {{lit .Name}}, {{names .MemberOf}}, {{if .Owner}}{{lit .Owner}}{{else}}NULL{{end}}, {{texts .Allow}}, {{.ConnectionLimit}})
-ON CONFLICT (account, role) DO UPDATE SET member_of = EXCLUDED.member_of, owner = EXCLUDED.owner, allow = EXCLUDED.allow, connection_limit = EXCLUDED.connection_limit;
+INSERT INTO {{$.S}}.roles (account, role, in_use, member_of, owner, allow, connection_limit)
+VALUES ({{lit $.BrokerUser}}, {{lit .Name}}, true, {{names .MemberOf}}, {{if .Owner}}{{lit .Owner}}{{else}}NULL{{end}}, {{texts .Allow}}, {{.ConnectionLimit}})
+ON CONFLICT (account, role) DO UPDATE SET in_use = true, member_of = EXCLUDED.member_of, owner = EXCLUDED.owner, allow = EXCLUDED.allow, connection_limit = EXCLUDED.connection_limit;
 {{- end}}
 DO $daypass$
 DECLARE
     r record;
     v_problem text;
 BEGIN
-    FOR r IN SELECT role, member_of, owner FROM {{.S}}.roles WHERE account = {{lit .BrokerUser}} AND member_of IS NOT NULL LOOP
+    FOR r IN SELECT role, member_of, owner FROM {{.S}}.roles WHERE account = {{lit .BrokerUser}} AND in_use LOOP
         IF {{lit .BrokerUser}} = ANY (r.member_of) THEN
             RAISE EXCEPTION 'role %: the broker''s own account is no group', r.role;
         END IF;

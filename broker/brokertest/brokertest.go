@@ -1,0 +1,317 @@
+// Package brokertest starts whole brokers for tests: a database of their own in
+// a real PostgreSQL, a real OIDC provider on loopback, software keys, the API
+// over HTTP with the limits of the real server. Only the targets are made up
+// ([Target]), so that they can be slow, dead, or lose an answer when a test says
+// so; the jwt issuer is the real one.
+//
+// Every broker is examined when its test ends, whatever the test was about: no
+// secret that went through it may stand in its log, in an error that it answered
+// or in its database; every event must verify; each ended lease has exactly one
+// event that ended it; and nothing may live on a target that the database
+// doesn't know to be alive.
+package brokertest
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/labstack/echo/v4"
+
+	"github.com/daypass/daypass/broker"
+	"github.com/daypass/daypass/broker/devkit"
+	"github.com/daypass/daypass/broker/devkit/devtest"
+	"github.com/daypass/daypass/broker/installation"
+	"github.com/daypass/daypass/broker/instance"
+	"github.com/daypass/daypass/broker/keys"
+	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/issuers"
+	"github.com/daypass/daypass/issuers/jwt"
+	"github.com/daypass/daypass/migrations"
+	"github.com/daypass/daypass/policies"
+)
+
+// Names that every broker here is configured with.
+const (
+	// Audience is what job tokens are for.
+	Audience = "https://ci.daypass.example"
+	// IssuerDB and IssuerOther are the issuers on the two targets, IssuerJWT the
+	// one that signs.
+	IssuerDB    = "db"
+	IssuerOther = "other"
+	IssuerJWT   = "release-jwt"
+)
+
+// Policies are in force unless a test brings its own: those of the repository
+// of the demo provider's sample claims.
+const Policies = `
+policy: payments
+owner: payments@example.com
+environment: production
+jobs:
+  - name: release
+    provider: github
+    claims: {repository_id: "74", repository_owner_id: "65", ref: refs/heads/main}
+  - name: nightly
+    provider: github
+    claims: {repository_id: "74", repository_owner_id: "65", ref: refs/heads/main, environment: nightly}
+grants:
+  - {name: deploy-db, jobs: [release], issuer: db, role: deployer, ttl: 10m, max_ttl: 1h, redact: [{pattern: 'pay_live_[0-9a-z]{24}'}]}
+  - {name: read-db, jobs: [release], issuer: db, role: reader, ttl: 5m, env: {username: READ_USER, password: READ_PASSWORD, url: READ_URL}}
+  - {name: clash, jobs: [release], issuer: other, role: deployer, ttl: 5m}
+  - {name: other-db, jobs: [release], issuer: other, role: deployer, ttl: 5m, env: {username: OTHER_USER, password: OTHER_PASSWORD}}
+  - {name: limited, jobs: [release], issuer: db, role: deployer, ttl: 5m, max_active: 1}
+  - {name: sign, jobs: [release], issuer: release-jwt, ttl: 5m, with: {audience: "https://sts.example.com"}}
+  - {name: night, jobs: [nightly], issuer: db, role: deployer, ttl: 5m}
+`
+
+// Options of a broker. The zero value is what most tests want.
+type Options struct {
+	// Policies are files by name; nil: one with [Policies].
+	Policies map[string]string
+	// IssueTime is how long an issuer may take; zero: 5 s.
+	IssueTime time.Duration
+	// SessionTTL of both providers; zero: 1 hour.
+	SessionTTL time.Duration
+	// Clock is what the broker believes the time to be; nil: the system's. The
+	// database keeps its own.
+	Clock func() time.Time
+	// TrustedProxies are those whose X-Forwarded-For is believed.
+	TrustedProxies []echo.TrustOption
+	// Idle leaves the revoker and whatever else runs beside the requests for
+	// [Broker.Start].
+	Idle bool
+	// Probe lets the broker try its targets when it starts. Otherwise it finds on
+	// record that somebody just did, so that a target sees the leases of tests alone.
+	Probe bool
+	// Checkpoint is called between the steps of an exchange.
+	Checkpoint func(step string)
+	// Join makes this broker one more of another's fleet: the same database,
+	// keys, provider and targets.
+	Join *Broker
+}
+
+// Broker is a running broker and everything around it.
+type Broker struct {
+	*instance.Instance
+	URL      string // of the API, health and metrics included
+	Provider *devkit.Provider
+	DB       *Target // behind IssuerDB
+	Other    *Target // behind IssuerOther
+	// Base is a second door to the database, for looking: its pool is not the broker's.
+	Base *instance.Base
+	Log  *Log
+
+	t        testing.TB
+	options  Options
+	dsn      string
+	sealer   keys.Sealer
+	signer   keys.Signer
+	server   *httptest.Server
+	secrets  *secrets
+	stopWork func()
+	answers  *answers
+}
+
+// New starts a broker that lasts as long as the test.
+func New(t testing.TB, options Options) *Broker {
+	t.Helper()
+	if options.IssueTime == 0 {
+		options.IssueTime = 5 * time.Second
+	}
+	if options.Clock == nil {
+		options.Clock = time.Now
+	}
+	if options.Policies == nil {
+		options.Policies = map[string]string{"payments.yaml": Policies}
+	}
+	b := &Broker{t: t, options: options, Log: &Log{}, answers: &answers{}}
+	if options.Join == nil {
+		b.found()
+	} else {
+		o := options.Join
+		b.dsn, b.sealer, b.signer, b.Provider, b.DB, b.Other, b.secrets = o.dsn, o.sealer, o.signer, o.Provider, o.DB, o.Other, o.secrets
+	}
+	b.open()
+	return b
+}
+
+// found makes what a fleet shares.
+func (b *Broker) found() {
+	t := b.t
+	t.Helper()
+	b.dsn, b.secrets = devtest.Database(t), &secrets{}
+	b.DB, b.Other = newTarget(b.secrets), newTarget(b.secrets)
+	config := b.database()
+	if _, err := migrations.Up(t.Context(), config.ConnConfig.Copy()); err != nil {
+		t.Fatal(err)
+	}
+	b.sealer, b.signer = Keys(t)
+	provider, err := devkit.StartProvider(t.Context(), devkit.ProviderConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Provider = provider
+	t.Cleanup(func() {
+		if err := provider.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Keys makes a sealer and a signer up.
+func Keys(t testing.TB) (keys.Sealer, keys.Signer) {
+	t.Helper()
+	software, err := keys.OpenSoftware(keys.SoftwareConfig{Dir: t.TempDir(), PIN: issuers.NewSecret(rand.Text()), Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealer, err := software.Sealer("sealing")
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := keys.NewSigner(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sealer, signer
+}
+
+// database is how the real server opens it.
+func (b *Broker) database() *pgxpool.Config {
+	b.t.Helper()
+	config, err := pgxpool.ParseConfig(b.dsn)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	config.MaxConns = 12
+	for name, value := range map[string]string{"statement_timeout": "5000", "lock_timeout": "3000", "idle_in_transaction_session_timeout": "10000"} {
+		config.ConnConfig.RuntimeParams[name] = value
+	}
+	installation.Guard(config)
+	return config
+}
+
+func (b *Broker) open() {
+	t := b.t
+	t.Helper()
+	b.server = httptest.NewUnstartedServer(nil)
+	b.URL = "http://" + b.server.Listener.Addr().String()
+	logger := slog.New(slog.NewJSONHandler(b.Log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	var err error
+	if b.Base, err = instance.OpenBase(t.Context(), b.database(), b.sealer, time.Now); err != nil {
+		t.Fatal(err)
+	}
+	if !b.options.Probe {
+		for _, name := range []string{IssuerDB, IssuerOther} {
+			b.Exec(`INSERT INTO probes (tenant, issuer, started_at, ended_at) VALUES ('main', $1, now(), now()) ON CONFLICT DO NOTHING`, name)
+		}
+	}
+	b.Instance, err = instance.Open(t.Context(), instance.Config{
+		Database: b.database(), Sealer: b.sealer, Signer: b.signer, ExternalURL: b.URL, Logger: logger, Now: b.options.Clock,
+		Providers: []oidc.Provider{
+			{Name: "github", Type: "github", Issuer: b.Provider.IssuerURL(devkit.ProfileGitHub), Audience: Audience, SessionTTL: b.options.SessionTTL},
+			{Name: "gitlab", Type: "gitlab", Issuer: b.Provider.IssuerURL(devkit.ProfileGitLab), Audience: Audience, SessionTTL: b.options.SessionTTL},
+		},
+		OpenIssuers: b.openIssuers, LoadPolicies: b.loadPolicies, TrustedProxies: b.options.TrustedProxies,
+		Checkpoint: b.options.Checkpoint, IssueTime: b.options.IssueTime,
+	})
+	if err != nil {
+		b.Base.Pool.Close()
+		b.server.Listener.Close() //nolint:errcheck // the test has failed already
+		t.Fatal(err)
+	}
+	b.server.Config = &http.Server{
+		Handler: b.API(true), MaxHeaderBytes: 64 << 10, ReadHeaderTimeout: 15 * time.Second, ReadTimeout: 15 * time.Second, WriteTimeout: time.Minute,
+		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+	b.server.Start()
+	if !b.options.Idle {
+		b.Start()
+	}
+	t.Cleanup(b.close)
+}
+
+func (b *Broker) openIssuers(ctx context.Context, _ string) (map[string]broker.Issuer, error) {
+	signing, err := jwt.New(ctx, jwt.Config{Issuer: b.URL, Signer: func() jwt.Signer { return b.signer }})
+	if err != nil {
+		return nil, err
+	}
+	return map[string]broker.Issuer{
+		IssuerDB:    {Issuer: b.DB, Target: "db.example:5432/payments", Roles: []string{"deployer", "reader"}},
+		IssuerOther: {Issuer: b.Other, Target: "other.example:5432/other", Roles: []string{"deployer"}},
+		IssuerJWT:   {Issuer: signing, Target: b.URL, Roles: []string{""}},
+	}, nil
+}
+
+func (b *Broker) loadPolicies(ctx context.Context, open map[string]broker.Issuer) (*policies.Set, error) {
+	files := fstest.MapFS{}
+	for name, text := range b.options.Policies {
+		files[name] = &fstest.MapFile{Data: []byte(text)}
+	}
+	return policies.Load(ctx, policies.Source{FS: files}, policies.Config{
+		Providers: map[string]string{"github": "github", "gitlab": "gitlab"}, Issuers: checker(open),
+	})
+}
+
+// checker lets every policy use every issuer, if its parameters are right.
+type checker map[string]broker.Issuer
+
+// CheckGrant implements policies.IssuerChecker.
+func (c checker) CheckGrant(use policies.GrantUse) error {
+	issuer, known := c[use.Issuer]
+	if !known {
+		return fmt.Errorf("there is no issuer %q", use.Issuer)
+	}
+	if checker, can := issuer.Issuer.(interface {
+		CheckParameters(role string, parameters json.RawMessage) error
+	}); can {
+		return checker.CheckParameters(use.Role, use.With)
+	}
+	return nil
+}
+
+// Start runs what works beside the requests. It is called once; New does unless
+// Options.Idle says no.
+func (b *Broker) Start() {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(b.t.Context()))
+	var running sync.WaitGroup
+	running.Go(func() { b.Run(ctx) })
+	b.stopWork = sync.OnceFunc(func() {
+		cancel()
+		running.Wait()
+	})
+}
+
+// StopWork ends what Start began, as far as it can before the test ends.
+func (b *Broker) StopWork() {
+	if b.stopWork != nil {
+		b.stopWork()
+	}
+}
+
+func (b *Broker) close() {
+	b.server.Close()
+	b.StopWork()
+	b.examine()
+	b.Close()
+	b.Base.Pool.Close()
+	if b.t.Failed() {
+		b.t.Logf("the broker's log:\n%s", b.Log.tail())
+	}
+}

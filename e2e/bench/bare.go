@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/pbkdf2"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	// barePrefix begins the names of users that the limit makes.
+	barePrefix = "bare_"
+	// readyVerifiers are made before a measurement and used in turn: what the
+	// server does with one is the same for all.
+	readyVerifiers = 16
+	userLife       = time.Hour
+)
+
+// bare makes clients that create users by the statement alone, each over a
+// connection of a superuser: what nothing that makes users can outrun. It goes
+// over TCP, as the broker does.
+func (s *stage) bare(iterations int) func(context.Context, int) ([]worker, func(), error) {
+	return func(ctx context.Context, clients int) ([]worker, func(), error) {
+		verifiers := make([]string, readyVerifiers)
+		for i := range verifiers {
+			var err error
+			if verifiers[i], err = verifier(iterations); err != nil {
+				return nil, nil, err
+			}
+		}
+		var open []*pgx.Conn
+		closeAll := func() {
+			for _, conn := range open {
+				_ = conn.Close(ctx) // what was written is committed
+			}
+		}
+		until := time.Now().Add(userLife).UTC().Format(time.RFC3339)
+		unique := rand.Text()[:8]
+		var workers []worker
+		var made atomic.Int64
+		for range clients {
+			conn, err := pgx.Connect(ctx, s.postgres.TCPDSN(targetDatabase))
+			if err != nil {
+				closeAll()
+				return nil, nil, err
+			}
+			open = append(open, conn)
+			workers = append(workers, func(ctx context.Context, n int) error {
+				statement := fmt.Sprintf("CREATE ROLE \"%s%s_%d\" LOGIN PASSWORD '%s' VALID UNTIL '%s' IN ROLE %s",
+					barePrefix, unique, made.Add(1), verifiers[n%readyVerifiers], until, targetGroup)
+				_, err := conn.PgConn().Exec(ctx, statement).ReadAll()
+				return err
+			})
+		}
+		return workers, closeAll, nil
+	}
+}
+
+// verifier is what a server keeps of a random password (RFC 5803).
+func verifier(iterations int) (string, error) {
+	salt := make([]byte, 16)
+	if _, err := rand.Read(salt); err != nil {
+		return "", err
+	}
+	salted, err := pbkdf2.Key(sha256.New, rand.Text(), salt, iterations, sha256.Size)
+	if err != nil {
+		return "", err
+	}
+	sum := func(text string) []byte {
+		mac := hmac.New(sha256.New, salted)
+		mac.Write([]byte(text))
+		return mac.Sum(nil)
+	}
+	stored := sha256.Sum256(sum("Client Key"))
+	encode := base64.StdEncoding.EncodeToString
+	return fmt.Sprintf("SCRAM-SHA-256$%d:%s$%s:%s", iterations, encode(salt), encode(stored[:]), encode(sum("Server Key"))), nil
+}
+
+// dropBatch keeps the locks of one transaction within max_locks_per_transaction.
+const dropBatch = 500
+
+// dropBare removes the users of the limit, so that the next measurement finds
+// the target as this one did. Those that the broker made stay until the server
+// goes: taking them away is its own work, and isn't measured here.
+func (s *stage) dropBare(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, s.postgres.DSN(targetDatabase))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // what was written is committed
+	for {
+		rows, err := conn.Query(ctx, `SELECT rolname FROM pg_roles WHERE starts_with(rolname, $1) LIMIT $2`, barePrefix, dropBatch)
+		if err != nil {
+			return fmt.Errorf("listing the limit's users: %w", err)
+		}
+		names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return fmt.Errorf("listing the limit's users: %w", err)
+		}
+		if len(names) == 0 {
+			break
+		}
+		list := ""
+		for i, name := range names {
+			if i > 0 {
+				list += ", "
+			}
+			list += pgx.Identifier{name}.Sanitize()
+		}
+		if _, err := conn.Exec(ctx, "DROP ROLE "+list); err != nil {
+			return fmt.Errorf("dropping the limit's users: %w", err)
+		}
+	}
+	_, err = conn.Exec(ctx, "VACUUM pg_authid, pg_auth_members, pg_shdepend")
+	return errors.Join(err, ctx.Err())
+}

@@ -1,0 +1,477 @@
+// Package e2e drives the built programs against real servers: what a crash, a
+// stop, an outage or a second broker leaves behind, seen from outside.
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/daypass/daypass/broker/api"
+	"github.com/daypass/daypass/broker/devkit"
+	"github.com/daypass/daypass/broker/devkit/devtest"
+)
+
+// programs are the binaries under test. daypassd has the checkpoints at which it
+// can be stopped compiled in; released ones have not.
+var programs string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "daypass-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	programs = dir
+	for _, build := range [][]string{
+		{"build", "-race", "-tags", "checkpoints", "-o", dir + "/daypassd", "../cmd/daypassd"},
+		{"build", "-o", dir + "/daypass", "../cmd/daypass"},
+	} {
+		if out, err := exec.Command("go", build...).CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "building: %v\n%s", err, out)
+			return 1
+		}
+	}
+	// The tests wait for deadlines more than they work.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	code := devtest.Main(m)
+	if found := leaks.search(); len(found) > 0 {
+		fmt.Fprintf(os.Stderr, "FAIL: secrets that were issued in this run stand in its logs:\n%s\n", strings.Join(found, "\n"))
+		return 1
+	}
+	return code
+}
+
+// leaks remembers every secret that was issued and every line that was logged.
+var leaks leakSearch
+
+type leakSearch struct {
+	mu      sync.Mutex
+	secrets map[string]string // value → what it was
+	logs    bytes.Buffer
+}
+
+func (l *leakSearch) secret(what, value string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.secrets == nil {
+		l.secrets = map[string]string{}
+	}
+	if len(value) >= 8 {
+		l.secrets[value] = what
+	}
+}
+
+func (l *leakSearch) line(line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.logs.WriteString(line + "\n")
+}
+
+func (l *leakSearch) search() (found []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	logs := l.logs.String()
+	for value, what := range l.secrets {
+		if at := strings.Index(logs, value); at >= 0 {
+			line := logs[strings.LastIndexByte(logs[:at], '\n')+1:]
+			found = append(found, what+": "+strings.ReplaceAll(line[:strings.IndexByte(line, '\n')], value, "…THE SECRET…"))
+		}
+	}
+	if len(l.secrets) == 0 {
+		found = append(found, "no secret was issued: the search proves nothing")
+	}
+	return found
+}
+
+var fleets atomic.Int32
+
+// fleet is one installation: a database, a target, a provider, and any number
+// of brokers.
+type fleet struct {
+	t        *testing.T
+	server   *devkit.Postgres
+	provider *devkit.Provider
+	dir      string
+	name     string // of its databases and, with a suffix, of its roles on the target
+	config   string
+	admin    string // an operator's token
+}
+
+func newFleet(t *testing.T) *fleet {
+	t.Helper()
+	f := &fleet{t: t, server: devtest.Postgres(t), dir: t.TempDir(), name: fmt.Sprintf("e2e_%d_%d", os.Getpid(), fleets.Add(1))}
+	var err error
+	if f.provider, err = devkit.StartProvider(t.Context(), devkit.ProviderConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.provider.Close() })
+	for _, database := range []string{f.name, f.target()} {
+		if err := f.server.CreateDatabase(t.Context(), database); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.sql(f.target(), fmt.Sprintf(`
+CREATE ROLE %[1]s_owner NOLOGIN; CREATE ROLE %[1]s_deploy NOLOGIN; GRANT %[1]s_owner TO %[1]s_deploy;
+CREATE SCHEMA app AUTHORIZATION %[1]s_owner; GRANT USAGE, CREATE ON SCHEMA app TO %[1]s_deploy;`, f.name))
+	f.writeConfig("daypass.yaml", f.name)
+	f.must("daypassd", "migrate", "--config", f.config)
+	setup := f.must("daypassd", "target", "setup", "postgres", "--keep-connect", "--config", f.config)
+	psql := exec.CommandContext(t.Context(), f.server.Bin("psql"), "-XAtq", f.server.DSN(f.target()))
+	psql.Stdin = strings.NewReader(setup)
+	if out, err := psql.CombinedOutput(); err != nil {
+		t.Fatalf("setting the target up: %v\n%s", err, out)
+	}
+	f.setTargetPassword("first-password-of-the-account")
+	f.admin = strings.TrimSpace(f.must("daypassd", "admin", "token", "create", "--config", f.config, "--role", "operator", "--owner", "e2e", "--ttl", "1h"))
+	leaks.secret("admin token", f.admin)
+	return f
+}
+
+func (f *fleet) target() string  { return f.name + "_target" }
+func (f *fleet) account() string { return f.name + "_broker" }
+
+func (f *fleet) setTargetPassword(password string) {
+	f.t.Helper()
+	leaks.secret("target password", password)
+	f.sql(f.target(), fmt.Sprintf(`ALTER ROLE %s PASSWORD '%s'`, f.account(), password))
+	f.write("target.password", password)
+}
+
+func (f *fleet) write(name, content string) string {
+	f.t.Helper()
+	path := filepath.Join(f.dir, name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		f.t.Fatal(err)
+	}
+	return path
+}
+
+func (f *fleet) writeConfig(name, database string) string {
+	f.t.Helper()
+	if err := os.MkdirAll(filepath.Join(f.dir, "policies"), 0o700); err != nil {
+		f.t.Fatal(err)
+	}
+	f.write("pin", "a-pin-for-tests")
+	f.write("target.password", "not yet")
+	url := f.write(name+".url", f.server.DSN(database))
+	f.write("policies/app.yaml", `
+policy: app
+owner: team@example.com
+environment: production
+jobs:
+  - name: main
+    provider: github
+    claims: {repository_id: "74", repository_owner_id: "65", ref: refs/heads/main}
+    condition: int(claims.run_attempt) <= 3
+grants:
+  - {name: db, jobs: [main], issuer: app-db, role: deployer, ttl: 10m, max_ttl: 30m}
+  - {name: jwt, jobs: [main], issuer: app-jwt, with: {audience: "https://api.example.com"}}
+`)
+	f.config = f.write(name, fmt.Sprintf(`
+listen: 127.0.0.1:0
+external_url: https://daypass.example.com
+insecure_http: true
+database: {url_file: %q}
+allow_software_keys: true
+keys:
+  signing: {type: software, dir: %q, pin_file: %q}
+  sealing: {type: software, dir: %q, pin_file: %q}
+providers:
+  - {name: github, type: github, issuer: %q, audience: daypass-e2e}
+issuers:
+  - name: app-db
+    type: postgres
+    target: {host: 127.0.0.1, port: %d, database: %s, sslmode: disable}
+    admin: {user: %s, password_file: %q}
+    roles:
+      deployer: {member_of: [%s_deploy], owner: %s_owner, scram_iterations: 1, used_by: [{policy: app, environment: production}]}
+  - {name: app-jwt, type: jwt, used_by: [{policy: app, environment: production}]}
+policies: {dir: %q}
+`, url, f.dir+"/keys", f.dir+"/pin", f.dir+"/keys", f.dir+"/pin", f.provider.IssuerURL("github"),
+		f.server.Port(), f.target(), f.account(), f.dir+"/target.password", f.name, f.name, f.dir+"/policies"))
+	return f.config
+}
+
+// must runs a program to its end and returns what it printed.
+func (f *fleet) must(program string, args ...string) string {
+	f.t.Helper()
+	cmd := exec.CommandContext(f.t.Context(), filepath.Join(programs, program), args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	leaks.line(stderr.String())
+	if err != nil {
+		f.t.Fatalf("%s %s: %v\n%s", program, strings.Join(args, " "), err, stderr.String())
+	}
+	return string(out)
+}
+
+func (f *fleet) sql(database, sql string) {
+	f.t.Helper()
+	conn := f.connect(database)
+	defer conn.Close(context.Background())
+	if _, err := conn.PgConn().Exec(f.t.Context(), sql).ReadAll(); err != nil {
+		f.t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func (f *fleet) connect(database string) *pgx.Conn {
+	f.t.Helper()
+	conn, err := pgx.Connect(f.t.Context(), f.server.DSN(database))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return conn
+}
+
+// count runs a query that gives one number.
+func (f *fleet) count(database, query string, args ...any) (n int) {
+	f.t.Helper()
+	conn := f.connect(database)
+	defer conn.Close(context.Background())
+	if err := conn.QueryRow(f.t.Context(), query, args...).Scan(&n); err != nil {
+		f.t.Fatalf("%s: %v", query, err)
+	}
+	return n
+}
+
+// users counts what brokers of this fleet have made on the target.
+func (f *fleet) users() int {
+	f.t.Helper()
+	return f.count(f.target(), `SELECT count(*) FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles u ON u.oid = m.member
+WHERE g.rolname = $1 AND u.rolname LIKE 'dp\_%'`, f.name+"_deploy")
+}
+
+// broker is one running daypassd.
+type broker struct {
+	f      *fleet
+	cmd    *exec.Cmd
+	url    string
+	exited chan struct{}
+
+	mu  sync.Mutex
+	log []string
+}
+
+// start runs a broker and waits until it answers and has tried its target.
+func (f *fleet) start(env ...string) *broker {
+	f.t.Helper()
+	b, err := f.tryStart(f.config, env...)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { b.signal(syscall.SIGCONT); b.kill() })
+	return b
+}
+
+func (f *fleet) tryStart(config string, env ...string) (*broker, error) {
+	f.t.Helper()
+	b := &broker{f: f, exited: make(chan struct{})}
+	b.cmd = exec.Command(filepath.Join(programs, "daypassd"), "serve", "--config", config)
+	b.cmd.Env = append(os.Environ(), env...)
+	stderr, err := b.cmd.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := b.cmd.Start(); err != nil {
+		return nil, err
+	}
+	address := make(chan string, 1)
+	go b.read(stderr, address)
+	select {
+	case b.url = <-address:
+		return b, nil
+	case <-b.exited:
+		return nil, fmt.Errorf("daypassd ended: %s", strings.Join(b.lines(), "\n"))
+	case <-time.After(30 * time.Second):
+		b.kill()
+		return nil, errors.New("daypassd did not start")
+	}
+}
+
+func (b *broker) read(stderr io.Reader, address chan<- string) {
+	scanner := bufio.NewScanner(stderr)
+	scanner.Buffer(nil, 1<<20)
+	for scanner.Scan() {
+		line := scanner.Text()
+		leaks.line(line)
+		b.mu.Lock()
+		b.log = append(b.log, line)
+		b.mu.Unlock()
+		var entry struct{ Msg, Address string }
+		if json.Unmarshal([]byte(line), &entry) == nil && entry.Msg == "serving" {
+			address <- "http://" + entry.Address
+		}
+	}
+	_ = b.cmd.Wait()
+	close(b.exited)
+}
+
+func (b *broker) lines() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]string(nil), b.log...)
+}
+
+func (b *broker) signal(s syscall.Signal) { _ = b.cmd.Process.Signal(s) }
+
+func (b *broker) kill() {
+	b.signal(syscall.SIGKILL)
+	<-b.exited
+}
+
+func (b *broker) awaitExit() {
+	b.f.t.Helper()
+	select {
+	case <-b.exited:
+	case <-time.After(20 * time.Second):
+		b.f.t.Fatal("the broker went on")
+	}
+}
+
+// awaitProbe waits until the fleet has tried its target, so that what is made
+// for that doesn't get in a test's way.
+func (b *broker) awaitProbe() {
+	b.f.t.Helper()
+	eventually(b.f.t, "the target is tried", func() bool {
+		status, body, err := b.call(http.MethodGet, api.PathReady, "", nil)
+		return err == nil && status == http.StatusOK && strings.Contains(string(body), `"app-db":"ok"`)
+	})
+}
+
+// call sends one request. The error is of the connection.
+func (b *broker) call(method, path, token string, body any) (int, []byte, error) {
+	var reader io.Reader
+	if body != nil {
+		encoded, err := json.Marshal(body)
+		if err != nil {
+			return 0, nil, err
+		}
+		reader = bytes.NewReader(encoded)
+	}
+	ctx, cancel := context.WithTimeout(b.f.t.Context(), 30*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, method, b.url+path, reader)
+	if err != nil {
+		return 0, nil, err
+	}
+	if token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Do(request)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(response.Body)
+	return response.StatusCode, answer, err
+}
+
+func (f *fleet) jobToken() string {
+	f.t.Helper()
+	token, err := f.provider.Token("github", "daypass-e2e", nil)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	leaks.secret("job token", token)
+	return token
+}
+
+// exchange asks for grants with a token of its own.
+func (b *broker) exchange(ttl string, grants ...string) (*api.ExchangeResponse, *api.Problem, error) {
+	b.f.t.Helper()
+	request := api.ExchangeRequest{}
+	for _, g := range grants {
+		request.Grants = append(request.Grants, api.GrantRequest{Name: g, TTL: ttl})
+	}
+	status, body, err := b.call(http.MethodPost, api.PathExchange, b.f.jobToken(), request)
+	if err != nil {
+		return nil, nil, err
+	}
+	if status != http.StatusOK {
+		problem := &api.Problem{}
+		if err := json.Unmarshal(body, problem); err != nil {
+			return nil, nil, fmt.Errorf("status %d: %s", status, body)
+		}
+		return nil, problem, nil
+	}
+	out := &api.ExchangeResponse{}
+	if err := json.Unmarshal(body, out); err != nil {
+		return nil, nil, err
+	}
+	leaks.secret("session token", out.Session.Token)
+	for _, c := range out.Credentials {
+		for _, name := range c.Secret {
+			leaks.secret(c.Kind+" "+name, c.Values[name])
+		}
+	}
+	return out, nil, nil
+}
+
+func (b *broker) mustExchange(ttl string, grants ...string) *api.ExchangeResponse {
+	b.f.t.Helper()
+	out, problem, err := b.exchange(ttl, grants...)
+	if err != nil || problem != nil {
+		b.f.t.Fatalf("exchange: %v %v", problem, err)
+	}
+	return out
+}
+
+// eventually polls until it holds; a loaded machine gets its time.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(3 * time.Minute)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
+		<-tick.C
+	}
+}
+
+// nothingLeft is what every test ends with: no user on the target, every lease
+// at its end, and of each exactly one event that says so.
+func (f *fleet) nothingLeft() {
+	f.t.Helper()
+	eventually(f.t, "no live lease", func() bool {
+		return f.count(f.name, `SELECT count(*) FROM leases WHERE due_at IS NOT NULL`) == 0
+	})
+	if n := f.users(); n != 0 {
+		f.t.Errorf("%d users are left on the target", n)
+	}
+	if n := f.count(f.name, `
+SELECT count(*) FROM leases l WHERE 1 <> (
+    SELECT count(*) FROM audit_events e WHERE e.subject = l.id AND e.type IN ('lease.revoked', 'lease.expired', 'lease.forgotten'))`); n != 0 {
+		f.t.Errorf("%d leases don't have exactly one event of their end", n)
+	}
+	if n := f.count(f.name, `SELECT count(*) FROM leases l WHERE events <> (SELECT count(*) FROM audit_events e WHERE e.subject = l.id)`); n != 0 {
+		f.t.Errorf("%d leases miss an event", n)
+	}
+}

@@ -1,0 +1,100 @@
+package e2e
+
+import (
+	"context"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+func command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, program, args...)
+}
+
+const module = "github.com/daypass/daypass/"
+
+// imports lists, for each package below a pattern, all that it is built from.
+func imports(t *testing.T, pattern string, env ...string) map[string][]string {
+	t.Helper()
+	cmd := command(t.Context(), "go", "list", "-f", `{{.ImportPath}} {{join .Deps " "}}`, pattern)
+	cmd.Dir = ".."
+	cmd.Env = append(cmd.Environ(), env...)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string][]string{}
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		found[fields[0]] = fields[1:]
+	}
+	if len(found) == 0 {
+		t.Fatalf("%s names no package", pattern)
+	}
+	return found
+}
+
+// TestImportsGoOneWay: the top-level folders are a DAG, so that the direction of
+// an import can be read from its path.
+func TestImportsGoOneWay(t *testing.T) {
+	for pattern, forbidden := range map[string][]string{
+		"./issuers/...":    {"broker", "policies", "migrations", "cmd", "e2e"},
+		"./policies/...":   {"broker", "migrations", "cmd", "e2e"},
+		"./migrations/...": {"broker", "policies", "issuers", "cmd", "e2e"},
+		"./broker/...":     {"cmd", "e2e"},
+	} {
+		for pkg, deps := range imports(t, pattern) {
+			for _, dep := range deps {
+				for _, folder := range forbidden {
+					if strings.HasPrefix(dep, module+folder+"/") || dep == module+folder {
+						t.Errorf("%s is built from %s", pkg, dep)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestWireTypesImportTheStandardLibraryOnly(t *testing.T) {
+	for _, dep := range imports(t, "./broker/api")[module+"broker/api"] {
+		if strings.Contains(dep, ".") {
+			t.Errorf("broker/api is built from %s", dep)
+		}
+	}
+}
+
+func TestClientIsSmall(t *testing.T) {
+	for _, dep := range imports(t, "./cmd/daypass", "CGO_ENABLED=0")[module+"cmd/daypass"] {
+		for _, heavy := range []string{"jackc/pgx", "labstack/echo", "miekg/pkcs11", "hashicorp/go-plugin", "runtime/cgo"} {
+			if strings.Contains(dep, heavy) {
+				t.Errorf("daypass is built from %s", dep)
+			}
+		}
+	}
+	cmd := command(t.Context(), "go", "build", "-o", t.TempDir()+"/daypass", "./cmd/daypass")
+	cmd.Dir = ".."
+	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("daypass doesn't build without cgo: %v\n%s", err, out)
+	}
+}
+
+func TestOnlyOneRoomNeedsCgo(t *testing.T) {
+	cmd := command(t.Context(), "go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...")
+	cmd.Dir = ".."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		for _, dep := range fields[1:] {
+			if dep == "github.com/miekg/pkcs11" && fields[0] != module+"broker/keys/pkcs11" {
+				t.Errorf("%s imports PKCS#11", fields[0])
+			}
+		}
+	}
+}
