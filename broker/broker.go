@@ -105,13 +105,13 @@ func (e *IssueError) Error() string { return fmt.Sprintf("issuing %s: %s", e.Gra
 // Unwrap gives what the issuer said.
 func (e *IssueError) Unwrap() error { return e.err }
 
-// ErrForbidden: the caller may not do that to this lease.
+// ErrForbidden says that the caller may not do that to this lease.
 var ErrForbidden = errors.New("not allowed for this token")
 
-// ErrNotRenewable: the lease has reached its policy's or its session's end, or its kind can't be renewed.
+// ErrNotRenewable says that the lease has reached its policy's or its session's end, or its kind can't be renewed.
 var ErrNotRenewable = errors.New("lease is not renewable")
 
-// ErrAlreadyRevoked: the lease has ended or is being taken back.
+// ErrAlreadyRevoked says that the lease has ended or is being taken back.
 var ErrAlreadyRevoked = errors.New("lease was already revoked")
 
 // Renew gives a lease a later end: ttl from now (zero: the grant's own), within

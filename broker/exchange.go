@@ -24,6 +24,9 @@ import (
 type GrantRequest struct {
 	Name string        // POLICY/GRANT
 	TTL  time.Duration // 0: the policy's
+	// Accept is asked, before anything is made, whether a credential with these
+	// values can be delivered; nil accepts. See issuers.Description.Values.
+	Accept func(values map[string]bool) error
 }
 
 // Exchanged is what an exchange brought.
@@ -184,7 +187,7 @@ func typeNumbers(v any) any {
 		if whole, err := v.Int64(); err == nil {
 			return whole
 		}
-		fraction, _ := v.Float64() //nolint:errcheck // it was a float64 when it was stored
+		fraction, _ := v.Float64()
 		return fraction
 	case map[string]any:
 		for k := range v {
@@ -217,6 +220,11 @@ func (b *Broker) decide(caller *asking, wanted []GrantRequest) ([]*order, error)
 		o := &order{grant: grant, issuer: issuer, about: issuer.Describe(grant.Role), env: map[string]string{}}
 		maps.Copy(o.env, o.about.Env)
 		maps.Copy(o.env, grant.Env)
+		if w.Accept != nil {
+			if err := w.Accept(o.about.Values); err != nil {
+				return nil, err
+			}
+		}
 		orders = append(orders, o)
 	}
 	return orders, checkEnv(orders)

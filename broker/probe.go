@@ -70,10 +70,11 @@ func (b *Broker) probeOnce(ctx context.Context, name string, since time.Time) er
 		return err
 	}
 	failure := ""
-	if err := b.probe(ctx, name); err != nil {
-		if ctx.Err() != nil {
-			return nil // we are stopping: it says nothing of the target
-		}
+	err = b.probe(ctx, name)
+	if ctx.Err() != nil {
+		return ctx.Err() // we are stopping: it says nothing of the target
+	}
+	if err != nil {
 		failure = err.Error()
 		b.config.Logger.WarnContext(ctx, "a target could not be used; its issuer is degraded until it can", "issuer", name, "error", err)
 	}

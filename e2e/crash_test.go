@@ -81,7 +81,7 @@ func TestStoppedBetweenReserveAndIssue(t *testing.T) {
 			var id string
 			eventually(t, "the lease is on record", func() bool {
 				conn := f.connect(f.name)
-				defer conn.Close(t.Context())
+				defer conn.Close(t.Context()) //nolint:errcheck // its work is done
 				return conn.QueryRow(t.Context(), `SELECT id FROM leases WHERE state = 'issuing'`).Scan(&id) == nil
 			})
 			eventually(t, "the broker sleeps", func() bool { return processState(t, sleeper.cmd.Process.Pid) == "T" })

@@ -41,7 +41,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
+	defer os.RemoveAll(dir) //nolint:errcheck // the system's temporary folder
 	programs = dir
 	for _, build := range [][]string{
 		{"build", "-race", "-tags", "checkpoints", "-o", dir + "/daypassd", "../cmd/daypassd"},
@@ -96,9 +96,9 @@ func (l *leakSearch) search() (found []string) {
 	defer l.mu.Unlock()
 	logs := l.logs.String()
 	for value, what := range l.secrets {
-		if at := strings.Index(logs, value); at >= 0 {
-			line := logs[strings.LastIndexByte(logs[:at], '\n')+1:]
-			found = append(found, what+": "+strings.ReplaceAll(line[:strings.IndexByte(line, '\n')], value, "…THE SECRET…"))
+		if before, after, stands := strings.Cut(logs, value); stands {
+			end, _, _ := strings.Cut(after, "\n")
+			found = append(found, what+": "+before[strings.LastIndexByte(before, '\n')+1:]+"…THE SECRET…"+end)
 		}
 	}
 	if len(l.secrets) == 0 {
@@ -233,7 +233,7 @@ func (f *fleet) must(program string, args ...string) string {
 func (f *fleet) sql(database, sql string) {
 	f.t.Helper()
 	conn := f.connect(database)
-	defer conn.Close(context.Background())
+	defer conn.Close(context.Background()) //nolint:errcheck // its work is done
 	if _, err := conn.PgConn().Exec(f.t.Context(), sql).ReadAll(); err != nil {
 		f.t.Fatalf("%s: %v", sql, err)
 	}
@@ -252,7 +252,7 @@ func (f *fleet) connect(database string) *pgx.Conn {
 func (f *fleet) count(database, query string, args ...any) (n int) {
 	f.t.Helper()
 	conn := f.connect(database)
-	defer conn.Close(context.Background())
+	defer conn.Close(context.Background()) //nolint:errcheck // its work is done
 	if err := conn.QueryRow(f.t.Context(), query, args...).Scan(&n); err != nil {
 		f.t.Fatalf("%s: %v", query, err)
 	}
@@ -387,7 +387,7 @@ func (b *broker) call(method, path, token string, body any) (int, []byte, error)
 	if err != nil {
 		return 0, nil, err
 	}
-	defer response.Body.Close()
+	defer response.Body.Close() //nolint:errcheck // read to its end
 	answer, err := io.ReadAll(response.Body)
 	return response.StatusCode, answer, err
 }

@@ -33,5 +33,4 @@ func CheckEnvName(name string) error {
 	return nil
 }
 
-//nolint:gochecknoglobals // compiled once, never changed
 var envNamePattern = regexp.MustCompile(`^[A-Z][A-Z0-9_]*$`)

@@ -141,6 +141,7 @@ type Description struct {
 	DefaultTTL     time.Duration     // for grants that say none
 	IssueTimeout   time.Duration     // the longest that Issue can still take effect on the target after it began
 	Env            map[string]string // value name → environment variable
+	Values         map[string]bool   // name of every value → whether it is sensitive
 }
 
 // What an issuer's errors wrap.

@@ -83,7 +83,7 @@ func Generate(kind byte) Secret {
 	// Bytes of 248 and above would favour some letters: 248 = 4 · 62.
 	var random [2 * randomLength]byte
 	for len(buf) < prefixLength+randomLength {
-		rand.Read(random[:]) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24: it ends the program instead
+		rand.Read(random[:]) // never fails: since Go 1.24 it ends the program instead
 		for _, b := range random {
 			if b < 248 && len(buf) < prefixLength+randomLength {
 				buf = append(buf, base62[b%62])

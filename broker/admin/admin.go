@@ -31,10 +31,10 @@ const (
 // MaxTTL is the longest that an admin token may live.
 const MaxTTL = 366 * 24 * time.Hour
 
-// ErrUnknown: no such token, or one that was revoked or has ended.
+// ErrUnknown says that there is no such token, or that it was revoked or has ended.
 var ErrUnknown = errors.New("unknown admin token")
 
-// ErrUnavailable: the database didn't answer.
+// ErrUnavailable says that the database didn't answer.
 var ErrUnavailable = errors.New("admin tokens unavailable")
 
 // Token is one admin token, without its value.

@@ -17,7 +17,7 @@ const IssueTimeout = 200 * time.Millisecond
 
 // Hooks decide what a target does. Each may wait, panic, or end the call with
 // its error; nil ones do nothing. The broker's own tries of a target don't see
-// them, but for Down.
+// them, but for Down and Panic.
 type Hooks struct {
 	Issue   func(ctx context.Context, req *issuers.IssueRequest) error  // before the user is made
 	Issued  func(ctx context.Context, req *issuers.IssueRequest) error  // after it: an answer that is lost
@@ -26,6 +26,8 @@ type Hooks struct {
 	Renew   func(ctx context.Context, req *issuers.RenewRequest) error
 	// Down refuses every call, the broker's own tries included.
 	Down bool
+	// Panic is what an issuer with a mistake in it does with every call.
+	Panic bool
 	// Values replaces what a user's credential is made of.
 	Values func(lease issuers.Lease) []issuers.Value
 }
@@ -46,7 +48,8 @@ func newTarget(s *secrets) *Target {
 	t.Fake = &issuertest.Fake{
 		Description: issuers.Description{
 			Kind: "postgres", Revocation: issuers.Immediate, DefaultTTL: 10 * time.Minute, IssueTimeout: IssueTimeout,
-			Env: map[string]string{"username": "PGUSER", "password": "PGPASSWORD"},
+			Env:    map[string]string{"username": "PGUSER", "password": "PGPASSWORD"},
+			Values: map[string]bool{"username": false, "password": true, "url": true},
 		},
 		OnIssue: func(ctx context.Context, req *issuers.IssueRequest) error {
 			return call(ctx, t, req.Lease, req, t.now().Issue)
@@ -78,6 +81,9 @@ func (t *Target) now() Hooks {
 }
 
 func call[R any](ctx context.Context, t *Target, lease issuers.Lease, req R, hook func(context.Context, R) error) error {
+	if t.now().Panic {
+		panic("a mistake in an issuer")
+	}
 	if t.now().Down {
 		return fmt.Errorf("%w: nobody is at home", issuers.ErrUnavailable)
 	}

@@ -71,12 +71,10 @@ func decodeObject(data []byte, fields map[string]any) error {
 }
 
 func badJSON(err error) error {
-	var kind *json.UnmarshalTypeError
-	if errors.As(err, &kind) {
+	if kind, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		return &broker.RequestError{Detail: "a value has the wrong type: " + kind.Value + " where " + kind.Type.String() + " is wanted"}
 	}
-	var request *broker.RequestError
-	if errors.As(err, &request) {
+	if request, ok := errors.AsType[*broker.RequestError](err); ok {
 		return request
 	}
 	return &broker.RequestError{Detail: "the body is not valid JSON"}

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"crypto/rand"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -45,20 +46,26 @@ func (f *format) check(grants int) error {
 	return nil
 }
 
-// pick finds the one value that format=value writes.
-func (f *format) pick(c *api.Credential) (string, error) {
-	field := f.field
-	if field == "" {
-		if len(c.Secret) != 1 {
-			return "", &broker.RequestError{Detail: fmt.Sprintf("%s has several secrets: add field=, one of %s", c.Grant, strings.Join(c.Secret, ", "))}
+// pick chooses the one value that format=value writes, and is called before
+// anything is made for it.
+func (f *format) pick(values map[string]bool) error {
+	var secrets []string
+	for name, sensitive := range values {
+		if sensitive {
+			secrets = append(secrets, name)
 		}
-		field = c.Secret[0]
 	}
-	value, ok := c.Values[field]
-	if !ok {
-		return "", &broker.RequestError{Detail: fmt.Sprintf("%s has no value %q", c.Grant, clip(field))}
+	slices.Sort(secrets)
+	_, known := values[f.field]
+	switch {
+	case f.field == "" && len(secrets) != 1:
+		return &broker.RequestError{Detail: "this grant has several secrets: add field=, one of " + strings.Join(secrets, ", ")}
+	case f.field == "":
+		f.field = secrets[0]
+	case !known:
+		return &broker.RequestError{Detail: fmt.Sprintf("this grant has no value %q: it has %s", clip(f.field), strings.Join(slices.Sorted(maps.Keys(values)), ", "))}
 	}
-	return value, nil
+	return nil
 }
 
 // variable is one line of an environment.

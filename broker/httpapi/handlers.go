@@ -39,6 +39,9 @@ func (s *Server) exchange(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	if format.name == "value" && len(wanted) == 1 {
+		wanted[0].Accept = format.pick
+	}
 	if err := format.check(len(wanted)); err != nil {
 		return err
 	}
@@ -61,21 +64,7 @@ func (s *Server) render(c echo.Context, f *format, out *broker.Exchanged) error 
 	case "json":
 		return writeJSON(c, http.StatusOK, body)
 	case "value":
-		value, err := f.pick(&body.Credentials[0])
-		if err != nil {
-			// Known only now, since the values are the issuer's: give it back. The
-			// session stays, so that the job can ask again and better.
-			ctx := context.WithoutCancel(c.Request().Context())
-			held, failed := s.config.Broker.FindSession(ctx, broker.SessionToken(body.Session.Token))
-			if failed == nil {
-				_, failed = s.config.Broker.Revoke(ctx, broker.Caller{Session: held}, body.Credentials[0].LeaseID, "asked for a value that it doesn't have")
-			}
-			if failed != nil {
-				note(c, slog.String("revoke_error", failed.Error()))
-			}
-			return err
-		}
-		return c.String(http.StatusOK, value)
+		return c.String(http.StatusOK, body.Credentials[0].Values[f.field])
 	}
 	return c.String(http.StatusOK, f.write(body))
 }

@@ -99,8 +99,7 @@ func (*metrics) handler(registry *prometheus.Registry) echo.HandlerFunc {
 // causeOf is what the log says of a failed request: more than the answer does,
 // and never a token. A denial's detail names the job entries and their claims.
 func causeOf(err error) string {
-	var denial *policies.Denial
-	if errors.As(err, &denial) {
+	if denial, ok := errors.AsType[*policies.Denial](err); ok {
 		return clipLog(denial.Grant + ": " + denial.Detail)
 	}
 	return clipLog(err.Error())

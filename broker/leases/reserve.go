@@ -425,7 +425,7 @@ func queueActivations(batch *pgx.Batch, writes []*write) {
 	var events []audit.Event
 	for i, w := range writes {
 		for _, l := range w.activate.Leases {
-			exchanges, leaseIDs, handles = append(exchanges, int32(i)), append(leaseIDs, l.ID), append(handles, l.sealed) //nolint:gosec // at most maxBatch
+			exchanges, leaseIDs, handles = append(exchanges, int32(i)), append(leaseIDs, l.ID), append(handles, l.sealed)
 			prints.add(l.ID, l.Fingerprints, w.activate.Now)
 		}
 		events = append(events, w.activate.events...)

@@ -12,7 +12,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
+	"math/rand/v2" //nolint:depguard // jitter: nothing secret comes of it
 	"sync"
 	"time"
 

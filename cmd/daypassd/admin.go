@@ -124,14 +124,15 @@ func writeTokens(out io.Writer, list []admin.Token, output string) error {
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(map[string]any{"tokens": list})
 	}
+	// A tabwriter keeps what fails for Flush.
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "ID\tROLE\tOWNER\tMADE BY\tMADE\tENDS\tREVOKED")
+	_, _ = fmt.Fprintln(table, "ID\tROLE\tOWNER\tMADE BY\tMADE\tENDS\tREVOKED")
 	for _, t := range list {
 		revoked := "-"
 		if t.RevokedAt != nil {
 			revoked = t.RevokedAt.UTC().Format(time.RFC3339)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.ID, t.Role, t.Owner, t.OSUser, t.CreatedAt.UTC().Format(time.RFC3339), t.ExpiresAt.UTC().Format(time.RFC3339), revoked)
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.ID, t.Role, t.Owner, t.OSUser, t.CreatedAt.UTC().Format(time.RFC3339), t.ExpiresAt.UTC().Format(time.RFC3339), revoked)
 	}
 	return table.Flush()
 }

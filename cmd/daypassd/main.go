@@ -17,7 +17,7 @@ import (
 )
 
 // version is set when a release is built: -ldflags "-X main.version=…".
-var version = "dev" //nolint:gochecknoglobals // set by the linker
+var version = "dev"
 
 // Exit codes of the contract.
 const (
@@ -37,8 +37,7 @@ func run() int {
 	context.AfterFunc(ctx, stop) // the first signal asks; the second one is the kernel's to answer, and ends us at once
 	if err := newRoot().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "daypassd:", err)
-		var usage usageError
-		if errors.As(err, &usage) {
+		if _, usage := errors.AsType[usageError](err); usage {
 			return exitUsage
 		}
 		return exitFailed

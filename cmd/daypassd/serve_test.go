@@ -34,11 +34,11 @@ func (p place) slow(t *testing.T) (open func()) {
 	return func() { p.sql(t, `INSERT INTO public.gate VALUES (true)`) }
 }
 
-// waiting waits until the target works on an exchange.
+// waiting waits until an exchange is on its way to the target.
 func (p place) waiting(t *testing.T) {
 	t.Helper()
 	eventually(t, "an exchange reaches the target", func() bool {
-		return query(t, p.target, strings.ReplaceAll(`SELECT count(*) FROM pg_stat_activity WHERE usename = 'NAME_broker' AND query LIKE '%create_user%' AND state = 'active'`, "NAME", p.name)) == "1"
+		return query(t, p.database, `SELECT count(*) FROM leases WHERE state = 'issuing' AND grant_name = 'deploy-db'`) == "1"
 	})
 }
 

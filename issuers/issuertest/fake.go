@@ -77,7 +77,7 @@ func (f *Fake) Describe(string) issuers.Description {
 	}
 	return issuers.Description{
 		Kind: FakeKind, Revocation: issuers.Immediate, DefaultTTL: time.Hour, IssueTimeout: time.Second,
-		Env: map[string]string{"token": "FAKE_TOKEN"},
+		Env: map[string]string{"token": "FAKE_TOKEN"}, Values: map[string]bool{"token": true},
 	}
 }
 

@@ -149,6 +149,12 @@ func (s *suite) description(t *testing.T, issuer issuers.Issuer) {
 	res := s.issue(t, issuer, s.lease())
 	for _, v := range res.Values {
 		names[v.Name] = true
+		if sensitive, known := d.Values[v.Name]; !known || sensitive != v.Sensitive {
+			t.Errorf("value %s is sensitive: %v, its description says %v (known: %v)", v.Name, v.Sensitive, sensitive, known)
+		}
+	}
+	if len(names) != len(d.Values) {
+		t.Errorf("the description has %d values, Issue gives %d", len(d.Values), len(names))
 	}
 	seen := map[string]string{}
 	for value, name := range d.Env {

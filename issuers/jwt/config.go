@@ -58,7 +58,6 @@ const (
 	defaultType = "at+jwt"
 )
 
-//nolint:gochecknoglobals // compiled once, never changed
 var typePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+-]{0,63}$`)
 
 func (c Config) withDefaults() (Config, error) {

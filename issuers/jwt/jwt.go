@@ -69,6 +69,7 @@ func (i *Issuer) Describe(role string) issuers.Description {
 		SideEffectFree: true,
 		DefaultTTL:     ttl,
 		Env:            r.Env,
+		Values:         map[string]bool{valueToken: true},
 	}
 }
 

@@ -137,7 +137,6 @@ const (
 	defaultLockTimeout      = 3 * time.Second
 )
 
-//nolint:gochecknoglobals // compiled once, never changed
 var (
 	installationPattern = regexp.MustCompile(`^[0-9a-z]{12}$`)
 	// Names of databases, roles and schemas that the set-up and the broker accept:

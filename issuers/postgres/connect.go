@@ -37,7 +37,7 @@ func (i *Issuer) pool(ctx context.Context, database string, size int) (*pgxpool.
 	}
 	config, err := pgxpool.ParseConfig(strings.Join(words, " "))
 	if err != nil {
-		return nil, fmt.Errorf("preparing connections to database %s: %s", database, plain(err.Error())) //nolint:errorlint // pgx's error carries its configuration
+		return nil, fmt.Errorf("preparing connections to database %s: %s", database, plain(err.Error()))
 	}
 	config.MaxConns = int32(size) //nolint:gosec // bounded by Config
 	config.MinConns = 0
@@ -63,7 +63,7 @@ func (i *Issuer) pool(ctx context.Context, database string, size int) (*pgxpool.
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
-		return nil, fmt.Errorf("preparing connections to database %s: %s", database, plain(err.Error())) //nolint:errorlint // pgx's error carries its configuration
+		return nil, fmt.Errorf("preparing connections to database %s: %s", database, plain(err.Error()))
 	}
 	return pool, nil
 }

@@ -115,6 +115,7 @@ func (i *Issuer) Describe(role string) issuers.Description {
 		DefaultTTL:   i.config.DefaultTTL,
 		IssueTimeout: i.config.StatementTimeout + commitSlack,
 		Env:          i.config.Roles[role].Env,
+		Values:       map[string]bool{"username": false, "password": true, "host": false, "port": false, "database": false, "url": true},
 	}
 }
 

@@ -33,7 +33,7 @@ type target struct {
 	password  string // of the broker's account
 }
 
-var counter atomic.Int64 //nolint:gochecknoglobals // roles belong to the whole server: every test needs names of its own
+var counter atomic.Int64 // roles belong to the whole server: every test needs names of its own
 
 // options vary a target; the zero value is one database and a superuser's functions on the shared server.
 type options struct {
@@ -108,7 +108,7 @@ func (tg *target) script(tb testing.TB) string {
 
 func (tg *target) psql(tb testing.TB, script string) (string, error) {
 	tb.Helper()
-	cmd := exec.CommandContext(tb.Context(), tg.server.Bin("psql"), "-X", "-q", tg.server.TCPDSN("postgres")) //nolint:gosec // a program of this machine
+	cmd := exec.CommandContext(tb.Context(), tg.server.Bin("psql"), "-X", "-q", tg.server.TCPDSN("postgres"))
 	cmd.Stdin = strings.NewReader(script)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
