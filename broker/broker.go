@@ -96,7 +96,9 @@ func (e *RequestError) Error() string { return e.Detail }
 // IssueError says which grant could not be minted. Nothing stays alive.
 type IssueError struct {
 	Grant string
-	err   error
+	// OwnKey says that what failed is the broker's own signing key, not a target.
+	OwnKey bool
+	err    error
 }
 
 // Error implements error.

@@ -352,7 +352,7 @@ func (b *Broker) issue(ctx context.Context, r *leases.Reservation, o *order) (er
 		Parameters: o.grant.Parameters,
 	})
 	if err != nil {
-		return &IssueError{Grant: o.name(), err: err}
+		return &IssueError{Grant: o.name(), OwnKey: o.about.SideEffectFree && errors.Is(err, issuers.ErrUnavailable), err: err}
 	}
 	o.response = response
 	return nil

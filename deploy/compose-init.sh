@@ -30,9 +30,8 @@ insecure_http: true # the port is published on this machine alone; write tls: {c
 external_url: http://127.0.0.1:8443
 database: {url_file: $state/db-url}
 keys:
-  signing: {$keys, algorithm: ES256, rotate_every: 30d}
+  signing: {$keys, algorithm: ES256}
   sealing: {$keys}
-  audit: {$keys}
 providers:
   - {name: github, type: github, issuer: https://token.actions.githubusercontent.com, audience: http://127.0.0.1:8443}
 policies: {dir: $state/policies}

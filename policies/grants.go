@@ -51,7 +51,7 @@ func (l *loader) issuer(entry *grantEntry, p *policy, g *grant) {
 	if l.cfg.Issuers == nil || entry.Issuer == "" {
 		return
 	}
-	use := GrantUse{Issuer: entry.Issuer, Role: entry.Role, Policy: p.name, Environment: p.environment, With: g.parameters.fixed}
+	use := GrantUse{Issuer: entry.Issuer, Role: entry.Role, Policy: p.name, Environment: p.environment, With: g.parameters.fixed, Env: g.env}
 	if err := l.cfg.Issuers.CheckGrant(use); err != nil {
 		l.add(entry.At.Of("issuer"), "", "%v", err)
 	}

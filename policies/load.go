@@ -57,7 +57,8 @@ type GrantUse struct {
 	Role        string // "" when the grant names none
 	Policy      string
 	Environment string
-	With        json.RawMessage // templates not filled; nil when there is none
+	With        json.RawMessage   // templates not filled; nil when there is none
+	Env         map[string]string // value name → environment variable; nil when there is none
 }
 
 // The limits of a directory.

@@ -110,6 +110,7 @@ sleeper=$!
 is_connected() { [ "$(as_admin "SELECT count(*) FROM pg_stat_activity WHERE usename = '$user'")" -ge 1 ]; }
 until_true 10 is_connected || fail "the open connection did not open"
 call -X POST -H "Authorization: Bearer $session" "$DAYPASS_URL/v1/session/revoke" | sed 's/,"leases.*/, …}/' | show
+echo
 wait "$sleeper" && fail "the open connection outlived the revocation"
 sleeper=
 echo "the open connection: $(grep -i -m1 terminating "$work/sleeper" || head -n 1 "$work/sleeper")" | show

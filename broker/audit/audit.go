@@ -50,7 +50,7 @@ type Entry struct {
 	Type    Type
 	Subject string         // id of the lease, session or admin token
 	Count   int            // its place among the events of Subject, from 1
-	Actor   string         // who did it: "job SUB", "adm_…", "daypassd"
+	Actor   string         // who did it: "job PROVIDER SUB", "admin ID OWNER", "daypassd"
 	Data    map[string]any // what else is worth knowing; never a secret
 }
 

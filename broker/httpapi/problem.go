@@ -70,6 +70,10 @@ func problemOf(err error) *problem {
 		p := newProblem(http.StatusTooManyRequests, api.CodeTooManyLeases, tooMany.Error()+": wait until one ends, or revoke one")
 		p.Grant, p.retryAfter = tooMany.Grant, retryWhenFree
 		return p
+	case errors.As(err, &issue) && issue.OwnKey:
+		p := newProblem(http.StatusServiceUnavailable, api.CodeUnavailable, "the broker's signing key is away; no credential was made, and the token may be sent again")
+		p.Grant, p.retryAfter = issue.Grant, retrySoon
+		return p
 	case errors.As(err, &issue):
 		p := newProblem(http.StatusBadGateway, api.CodeIssuerFailed, "the target of this grant did not make the credential; nothing was left behind, and the token may be sent again")
 		p.Grant = issue.Grant

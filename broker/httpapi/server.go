@@ -222,7 +222,7 @@ func (s *Server) caller(c echo.Context, role admin.Role) (broker.Caller, error) 
 	return broker.Caller{}, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "this call takes a session token or an admin token, not a job token"}
 }
 
-// operator is a caller that must be an admin.
+// adminOnly is a caller that must be an admin with that role.
 func (s *Server) adminOnly(c echo.Context, role admin.Role) (broker.Caller, error) {
 	caller, err := s.caller(c, role)
 	if err == nil && caller.Admin == nil {

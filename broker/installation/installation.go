@@ -52,6 +52,18 @@ func Guard(config *pgxpool.Config) {
 	}
 }
 
+// IsNew says that the installation has no root yet: it has never been started.
+func IsNew(ctx context.Context, conn interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+},
+) (bool, error) {
+	var first bool
+	if err := conn.QueryRow(ctx, `SELECT NOT EXISTS (SELECT FROM roots)`).Scan(&first); err != nil {
+		return false, fmt.Errorf("reading installation: %w", err)
+	}
+	return first, nil
+}
+
 // OpenRoot opens the installation's root, and makes it up on first use. Of two
 // brokers that start at once, both get the same one.
 func OpenRoot(ctx context.Context, pool *pgxpool.Pool, sealer keys.Sealer, installation string) (*keys.Root, error) {

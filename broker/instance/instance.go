@@ -66,6 +66,7 @@ type Instance struct {
 	issuers map[string]broker.Issuer
 	set     *policies.Set
 	metrics *metrics
+	signing keyCheck
 }
 
 // Base is what the database and the sealing key alone give: enough for admin
@@ -213,6 +214,26 @@ func (i *Instance) Close() {
 	i.pool.Close()
 }
 
+// keyCheck remembers for a while whether the signing key signs: /readyz is open
+// to anybody, and an HSM is slow.
+type keyCheck struct {
+	mu    sync.Mutex
+	until time.Time
+	err   error
+}
+
+const keyCheckLife = 5 * time.Second
+
+func (k *keyCheck) check(config Config) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if now := config.Now(); !now.Before(k.until) {
+		k.err = keys.SelfTest(config.Signer)
+		k.until = now.Add(keyCheckLife)
+	}
+	return k.err
+}
+
 // ready is what /readyz says. Degraded issuers are told, and don't make the
 // broker unready: the others work.
 func (i *Instance) ready(ctx context.Context) httpapi.Readiness {
@@ -225,6 +246,10 @@ func (i *Instance) ready(ctx context.Context) httpapi.Readiness {
 	}
 	for name := range i.issuers {
 		r.Issuers[name] = "ok"
+	}
+	if err := i.signing.check(i.config); err != nil {
+		i.config.Logger.WarnContext(ctx, "the broker is not ready", "error", err)
+		r.Ready, r.Checks["keys"] = false, "the signing key does not sign"
 	}
 	degraded, err := i.broker.Degraded(ctx)
 	if err != nil {

@@ -81,10 +81,19 @@ func (f *configFile) openBase(ctx context.Context, warnings io.Writer) (*instanc
 	if err != nil {
 		return nil, nil, err
 	}
-	store := &keyStore{allowSoftware: settings.AllowSoftwareKeys}
+	store, err := openKeyStore(ctx, settings, database)
+	if err != nil {
+		return nil, nil, err
+	}
 	sealer, err := store.sealer(ctx, settings.Keys.Sealing)
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("keys.sealing: %w", err), store.Close())
+	}
+	if store.create {
+		// From here on the installation isn't new: it gets all its keys now.
+		if _, err := store.signer(ctx, settings.Keys.Signing); err != nil {
+			return nil, nil, errors.Join(fmt.Errorf("keys.signing: %w", err), store.Close())
+		}
 	}
 	base, err := instance.OpenBase(ctx, database, sealer, time.Now)
 	if err != nil {
@@ -112,11 +121,9 @@ func databaseConfig(settings *config.Config) (*pgxpool.Config, error) {
 		return nil, errors.New("database: the URL could not be read: it has the form postgres://user:password@host:5432/name")
 	}
 	parsed.MaxConns = max(parsed.MaxConns, databaseConnections)
-	for name, value := range map[string]string{
+	maps.Copy(parsed.ConnConfig.RuntimeParams, map[string]string{
 		"application_name": "daypassd", "statement_timeout": "5000", "lock_timeout": "3000", "idle_in_transaction_session_timeout": "10000",
-	} {
-		parsed.ConnConfig.RuntimeParams[name] = value
-	}
+	})
 	parsed.ConnConfig.ConnectTimeout = 5 * time.Second
 	installation.Guard(parsed)
 	guard := parsed.AfterConnect
@@ -137,7 +144,26 @@ func databaseConfig(settings *config.Config) (*pgxpool.Config, error) {
 // keyStore opens keys, each token and folder once.
 type keyStore struct {
 	allowSoftware bool
+	create        bool // makes keys that are missing
 	tokens        map[string]*pkcs11.Token
+}
+
+// openKeyStore makes keys only for an installation that has none: a mistyped
+// label must not give a running one a new signing key.
+func openKeyStore(ctx context.Context, settings *config.Config, database *pgxpool.Config) (*keyStore, error) {
+	conn, err := pgx.ConnectConfig(ctx, database.ConnConfig)
+	if err != nil {
+		return nil, fmt.Errorf("reaching the broker's database: %w", err)
+	}
+	defer conn.Close(ctx) //nolint:errcheck // it was read from
+	if err := migrations.Check(ctx, conn); err != nil {
+		return nil, err
+	}
+	first, err := installation.IsNew(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	return &keyStore{allowSoftware: settings.AllowSoftwareKeys, create: first}, nil
 }
 
 // Close lets go of the tokens.
@@ -187,7 +213,7 @@ func (s *keyStore) software(k config.Key) (*keys.Software, error) {
 	if err != nil {
 		return nil, err
 	}
-	return keys.OpenSoftware(keys.SoftwareConfig{Dir: k.Dir, PIN: pin, Create: true})
+	return keys.OpenSoftware(keys.SoftwareConfig{Dir: k.Dir, PIN: pin, Create: s.create})
 }
 
 func (s *keyStore) token(ctx context.Context, k config.Key) (*pkcs11.Token, error) {
@@ -199,7 +225,7 @@ func (s *keyStore) token(ctx context.Context, k config.Key) (*pkcs11.Token, erro
 	if err != nil {
 		return nil, err
 	}
-	t, err := pkcs11.Open(ctx, pkcs11.Config{Module: k.Module, TokenLabel: k.Token, PIN: pin, Create: true})
+	t, err := pkcs11.Open(ctx, pkcs11.Config{Module: k.Module, TokenLabel: k.Token, PIN: pin, Create: s.create})
 	if err != nil {
 		return nil, err
 	}
@@ -241,7 +267,14 @@ func readSecretFile(path string) (issuers.Secret, error) {
 
 // assemble turns a configuration into the parts of a broker.
 func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger) (_ *instance.Config, _ func(), err error) {
-	store := &keyStore{allowSoftware: settings.AllowSoftwareKeys}
+	parts := &instance.Config{ExternalURL: settings.ExternalURL, Logger: logger, Now: time.Now, Checkpoint: checkpoint()}
+	if parts.Database, err = databaseConfig(settings); err != nil {
+		return nil, nil, err
+	}
+	store, err := openKeyStore(ctx, settings, parts.Database)
+	if err != nil {
+		return nil, nil, err
+	}
 	closeParts := func() {
 		if err := store.Close(); err != nil {
 			logger.Warn("closing the key store failed", "error", err)
@@ -252,10 +285,6 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 			closeParts()
 		}
 	}()
-	parts := &instance.Config{ExternalURL: settings.ExternalURL, Logger: logger, Now: time.Now, Checkpoint: checkpoint()}
-	if parts.Database, err = databaseConfig(settings); err != nil {
-		return nil, nil, err
-	}
 	if parts.Sealer, err = store.sealer(ctx, settings.Keys.Sealing); err != nil {
 		return nil, nil, fmt.Errorf("keys.sealing: %w", err)
 	}
@@ -282,11 +311,7 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 }
 
 func policyConfig(settings *config.Config, checker policies.IssuerChecker) policies.Config {
-	providers := map[string]string{}
-	for _, p := range settings.Providers {
-		providers[p.Name] = p.Type
-	}
-	return policies.Config{Environments: settings.Environments, Providers: providers, Issuers: checker}
+	return policies.Config{Environments: settings.Environments, Providers: settings.ProviderTypesByName(), Issuers: checker}
 }
 
 func openIssuers(ctx context.Context, settings *config.Config, installation string, parts *instance.Config) (map[string]broker.Issuer, error) {
@@ -359,31 +384,26 @@ func orDefault[T comparable](v, fallback T) T {
 // may use them: a policy file alone opens nothing.
 type grantChecker struct {
 	settings *config.Config
-	open     map[string]broker.Issuer // nil: parameters are not checked
+	open     map[string]broker.Issuer
 }
 
 // CheckGrant implements policies.IssuerChecker.
 func (g *grantChecker) CheckGrant(use policies.GrantUse) error {
-	var names []string
-	for _, c := range g.settings.Issuers {
-		names = append(names, c.Name)
-		if c.Name != use.Issuer {
-			continue
-		}
-		role, ok := c.Roles[use.Role]
-		if len(c.Roles) == 0 && use.Role == "" {
-			role, ok = config.Role{UsedBy: c.UsedBy}, true
-		}
-		if !ok {
-			return fmt.Errorf("issuer %s has no role %q: it has %s", c.Name, use.Role, strings.Join(slices.Sorted(maps.Keys(c.Roles)), ", "))
-		}
-		if !slices.ContainsFunc(role.UsedBy, func(u config.Use) bool { return u.Policy == use.Policy && u.Environment == use.Environment }) {
-			return fmt.Errorf("role %s of issuer %s may not be used by policy %s in environment %s: an operator names those that may in the role's `used_by`", use.Role, c.Name, use.Policy, use.Environment)
-		}
-		if checker, can := g.open[c.Name].Issuer.(issuers.ParameterChecker); can {
-			return checker.CheckParameters(use.Role, use.With)
-		}
-		return nil
+	if err := g.settings.CheckGrant(use); err != nil {
+		return err
 	}
-	return fmt.Errorf("there is no issuer %q: configured are %s", use.Issuer, strings.Join(names, ", "))
+	issuer := g.open[use.Issuer]
+	known := issuer.Describe(use.Role).Values
+	for value, name := range use.Env {
+		if _, ok := known[value]; !ok {
+			return fmt.Errorf("env: issuer %s has no value %q: it has %s", use.Issuer, value, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+		}
+		if err := issuers.CheckEnvName(name); err != nil {
+			return fmt.Errorf("env: %w", err)
+		}
+	}
+	if checker, can := issuer.Issuer.(issuers.ParameterChecker); can {
+		return checker.CheckParameters(use.Role, use.With)
+	}
+	return nil
 }

@@ -335,10 +335,10 @@ func (d *dev) announce() error {
 		{"DAYPASS_DEV_PGPORT", strconv.Itoa(d.postgres.Port())},
 		{"DAYPASS_DEV_PGPASSWORD_FILE", d.path("postgres.password")},
 	} {
-		fmt.Fprintf(&env, "%s='%s'\n", v.name, strings.ReplaceAll(v.value, "'", `'\''`))
+		fmt.Fprintf(&env, "%s=%s\n", v.name, shellQuote(v.value))
 	}
 	if d.keys.Module != "" {
-		fmt.Fprintf(&env, "export SOFTHSM2_CONF='%s'\n", filepath.Join(d.keys.Dir, "softhsm2.conf"))
+		fmt.Fprintf(&env, "export SOFTHSM2_CONF=%s\n", shellQuote(filepath.Join(d.keys.Dir, "softhsm2.conf")))
 	}
 	if err := writeSecret(d.path("postgres.password"), d.postgres.Password()); err != nil {
 		return err
@@ -354,5 +354,9 @@ func (d *dev) announce() error {
 	if err != nil {
 		return err
 	}
-	return text.Execute(d.out, map[string]any{"URL": url, "Token": token, "Dir": d.dir, "Keys": d.keys.Banner()})
+	return text.Execute(d.out, map[string]any{
+		"URL": url, "Token": token, "Dir": d.dir, "Keys": d.keys.Banner(), "Env": shellQuote(d.path("dev.env")), "Config": shellQuote(d.path("daypass.yaml")),
+	})
 }
+
+func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -29,7 +31,7 @@ func openDir(t *testing.T) string {
 			t.Error(err)
 		}
 	})
-	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // G302: see above
+	if err := os.Chmod(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -57,17 +59,18 @@ func readDevEnv(t *testing.T, p *process, dir string) devBroker {
 	})
 	b := devBroker{process: p}
 	for _, m := range assignment.FindAllStringSubmatch(string(text), -1) {
+		value := strings.ReplaceAll(m[2], `'\''`, "'")
 		switch m[1] {
 		case "DAYPASS_URL":
-			b.url = m[2]
+			b.url = value
 		case "DAYPASS_DEV_TOKEN_URL":
-			b.tokenURL = m[2]
+			b.tokenURL = value
 		case "DAYPASS_DEV_CONFIG":
-			b.config = m[2]
+			b.config = value
 		case "DAYPASS_DEV_KEYS":
-			b.keys = m[2]
+			b.keys = value
 		case "SOFTHSM2_CONF":
-			b.softHSM = m[1] + "=" + m[2]
+			b.softHSM = m[1] + "=" + value
 		}
 	}
 	if b.url == "" || b.tokenURL == "" || b.config == "" || b.keys == "" {
@@ -115,9 +118,42 @@ func (b devBroker) installation(t *testing.T) string {
 	return string(found[len(found)-1][1])
 }
 
+// tryBanner does what the banner says, in a shell.
+func (b devBroker) tryBanner(t *testing.T) {
+	t.Helper()
+	for _, name := range []string{"curl", "psql"} {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Logf("the banner's lines are not tried: %v", err)
+			return
+		}
+	}
+	script := []string{"set -e", "cd " + shellQuote(t.TempDir())}
+	for line := range strings.Lines(b.out()) {
+		for _, begin := range []string{"TOKEN=", "curl ", "creds=", ". "} {
+			if text := strings.TrimSpace(line); strings.HasPrefix(text, begin) {
+				script = append(script, text)
+			}
+		}
+	}
+	script = append(script, "cat admin.token")
+	ctx, cancel := context.WithTimeout(t.Context(), deadline)
+	defer cancel()
+	shell := exec.CommandContext(ctx, "sh", "-c", strings.Join(script, "\n"))
+	shell.Env = cleanEnv("USER=ana")
+	out, err := shell.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s\n%s", err, strings.Join(script, "\n"), out)
+	}
+	for _, want := range []string{`"DAYPASS_JWT":"ey`, `"PGPASSWORD":"dpp_`, ` dp_`, `"state":"revok`, `operator for ana`, `dpa_`} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the banner's lines brought no %s:\n%s", want, out)
+		}
+	}
+}
+
 func TestDev(t *testing.T) {
-	dir := filepath.Join(openDir(t), "it's a folder")
-	if err := os.Mkdir(dir, 0o711); err != nil { //nolint:gosec // G301: see openDir
+	dir := filepath.Join(openDir(t), "it's")
+	if err := os.Mkdir(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
 	first := startDev(t, dir)
@@ -134,6 +170,8 @@ func TestDev(t *testing.T) {
 	lease := regexp.MustCompile(`lse_\w+`).FindString(a.body)
 	admin := strings.TrimSpace(runProgram(t, []string{first.softHSM}, "admin", "token", "create", "--config", first.config, "--role", "viewer", "--owner", "ana", "--ttl", "1h"))
 	installation, kid := first.installation(t), first.kid(t)
+
+	first.tryBanner(t)
 
 	// A second one in the same folder says so, and leaves the first one alone.
 	second := start(t, nil, "dev", "--dir", dir)
@@ -188,7 +226,7 @@ func servers(t *testing.T, dir string) []int {
 	}
 	var pids []int
 	for _, name := range lines {
-		line, err := os.ReadFile(name) //nolint:gosec // G304: of /proc
+		line, err := os.ReadFile(name)
 		if err != nil || !bytes.Contains(line, []byte("-D\x00"+dir+"/")) {
 			continue // ended meanwhile, or something else
 		}

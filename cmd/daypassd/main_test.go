@@ -40,7 +40,7 @@ func cleanEnv(more ...string) []string {
 	return append(env, more...)
 }
 
-// run runs the program to its end, which has to be a good one.
+// runProgram runs the program to its end, which has to be a good one.
 func runProgram(t *testing.T, env []string, args ...string) (stdout string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)

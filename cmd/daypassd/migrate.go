@@ -1,19 +1,26 @@
 package main
 
 import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"fmt"
+	"log/slog"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/daypass/daypass/broker"
 	"github.com/daypass/daypass/broker/config"
 	"github.com/daypass/daypass/broker/installation"
+	"github.com/daypass/daypass/broker/instance"
+	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/issuers/builtin"
 	"github.com/daypass/daypass/issuers/postgres"
 	"github.com/daypass/daypass/migrations"
 	"github.com/daypass/daypass/policies"
-
-	"github.com/jackc/pgx/v5"
 )
 
 func newMigrate() *cobra.Command {
@@ -54,7 +61,11 @@ func newConfig() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			set, err := policies.LoadDir(cmd.Context(), settings.Policies.Dir, policyConfig(settings, &grantChecker{settings: settings, open: map[string]broker.Issuer{}}))
+			open, err := openUnused(cmd.Context(), settings)
+			if err != nil {
+				return err
+			}
+			set, err := policies.LoadDir(cmd.Context(), settings.Policies.Dir, policyConfig(settings, &grantChecker{settings: settings, open: open}))
 			if err != nil {
 				return err
 			}
@@ -64,6 +75,20 @@ func newConfig() *cobra.Command {
 	}
 	file.flag(check)
 	return group("config", "The server's configuration", "  daypassd config check --config daypass.yaml", check)
+}
+
+// openUnused opens the issuers to ask them about roles and parameters only: with
+// a key and an installation that are made up, and without reaching for a target.
+func openUnused(ctx context.Context, settings *config.Config) (map[string]broker.Issuer, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	signer, err := keys.NewSigner(key)
+	if err != nil {
+		return nil, err
+	}
+	return openIssuers(ctx, settings, "000000000000", &instance.Config{Signer: signer, Logger: slog.New(slog.DiscardHandler), Now: time.Now})
 }
 
 func newTarget() *cobra.Command {

@@ -196,7 +196,7 @@ func newBroker(t *testing.T) (place, *devkit.Provider) {
 	runProgram(t, nil, "migrate", "--config", p.config)
 	p.sql(t, "CREATE ROLE NAME_owner NOLOGIN", "CREATE ROLE NAME_deploy NOLOGIN", "GRANT NAME_owner TO NAME_deploy")
 	setup := runProgram(t, nil, "target", "setup", "postgres", "--config", p.config, "--owner-role", p.name+"_functions", "--keep-connect")
-	psql := exec.CommandContext(t.Context(), devtest.Postgres(t).Bin("psql"), "-Xq", "-v", "ON_ERROR_STOP=1", p.target) //nolint:gosec // G204: the server's own program
+	psql := exec.CommandContext(t.Context(), devtest.Postgres(t).Bin("psql"), "-Xq", "-v", "ON_ERROR_STOP=1", p.target)
 	psql.Stdin = strings.NewReader(setup)
 	psql.Env = cleanEnv()
 	if out, err := psql.CombinedOutput(); err != nil {
@@ -264,7 +264,7 @@ func (a answer) field(t *testing.T, path ...string) any {
 
 // send does one call and reads the answer.
 func send(client *http.Client, method, url, token string) (answer, error) {
-	r, err := http.NewRequest(method, url, nil) //nolint:noctx // the client has a timeout
+	r, err := http.NewRequest(method, url, nil)
 	if err != nil {
 		return answer{}, err
 	}

@@ -302,7 +302,7 @@ func TestTLS(t *testing.T) {
 	// shown is the name in the certificate of a new handshake.
 	shown := func(address string) string {
 		t.Helper()
-		dialer := &tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}} //nolint:gosec // G402: what it shows is the question
+		dialer := &tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}}
 		conn, err := dialer.DialContext(t.Context(), "tcp", address)
 		if err != nil {
 			t.Fatal(err)

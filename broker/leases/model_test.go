@@ -1,0 +1,354 @@
+package leases_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/daypass/daypass/broker/ids"
+	"github.com/daypass/daypass/broker/leases"
+	"github.com/daypass/daypass/issuers"
+)
+
+// model is what a Store should remember, in a map. The database's clock is kept
+// out of it: a lease is due or not, and nothing becomes due by itself.
+type model struct {
+	f        *fixture
+	issuer   string // the run's own, so that runs share a database
+	leases   map[string]*modelLease
+	order    []string // ids, oldest first
+	sessions []*modelSession
+	tokens   []*modelToken
+	claims   []modelClaim
+	stale    []modelClaim // leases as they were read at some time
+}
+
+type modelLease struct {
+	state    leases.State
+	events   int
+	attempts int
+	due      bool
+	stuck    bool
+	expiry   bool // nothing outside has to be undone
+	limited  bool
+	minted   bool
+	token    *modelToken
+}
+
+type modelSession struct {
+	leases.Session
+	revoked bool
+}
+
+// modelToken is one exchange.
+type modelToken struct {
+	session     *modelSession
+	reservation *leases.Reservation
+	activated   bool
+}
+
+// modelClaim is a lease as somebody has it in hand.
+type modelClaim struct {
+	leases.Claimed
+	events int // of the lease when it was taken in hand
+}
+
+const modelLimit = 2 // max_active of the limited grant
+
+func (l *modelLease) live() bool { return l.state == leases.Issuing || l.state == leases.Active }
+
+// end is what beginning to end a lease does to it.
+func (l *modelLease) end(due bool) {
+	switch {
+	case l.state == leases.Active && l.expiry:
+		l.state, l.due = leases.Expired, false
+	case l.live():
+		l.state, l.due = leases.Revoking, due
+	default:
+		return
+	}
+	l.events++
+}
+
+func (m *model) any(t *rapid.T) string {
+	if len(m.order) == 0 {
+		t.Skip("no lease yet")
+	}
+	return rapid.SampledFrom(m.order).Draw(t, "lease")
+}
+
+func (m *model) reserve(t *rapid.T) {
+	if len(m.sessions) == 0 || rapid.IntRange(0, 2).Draw(t, "new session") == 0 {
+		m.sessions = append(m.sessions, &modelSession{Session: m.f.job()})
+	}
+	session := rapid.SampledFrom(m.sessions).Draw(t, "session")
+	grants := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "b", "limited"}), 1, 3, rapid.ID).Draw(t, "grants")
+	issued := rapid.Bool().Draw(t, "issued")
+	r := m.f.reservation(session.Session, grants...)
+	active, tooMany := 0, false
+	for _, l := range m.leases {
+		if l.limited && l.live() {
+			active++
+		}
+	}
+	for i := range r.Leases {
+		l := &r.Leases[i]
+		l.Policy, l.Issuer, l.Issued, l.SettledAt = m.issuer, m.issuer, issued, r.Now.Add(time.Hour)
+		l.ExpiresAt, l.MaxExpiresAt = r.Now.Add(20*time.Minute), session.ExpiresAt
+		if issued || rapid.Bool().Draw(t, "expiry") {
+			l.Revocation = issuers.Expiry
+		}
+		if l.Grant == "limited" {
+			l.MaxActive = modelLimit
+			tooMany = active >= modelLimit
+		}
+	}
+	err := m.f.Reserve(t.Context(), r)
+	var refused *leases.TooManyError
+	switch {
+	case session.revoked:
+		if !errors.Is(err, leases.ErrReplayed) {
+			t.Fatalf("on a session that was revoked: %v", err)
+		}
+		return
+	case tooMany:
+		if !errors.As(err, &refused) {
+			t.Fatalf("one more than max_active: %v", err)
+		}
+		return
+	case err != nil:
+		t.Fatal(err)
+	}
+	token := &modelToken{session: session, reservation: r}
+	session.ID = r.SessionID
+	m.tokens = append(m.tokens, token)
+	for _, l := range r.Leases {
+		state := leases.Issuing
+		if issued {
+			state = leases.Active
+		}
+		m.leases[l.ID] = &modelLease{state: state, events: 1, expiry: l.Revocation == issuers.Expiry, limited: l.Grant == "limited", token: token}
+		m.order = append(m.order, l.ID)
+	}
+}
+
+func (m *model) activate(t *rapid.T) {
+	open := slices.DeleteFunc(slices.Clone(m.tokens), func(token *modelToken) bool { return token.activated || token.reservation.Leases[0].Issued })
+	if len(open) == 0 {
+		t.Skip("no exchange to activate")
+	}
+	token := rapid.SampledFrom(open).Draw(t, "exchange")
+	token.activated = true
+	err := m.f.Activate(t.Context(), activation(m.f, token.reservation))
+	whole := true
+	for _, reserved := range token.reservation.Leases {
+		l := m.leases[reserved.ID]
+		if l.state != leases.Issuing {
+			whole = false
+			continue
+		}
+		l.state, l.minted, l.due = leases.Active, true, false
+		l.events++
+	}
+	if (err == nil) != whole || (err != nil && !errors.Is(err, leases.ErrNotActive)) {
+		t.Fatalf("all were issuing: %v; %v", whole, err)
+	}
+}
+
+func (m *model) beginRevoke(t *rapid.T) {
+	wanted := append([]string{m.any(t)}, rapid.SliceOfN(rapid.SampledFrom(m.order), 0, 3).Draw(t, "more")...)
+	slices.Sort(wanted)
+	wanted = slices.Compact(wanted)
+	ended, err := m.f.BeginRevoke(t.Context(), append(slices.Clone(wanted), ids.New(ids.Lease, m.f.Now())), leases.Why{Actor: "model", Reason: "asked"})
+	if err != nil || len(ended) != len(wanted) {
+		t.Fatalf("%d of %d: %v", len(ended), len(wanted), err)
+	}
+	for i, id := range wanted {
+		l := m.leases[id]
+		if l.end(true); l.state == leases.Revoking {
+			l.due = true // one that is being revoked is tried again at once
+		}
+		if ended[i].ID != id || ended[i].State != l.state {
+			t.Errorf("%s is %s, want %s is %s", ended[i].ID, ended[i].State, id, l.state)
+		}
+	}
+}
+
+func (m *model) revokeSession(t *rapid.T) {
+	if len(m.tokens) == 0 {
+		t.Skip("no session yet")
+	}
+	token := rapid.SampledFrom(m.tokens).Draw(t, "token")
+	ended, err := m.f.RevokeSession(t.Context(), token.session.ID, token.reservation.Token.Hash, leases.Why{Actor: "model", Reason: "done"})
+	if err != nil || len(ended) != len(token.reservation.Leases) {
+		t.Fatalf("%d of %d: %v", len(ended), len(token.reservation.Leases), err)
+	}
+	token.session.revoked = true
+	for _, l := range m.leases {
+		if l.token == token {
+			l.end(true)
+		}
+	}
+}
+
+func (m *model) pass(t *rapid.T) {
+	id := m.any(t)
+	if _, err := m.f.pool.Exec(t.Context(), `UPDATE leases SET due_at = now() - interval '1 second' WHERE id = $1 AND due_at IS NOT NULL`, id); err != nil {
+		t.Fatal(err)
+	}
+	l := m.leases[id]
+	l.due = !l.state.Ended()
+}
+
+func (m *model) claim(t *rapid.T) {
+	claimed, expired, err := m.f.Claim(t.Context(), m.issuer, 1000, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := 0
+	for id, l := range m.leases {
+		if !l.due {
+			continue
+		}
+		if l.end(false); l.state == leases.Expired {
+			want++
+			continue
+		}
+		l.due = false
+		i := slices.IndexFunc(claimed, func(c leases.Claimed) bool { return c.ID == id })
+		if i < 0 {
+			t.Fatalf("%s is due and wasn't claimed", id)
+		}
+		if got := string(claimed[i].Handle); got != map[bool]string{true: "handle of " + id}[l.minted] {
+			t.Errorf("handle %q, minted %v", got, l.minted)
+		}
+		m.claims = append(m.claims, modelClaim{claimed[i], l.events})
+		claimed = slices.Delete(claimed, i, i+1)
+	}
+	if expired != want || len(claimed) != 0 {
+		t.Fatalf("%d expired, want %d; claimed what isn't due: %v", expired, want, claimed)
+	}
+}
+
+func (m *model) anyClaim(t *rapid.T) (modelClaim, *modelLease) {
+	if len(m.claims) == 0 {
+		t.Skip("nothing was claimed yet")
+	}
+	c := rapid.SampledFrom(m.claims).Draw(t, "claim")
+	return c, m.leases[c.ID]
+}
+
+func (m *model) complete(t *rapid.T) {
+	c, l := m.anyClaim(t)
+	done, err := m.f.Complete(t.Context(), c.Lease)
+	if want := l.state == leases.Revoking && l.events == c.events; err != nil || done != want {
+		t.Fatalf("done %v, want %v: %v", done, want, err)
+	}
+	if done {
+		l.state, l.due, l.stuck = leases.Revoked, false, false
+		l.events++
+	}
+}
+
+func (m *model) postpone(t *rapid.T) {
+	c, l := m.anyClaim(t)
+	stuck, due := rapid.Bool().Draw(t, "stuck"), rapid.Bool().Draw(t, "due")
+	until := m.f.Now().Add(map[bool]time.Duration{true: -time.Second, false: time.Hour}[due])
+	if err := m.f.Postpone(t.Context(), c.Lease, until, "not now", stuck); err != nil {
+		t.Fatal(err)
+	}
+	if l.state == leases.Revoking {
+		l.attempts++
+		l.stuck, l.due = stuck, due
+	}
+}
+
+func (m *model) forget(t *rapid.T) {
+	id := m.any(t)
+	l := m.leases[id]
+	forgotten, err := m.f.Forget(t.Context(), id, leases.Why{Actor: "model", Reason: "gone"})
+	if l.state != leases.Revoking || !l.stuck {
+		if !errors.Is(err, leases.ErrNotStuck) {
+			t.Fatalf("forgotten from %s, stuck %v: %v", l.state, l.stuck, err)
+		}
+		return
+	}
+	if err != nil || forgotten.State != leases.Forgotten {
+		t.Fatalf("%v %v", forgotten, err)
+	}
+	l.state, l.due, l.stuck = leases.Forgotten, false, false
+	l.events++
+}
+
+// read keeps a lease as it is now, for somebody who acts on it later.
+func (m *model) read(t *rapid.T) {
+	l, err := m.f.Get(t.Context(), m.any(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.stale = append(m.stale, modelClaim{leases.Claimed{Lease: l}, m.leases[l.ID].events})
+}
+
+func (m *model) renew(t *rapid.T) {
+	if len(m.stale) == 0 {
+		t.Skip("nothing was read yet")
+	}
+	read := rapid.SampledFrom(m.stale).Draw(t, "read")
+	l, lease := m.leases[read.ID], *read.Lease
+	err := m.f.Renew(t.Context(), &lease, lease.MaxExpiresAt, "model")
+	if l.state != leases.Active || l.events != read.events {
+		if !errors.Is(err, leases.ErrNotActive) {
+			t.Fatalf("renewed as %s, %d events after it was read: %v", l.state, l.events-read.events, err)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.due = false
+	l.events++
+}
+
+func (m *model) check(t *rapid.T) {
+	found, err := m.f.List(t.Context(), leases.Filter{Issuer: m.issuer, Limit: 10_000})
+	if err != nil || len(found) != len(m.leases) {
+		t.Fatalf("%d leases, want %d: %v", len(found), len(m.leases), err)
+	}
+	for _, got := range found {
+		want := m.leases[got.ID]
+		var due bool
+		var events int
+		if err := m.f.pool.QueryRow(t.Context(), `SELECT coalesce(due_at <= now() + interval '1 second', false), (SELECT count(*) FROM audit_events WHERE subject = l.id) FROM leases l WHERE id = $1`,
+			got.ID).Scan(&due, &events); err != nil {
+			t.Fatal(err)
+		}
+		if got.State != want.state || got.Attempts != want.attempts || got.Stuck != want.stuck || due != want.due || events != want.events || (got.EndedAt != nil) != got.State.Ended() {
+			t.Fatalf("%s is %s with %d attempts and %d events, stuck %v, due %v; want %+v", got.ID, got.State, got.Attempts, events, got.Stuck, due, *want)
+		}
+	}
+}
+
+// TestModel lets random histories of many leases agree with the model.
+func TestModel(t *testing.T) {
+	f := newFixture(t)
+	began, runs := time.Now(), 0
+	rapid.Check(t, func(rt *rapid.T) {
+		if time.Since(began) > 12*time.Second {
+			return // enough for today
+		}
+		runs++
+		m := &model{f: f, issuer: fmt.Sprintf("model-%d", runs), leases: map[string]*modelLease{}}
+		rt.Repeat(map[string]func(*rapid.T){
+			"reserve": m.reserve, "activate": m.activate, "beginRevoke": m.beginRevoke, "revokeSession": m.revokeSession, "pass": m.pass, "claim": m.claim,
+			"complete": m.complete, "postpone": m.postpone, "forget": m.forget, "read": m.read, "renew": m.renew,
+		})
+		m.check(rt)
+	})
+	if runs < 5 {
+		t.Errorf("only %d histories in %s", runs, time.Since(began))
+	}
+}
