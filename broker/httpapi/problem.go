@@ -51,7 +51,7 @@ func problemOf(err error) *problem {
 	case errors.As(err, &ready):
 		return ready
 	case errors.As(err, &token):
-		return invalidToken(api.Reason(token.Reason), token.Detail)
+		return invalidToken(token.Reason, token.Detail)
 	case errors.Is(err, leases.ErrReplayed):
 		return invalidToken(api.ReasonReplayed, "the session of this job token has ended or was given back: ask the provider for a new token")
 	case errors.Is(err, admin.ErrUnknown):

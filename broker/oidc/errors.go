@@ -3,33 +3,34 @@ package oidc
 import (
 	"errors"
 	"time"
+
+	"github.com/daypass/daypass/broker/api"
 )
 
-// Reason says which check a job token failed. The values are those of the
-// `reason` member of a 401 answer and never change their meaning.
-type Reason string
+// Reason says which check a job token failed: it goes into the answer as it is.
+type Reason = api.Reason
 
 // The reasons. Verify itself never answers with ReasonReplayed: whether a token
 // was used before is known to the session store.
 const (
 	// ReasonSignature: no key that the provider publishes made this signature.
-	ReasonSignature Reason = "signature"
+	ReasonSignature = api.ReasonSignature
 	// ReasonIssuer: `iss` is none of the configured issuers, byte for byte.
-	ReasonIssuer Reason = "issuer"
+	ReasonIssuer = api.ReasonIssuer
 	// ReasonAudience: the issuer is known, but `aud` fits none of its
 	// providers, or more than one.
-	ReasonAudience Reason = "audience"
+	ReasonAudience = api.ReasonAudience
 	// ReasonExpired: `exp` has come.
-	ReasonExpired Reason = "expired"
+	ReasonExpired = api.ReasonExpired
 	// ReasonNotYetValid: `nbf` or `iat` lies in the future beyond the leeway.
-	ReasonNotYetValid Reason = "not_yet_valid"
+	ReasonNotYetValid = api.ReasonNotYetValid
 	// ReasonMalformed: not a job token at all, or one that two programs could
 	// read differently.
-	ReasonMalformed Reason = "malformed"
+	ReasonMalformed = api.ReasonMalformed
 	// ReasonAlgorithm: `alg` is not allowed, or not one of the named key's.
-	ReasonAlgorithm Reason = "algorithm"
+	ReasonAlgorithm = api.ReasonAlgorithm
 	// ReasonReplayed: the token was used before, or its session was revoked.
-	ReasonReplayed Reason = "replayed"
+	ReasonReplayed = api.ReasonReplayed
 )
 
 // Error is a refused job token: the caller's fault, HTTP status 401. Its text
