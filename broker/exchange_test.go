@@ -2,8 +2,10 @@ package broker_test
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -15,6 +17,7 @@ import (
 	"github.com/daypass/daypass/broker/admin"
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/brokertest"
+	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/issuers"
 )
 
@@ -273,4 +276,44 @@ func TestProviderAway(t *testing.T) {
 	if a.Header.Get("Retry-After") == "" {
 		t.Error("no Retry-After")
 	}
+}
+
+// brittleSigner is a key in an HSM that goes away.
+type brittleSigner struct {
+	keys.Signer
+	away *atomic.Bool
+}
+
+// Sign implements crypto.Signer.
+func (s brittleSigner) Sign(random io.Reader, digest []byte, options crypto.SignerOpts) ([]byte, error) {
+	if s.away.Load() {
+		return nil, errors.New("CKR_DEVICE_REMOVED")
+	}
+	return s.Signer.Sign(random, digest, options)
+}
+
+// TestSigningKeyAway: it is the broker that is broken, not a target, and only
+// what has to be signed is refused.
+func TestSigningKeyAway(t *testing.T) {
+	t.Parallel()
+	var away atomic.Bool
+	b := brokertest.New(t, brokertest.Options{Signer: func(s keys.Signer) keys.Signer { return brittleSigner{s, &away} }})
+	away.Store(true)
+	token := b.Job()
+	for range 2 {
+		a := b.TryExchange(token, "payments/sign")
+		wantCode(t, a, 503, api.CodeUnavailable)
+		if a.Header.Get("Retry-After") == "" || strings.Contains(string(a.Body), "CKR_") {
+			t.Errorf("%v\n%s", a.Header, a.Body)
+		}
+	}
+	if n := b.Count(`SELECT count(*) FROM leases`); n != 0 {
+		t.Errorf("%d leases of what was never signed", n)
+	}
+	a := b.TryExchange(token, "payments/deploy-db", "payments/sign")
+	wantCode(t, a, 503, api.CodeUnavailable)
+	brokertest.Poll(t, "what was made beside it is taken back", func() bool { return len(b.DB.Live()) == 0 && len(b.DB.Seen("Revoke")) > 0 })
+	b.Exchange(token, "payments/deploy-db")
+	away.Store(false)
+	b.Exchange(token, "payments/sign")
 }

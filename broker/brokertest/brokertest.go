@@ -1,5 +1,5 @@
 // Package brokertest starts whole brokers for tests: a database of their own in
-// a real PostgreSQL, a real OIDC provider on loopback, software keys, the API
+// a real PostgreSQL, a real OIDC provider on loopback, keys in memory, the API
 // over HTTP with the limits of the real server. Only the targets are made up
 // ([Target]), so that they can be slow, dead, or lose an answer when a test says
 // so; the jwt issuer is the real one.
@@ -13,9 +13,6 @@ package brokertest
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -36,7 +33,6 @@ import (
 	"github.com/daypass/daypass/broker/instance"
 	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/oidc"
-	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/migrations"
 	"github.com/daypass/daypass/policies"
@@ -95,6 +91,8 @@ type Options struct {
 	// Probe lets the broker try its targets when it starts. Otherwise it finds on
 	// record that somebody just did, so that a target sees the leases of tests alone.
 	Probe bool
+	// Signer replaces the key that signs JWTs by what it makes of it.
+	Signer func(keys.Signer) keys.Signer
 	// Checkpoint is called between the steps of an exchange.
 	Checkpoint func(step string)
 	// Join makes this broker one more of another's fleet: the same database,
@@ -158,7 +156,10 @@ func (b *Broker) found() {
 		t.Fatal(err)
 	}
 	b.sealer, b.signer = Keys(t)
-	provider, err := devkit.StartProvider(t.Context(), devkit.ProviderConfig{})
+	if b.options.Signer != nil {
+		b.signer = b.options.Signer(b.signer)
+	}
+	provider, err := devkit.StartProvider(t.Context(), devkit.ProviderConfig{Algorithm: "ES256"}) // an RSA key takes its time to make
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,28 +169,6 @@ func (b *Broker) found() {
 			t.Error(err)
 		}
 	})
-}
-
-// Keys makes a sealer and a signer up.
-func Keys(t testing.TB) (keys.Sealer, keys.Signer) {
-	t.Helper()
-	software, err := keys.OpenSoftware(keys.SoftwareConfig{Dir: t.TempDir(), PIN: issuers.NewSecret(rand.Text()), Create: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	sealer, err := software.Sealer("sealing")
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := keys.NewSigner(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sealer, signer
 }
 
 // database is how the real server opens it.

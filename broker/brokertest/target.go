@@ -93,6 +93,18 @@ func call[R any](ctx context.Context, t *Target, lease issuers.Lease, req R, hoo
 	return hook(ctx, req)
 }
 
+// Describe implements issuers.Issuer.
+func (t *Target) Describe(role string) issuers.Description {
+	about := t.Fake.Describe(role)
+	if values := t.now().Values; values != nil {
+		about.Values = map[string]bool{}
+		for _, v := range values(issuers.Lease{}) {
+			about.Values[v.Name] = v.Sensitive
+		}
+	}
+	return about
+}
+
 // Issue implements issuers.Issuer.
 func (t *Target) Issue(ctx context.Context, req *issuers.IssueRequest) (*issuers.IssueResponse, error) {
 	response, err := t.Fake.Issue(ctx, req)

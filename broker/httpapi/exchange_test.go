@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -80,6 +81,12 @@ func TestExchangeAnswer(t *testing.T) {
 	if signed.Kind != "jwt" || signed.Revocation != "expiry" || signed.Renewable || !slices.Equal(signed.Secret, []string{"token"}) || signed.Env["DAYPASS_JWT"] != signed.Values["token"] ||
 		len(strings.Split(signed.Values["token"], ".")) != 3 {
 		t.Errorf("credential of kind jwt: %+v", signed)
+	}
+	claims := map[string]any{}
+	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(signed.Values["token"], ".")[1])
+	if err != nil || json.Unmarshal(payload, &claims) != nil || claims["sub"] != "daypass:main/payments/sign" || claims["iss"] != b.URL ||
+		claims["jti"] != signed.LeaseID || claims["exp"] != float64(signed.ExpiresAt.Unix()) {
+		t.Errorf("the JWT says %s", payload)
 	}
 	if want := []string{issuers.GeneratedPattern, "pay_live_[0-9a-z]{24}"}; !slices.Equal(out.Redaction.Patterns, want) {
 		t.Errorf("patterns %v, want %v", out.Redaction.Patterns, want)

@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"net/http"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -44,31 +45,38 @@ func give(b *brokertest.Broker, password string) {
 func TestEnvForShells(t *testing.T) {
 	t.Parallel()
 	b := brokertest.New(t, brokertest.Options{})
+	shells := map[string]string{}
 	for _, shell := range []string{"sh", "dash", "bash", "busybox", "zsh", "ksh"} {
-		program, err := exec.LookPath(shell)
-		if err != nil {
-			continue
+		if program, err := exec.LookPath(shell); err == nil {
+			real, err := filepath.EvalSymlinks(program)
+			if err != nil {
+				t.Fatal(err)
+			}
+			shells[real] = shell // sh is often one of the others
 		}
-		for name, password := range awkward {
-			t.Run(shell+" "+name, func(t *testing.T) {
-				give(b, password)
-				a := b.Do(http.MethodPost, api.PathExchange+"?grant=payments/deploy-db&format=env", b.Job(), nil)
-				if a.Status != 200 || a.Header.Get("Cache-Control") != "no-store" || !strings.HasPrefix(a.Header.Get("Content-Type"), "text/plain") {
-					t.Fatalf("%d %v", a.Status, a.Header)
-				}
+	}
+	token := b.Job()
+	for name, password := range awkward {
+		t.Run(name, func(t *testing.T) {
+			give(b, password)
+			a := b.Do(http.MethodPost, api.PathExchange+"?grant=payments/deploy-db&format=env", token, nil)
+			if a.Status != 200 || a.Header.Get("Cache-Control") != "no-store" || !strings.HasPrefix(a.Header.Get("Content-Type"), "text/plain") {
+				t.Fatalf("%d %v", a.Status, a.Header)
+			}
+			if strings.Contains(string(a.Body), "DAYPASS_SESSION_TOKEN") {
+				t.Error("the session token is handed out unasked")
+			}
+			for _, shell := range shells {
 				arguments := []string{"-c", `eval "$1"; printf %s "$PGPASSWORD"; sh -c 'printf "|%s" "$PGPASSWORD"'`, "-", string(a.Body)}
 				if shell == "busybox" {
 					arguments = append([]string{"sh"}, arguments...)
 				}
-				out, err := exec.CommandContext(t.Context(), program, arguments...).CombinedOutput() //nolint:gosec // a shell of this machine
+				out, err := exec.CommandContext(t.Context(), shell, arguments...).CombinedOutput() //nolint:gosec // a shell of this machine
 				if want := password + "|" + password; err != nil || string(out) != want {
-					t.Errorf("%v: the shell has %q, want %q, of\n%s", err, out, want, a.Body)
+					t.Errorf("%v: %s has %q, want %q, of\n%s", err, shell, out, want, a.Body)
 				}
-				if strings.Contains(string(a.Body), "DAYPASS_SESSION_TOKEN") {
-					t.Error("the session token is handed out unasked")
-				}
-			})
-		}
+			}
+		})
 	}
 }
 
@@ -89,16 +97,16 @@ func TestValue(t *testing.T) {
 	}
 	b.DB.Set(brokertest.Hooks{})
 	token := b.Job()
-	before := len(b.DB.Live())
+	before := len(b.DB.Seen("Issue"))
 	for _, query := range []string{"", "&field=pasword"} {
 		a := b.Do(http.MethodPost, api.PathExchange+"?grant=payments/deploy-db&format=value"+query, token, nil)
 		wantProblem(t, a, 400, api.CodeInvalidRequest)
-		if query == "" && !strings.Contains(a.Problem.Detail, "password, url") {
+		if !strings.Contains(a.Problem.Detail, "password, u") {
 			t.Errorf("the answer doesn't say which fields there are: %s", a.Problem.Detail)
 		}
 	}
-	if now := len(b.DB.Live()); now != before {
-		t.Errorf("%d credentials were made and not given back", now-before)
+	if calls := len(b.DB.Seen("Issue")); calls != before {
+		t.Errorf("%d credentials were made for what can't be answered", calls-before)
 	}
 	// The mistake cost the job nothing: its token still works.
 	if a := b.Do(http.MethodPost, api.PathExchange+"?grant=payments/deploy-db&format=value&field=password", token, nil); a.Status != 200 || len(a.Body) != issuers.GeneratedLength {

@@ -58,6 +58,12 @@ func TestSessionTokenSeesItsOwn(t *testing.T) {
 		l.Subject != "repo:octo-org/octo-repo:ref:refs/heads/main" || l.Provider != "github" || !l.Renewable || l.MaxExpiresAt == nil {
 		t.Errorf("lease: %+v", l)
 	}
+	for token, want := range map[string]int{mine.Session.Token: 2, other.Session.Token: 1} {
+		var rules api.RuleList
+		if a := b.Do(http.MethodGet, api.PathRedactionRules, token, nil); a.Status != 200 || a.Into(&rules) != nil || len(rules.Rules) != want || rules.Rules[0].ID != "daypass" {
+			t.Errorf("rules: %d, want %d of them: %s", a.Status, want, a.Body)
+		}
+	}
 	for _, path := range []string{api.PathLeases, api.PathAudit} {
 		wantProblem(t, b.Do(http.MethodGet, path, mine.Session.Token, nil), 403, api.CodeNotAllowed)
 	}

@@ -3,7 +3,8 @@ package leases
 import (
 	"cmp"
 	"context"
-	"encoding/json"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -91,8 +92,10 @@ func (s *Store) recordReservation(r *Reservation) error {
 	}
 	actor := JobActor(r.Session.Provider, r.Session.Subject)
 	if !r.Joined {
+		claims := sha256.Sum256(r.Session.Claims)
 		if err := add(audit.Entry{Type: audit.SessionOpened, Subject: r.Session.ID, Count: 1, Actor: actor, Data: map[string]any{
-			"provider": r.Session.Provider, "claims": json.RawMessage(r.Session.Claims), "expires_at": r.Session.ExpiresAt,
+			// The claims stand in the session; their hash here makes a change of them show.
+			"provider": r.Session.Provider, "claims_sha256": hex.EncodeToString(claims[:]), "expires_at": r.Session.ExpiresAt,
 		}}); err != nil {
 			return err
 		}
@@ -123,7 +126,7 @@ FROM (SELECT DISTINCT unnest($1::text[]) AS name ORDER BY 1) AS wanted`
 	openSessions = `
 INSERT INTO sessions (id, tenant, provider, issuer, token_digest, subject, claims, opened_at, expires_at, token_expires_at, events)
 SELECT id, $1, provider, issuer, digest, subject, claims, opened_at, expires_at, token_expires_at, 1
-FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[])
+FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::json[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[])
      AS wanted(id, provider, issuer, digest, subject, claims, opened_at, expires_at, token_expires_at)
 WHERE abs(extract(epoch FROM clock_timestamp() - opened_at)) <= $11
 ORDER BY digest

@@ -152,6 +152,7 @@ func (b devBroker) tryBanner(t *testing.T) {
 }
 
 func TestDev(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(openDir(t), "it's")
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		t.Fatal(err)
@@ -242,6 +243,7 @@ func servers(t *testing.T, dir string) []int {
 // TestDevEphemeral: whatever ends it, no Postgres stays, and no folder unless it
 // was killed.
 func TestDevEphemeral(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		signal syscall.Signal
 		killed bool

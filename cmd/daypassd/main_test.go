@@ -138,6 +138,7 @@ func newPlace(tb testing.TB, dir, provider string) place {
 }
 
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	me, err := user.Current()
 	if err != nil {
 		t.Fatal(err)
@@ -236,9 +237,12 @@ func TestHelp(t *testing.T) {
 				t.Errorf("%s: its example %q: %v", path, strings.TrimSpace(line), err)
 			}
 		}
-		help := runProgram(t, nil, append(strings.Fields(path)[1:], "--help")...)
-		if !strings.Contains(help, "Usage:") || !strings.Contains(help, "Examples:\n  ") {
-			t.Errorf("%s --help:\n%s", path, help)
+		var help bytes.Buffer
+		root := newRoot()
+		root.SetOut(&help)
+		root.SetArgs(append(strings.Fields(path)[1:], "--help"))
+		if err := root.Execute(); err != nil || !strings.Contains(help.String(), "Usage:") || !strings.Contains(help.String(), "Examples:\n  ") {
+			t.Errorf("%s --help: %v\n%s", path, err, help.String())
 		}
 	})
 	if seen < 20 {
@@ -255,8 +259,15 @@ func TestExample(t *testing.T) {
 	}
 	dir := t.TempDir()
 	text := regexp.MustCompile(`(: )(/(?:etc|run|usr|var)/)`).ReplaceAllString(string(data), "${1}"+dir+"$2")
+	cert, key := certificate(t, "example")
 	for _, path := range regexp.MustCompile(regexp.QuoteMeta(dir)+`/[^\s,}]+`).FindAllString(text, -1) {
-		if !strings.HasSuffix(path, "/policies") && !strings.HasSuffix(path, "/keys") {
+		switch {
+		case strings.HasSuffix(path, "/policies") || strings.HasSuffix(path, "/keys"):
+		case strings.HasSuffix(path, "/key.pem"):
+			write(t, path, key)
+		case strings.HasSuffix(path, ".pem"):
+			write(t, path, cert)
+		default:
 			write(t, path, "x\n")
 		}
 	}
