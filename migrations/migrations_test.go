@@ -146,7 +146,6 @@ VALUES ('lse_1', 'main', 'ses_1', '', 'p', 'g', 'j', 'd', 'i', '', 'k', 't', 'im
 		"an end after the latest":             `UPDATE leases SET expires_at = max_expires_at + interval '1 second'`,
 		"a lease without events":              `UPDATE leases SET events = 0`,
 		"an unknown way to revoke":            `UPDATE leases SET revocation = 'hope'`,
-		"a session that goes with its leases": `DELETE FROM sessions`,
 		"the same job token twice": `INSERT INTO sessions (id, tenant, provider, issuer, token_digest, subject, claims, opened_at, expires_at, token_expires_at, events)
 SELECT 'ses_2', tenant, provider, issuer, token_digest, subject, claims, opened_at, expires_at, token_expires_at, 1 FROM sessions`,
 		"a session without a length": `UPDATE sessions SET expires_at = opened_at`,

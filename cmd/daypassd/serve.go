@@ -112,16 +112,22 @@ func serve(ctx context.Context, settings *config.Config, how serving) error {
 	}
 	i.Drain()
 	how.Logger.InfoContext(ctx, "stopping: running requests finish, new exchanges are answered with 503")
-	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	err = errors.Join(err, shutDown(ctx, servers, &exchanges))
+	stopWorking()
+	running.Wait()
+	return err
+}
+
+// shutDown lets running requests finish, and cuts off those that take too long.
+func shutDown(ctx context.Context, servers []*http.Server, exchanges *underway) (err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
-	exchanges.wait(stopping)
+	exchanges.wait(ctx)
 	for _, s := range servers {
-		if s.Shutdown(stopping) != nil {
+		if s.Shutdown(ctx) != nil {
 			err = errors.Join(err, fmt.Errorf("stopping: requests took longer than %s and were cut off", drainTime), s.Close())
 		}
 	}
-	stopWorking()
-	running.Wait()
 	return err
 }
 
