@@ -380,8 +380,10 @@ func (b *Broker) undo(ctx context.Context, r *leases.Reservation, orders []*orde
 		if o.response == nil {
 			continue
 		}
-		named := issuers.Lease{Installation: b.config.Installation, Tenant: b.config.Tenant, ID: o.lease.ID, Policy: o.grant.Policy, Grant: o.grant.Name, Role: o.grant.Role,
-			IssuedAt: r.Now, ExpiresAt: o.lease.ExpiresAt, IssueDeadline: o.lease.IssueDeadline}
+		named := issuers.Lease{
+			Installation: b.config.Installation, Tenant: b.config.Tenant, ID: o.lease.ID, Policy: o.grant.Policy, Grant: o.grant.Name, Role: o.grant.Role,
+			IssuedAt: r.Now, ExpiresAt: o.lease.ExpiresAt, IssueDeadline: o.lease.IssueDeadline,
+		}
 		if _, err := o.issuer.Revoke(ctx, &issuers.RevokeRequest{Lease: named, Handle: o.response.Handle}); err != nil {
 			b.config.Logger.ErrorContext(ctx, "revoking failed; the revoker will come to it", "error", err, "lease", o.lease.ID)
 		}

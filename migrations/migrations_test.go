@@ -136,16 +136,16 @@ VALUES ('lse_1', 'main', 'ses_1', '', 'p', 'g', 'j', 'd', 'i', '', 'k', 't', 'im
 		t.Fatal(err)
 	}
 	for name, sql := range map[string]string{
-		"an unknown state":                    `UPDATE leases SET state = 'lost'`,
-		"an ended lease that is due":          `UPDATE leases SET state = 'revoked', ended_at = now()`,
-		"an ended lease without its end":      `UPDATE leases SET state = 'revoked', due_at = NULL`,
-		"a live lease that is never due":      `UPDATE leases SET due_at = NULL`,
-		"a live lease with an end":            `UPDATE leases SET ended_at = now()`,
-		"an active one that is stuck":         `UPDATE leases SET stuck = true`,
-		"an end before the beginning":         `UPDATE leases SET expires_at = issued_at`,
-		"an end after the latest":             `UPDATE leases SET expires_at = max_expires_at + interval '1 second'`,
-		"a lease without events":              `UPDATE leases SET events = 0`,
-		"an unknown way to revoke":            `UPDATE leases SET revocation = 'hope'`,
+		"an unknown state":               `UPDATE leases SET state = 'lost'`,
+		"an ended lease that is due":     `UPDATE leases SET state = 'revoked', ended_at = now()`,
+		"an ended lease without its end": `UPDATE leases SET state = 'revoked', due_at = NULL`,
+		"a live lease that is never due": `UPDATE leases SET due_at = NULL`,
+		"a live lease with an end":       `UPDATE leases SET ended_at = now()`,
+		"an active one that is stuck":    `UPDATE leases SET stuck = true`,
+		"an end before the beginning":    `UPDATE leases SET expires_at = issued_at`,
+		"an end after the latest":        `UPDATE leases SET expires_at = max_expires_at + interval '1 second'`,
+		"a lease without events":         `UPDATE leases SET events = 0`,
+		"an unknown way to revoke":       `UPDATE leases SET revocation = 'hope'`,
 		"the same job token twice": `INSERT INTO sessions (id, tenant, provider, issuer, token_digest, subject, claims, opened_at, expires_at, token_expires_at, events)
 SELECT 'ses_2', tenant, provider, issuer, token_digest, subject, claims, opened_at, expires_at, token_expires_at, 1 FROM sessions`,
 		"a session without a length": `UPDATE sessions SET expires_at = opened_at`,

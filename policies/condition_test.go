@@ -21,7 +21,7 @@ func testClaims() map[string]any {
 var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
 // evaluate compiles and evaluates: true, false (with the reason), or a load error.
-func evaluate(t testing.TB, text string) (allowed bool, refusal error, problems []problem) {
+func evaluate(t testing.TB, text string) (allowed bool, problems []problem, refusal error) {
 	t.Helper()
 	compiler, err := newConditions()
 	if err != nil {
@@ -29,10 +29,10 @@ func evaluate(t testing.TB, text string) (allowed bool, refusal error, problems 
 	}
 	c, problems := compiler.compile(text)
 	if len(problems) > 0 {
-		return false, nil, problems
+		return false, problems, nil
 	}
 	refusal = c.allow(testClaims(), Request{Grant: "p/g", TTL: 10 * time.Minute}, noon)
-	return refusal == nil, refusal, nil
+	return refusal == nil, nil, refusal
 }
 
 func TestConditionAllows(t *testing.T) {
@@ -72,7 +72,7 @@ func TestConditionAllows(t *testing.T) {
 		`claims.actor_id == "8" || claims.actor_id == "9" || claims.actor_id == "7"`,
 		`[1, 2].exists(n, n == 2)`,
 	} {
-		if ok, refusal, problems := evaluate(t, text); !ok {
+		if ok, problems, refusal := evaluate(t, text); !ok {
 			t.Errorf("%s: refused: %v %v", text, refusal, problems)
 		}
 	}
@@ -150,7 +150,7 @@ func TestAbsenceNeverPasses(t *testing.T) {
 		`claims.yes == "true"`,
 		`request.time.getHours(claims.text) == 12 || claims.actor_id == "7"`,
 	} {
-		ok, refusal, problems := evaluate(t, text)
+		ok, problems, refusal := evaluate(t, text)
 		if len(problems) > 0 {
 			t.Errorf("%s: doesn't compile: %v", text, problems)
 		} else if ok {
@@ -222,7 +222,7 @@ func TestConditionRefusedAtLoad(t *testing.T) {
 		`claims.a.all(a, claims.b.all(b, claims.c.contains(a + b)))`: "could cost",
 		strings.Repeat("(", 60) + "true" + strings.Repeat(")", 60):   "recursion",
 	} {
-		_, refusal, problems := evaluate(t, text)
+		_, problems, refusal := evaluate(t, text)
 		if len(problems) == 0 {
 			t.Errorf("%s: compiles (%v)", text, refusal)
 			continue

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -226,9 +227,7 @@ func TestDecideAgreesWithNaive(t *testing.T) {
 		}
 		for range 10 {
 			claims := map[string]any{}
-			for n, v := range rapid.MapOfN(name, value, 0, 4).Draw(t, "token") {
-				claims[n] = v
-			}
+			maps.Copy(claims, rapid.MapOfN(name, value, 0, 4).Draw(t, "token"))
 			id := Identity{Provider: provider.Draw(t, "who"), Claims: claims}
 			policy := rapid.SampledFrom([]string{"p", "q", "r"}).Draw(t, "policy")
 			index := rapid.IntRange(0, 3).Draw(t, "grant")

@@ -6,7 +6,6 @@ import (
 	"strings"
 )
 
-//nolint:gochecknoglobals // compiled once, never changed
 var envName = regexp.MustCompile(`^[A-Z][A-Z0-9_]*$`)
 
 // CheckEnvName says why a grant's `env` may not set a variable of this name in a

@@ -20,7 +20,6 @@ const (
 	maxEntries = 1000 // jobs or grants of one policy
 )
 
-//nolint:gochecknoglobals // compiled once, never changed
 var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 
 const nameHint = "a name has small letters, digits and -, at most 63 of them, and begins with a letter or digit"

@@ -223,7 +223,7 @@ func (s *shape) timezone(e ast.Expr) {
 func (s *shape) rewrite() { s.strict(s.tree.Expr()) }
 
 func (s *shape) strict(e ast.Expr) {
-	switch e.Kind() { //nolint:exhaustive // the others have no parts
+	switch e.Kind() {
 	case ast.SelectKind:
 		s.strict(e.AsSelect().Operand())
 	case ast.ListKind:

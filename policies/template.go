@@ -15,7 +15,6 @@ import (
 // maxFilled is how long a text may be once its templates are filled, in bytes.
 const maxFilled = 512
 
-//nolint:gochecknoglobals // compiled once, never changed
 var templateForm = regexp.MustCompile(`\{\{ *claims\.([A-Za-z_][A-Za-z0-9_]*) *\}\}`)
 
 // template is a text with claims in it: literal, claim, literal, claim, … literal.

@@ -40,7 +40,7 @@ const (
 	LeaseExpired   Type = "lease.expired" // nothing outside had to be undone
 	LeaseForgotten Type = "lease.forgotten"
 
-	AdminTokenCreated Type = "admin_token.created"
+	AdminTokenCreated Type = "admin_token.created" //nolint:gosec // the name of an event
 	AdminTokenRevoked Type = "admin_token.revoked"
 )
 

@@ -129,7 +129,7 @@ func New(t testing.TB, options Options) *Broker {
 		options.IssueTime = 5 * time.Second
 	}
 	if options.Clock == nil {
-		options.Clock = time.Now
+		options.Clock = time.Now //nolint:forbidigo // for tests alone: the machine's clock is right
 	}
 	if options.Policies == nil {
 		options.Policies = map[string]string{"payments.yaml": Policies}
@@ -193,7 +193,7 @@ func (b *Broker) open() {
 	b.URL = "http://" + b.server.Listener.Addr().String()
 	logger := slog.New(slog.NewJSONHandler(b.Log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
-	if b.Base, err = instance.OpenBase(t.Context(), b.database(), b.sealer, time.Now); err != nil {
+	if b.Base, err = instance.OpenBase(t.Context(), b.database(), b.sealer, time.Now); err != nil { //nolint:forbidigo // for tests alone: the machine's clock is right
 		t.Fatal(err)
 	}
 	if !b.options.Probe {

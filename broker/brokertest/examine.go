@@ -112,9 +112,9 @@ func (a *answers) add(body []byte) {
 // Poll waits until a condition holds, and fails the test when it never does.
 func Poll(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(20 * time.Second) //nolint:forbidigo // for tests alone: the machine's clock is right
 	for pause := time.Millisecond; !holds(); pause = min(2*pause, 50*time.Millisecond) {
-		if time.Now().After(deadline) {
+		if time.Now().After(deadline) { //nolint:forbidigo // for tests alone: the machine's clock is right
 			t.Fatalf("waited for nothing: %s", what)
 		}
 		select {

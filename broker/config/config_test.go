@@ -99,17 +99,17 @@ func TestExample(t *testing.T) {
 // keys are the names of all keys, but for those that are refused.
 func keys(t reflect.Type) []string {
 	var list []string
-	switch t.Kind() {
-	case reflect.Slice, reflect.Map:
+	if t.Kind() == reflect.Slice || t.Kind() == reflect.Map {
 		return keys(t.Elem())
-	case reflect.Struct:
-		for i := range t.NumField() {
-			name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
-			if name == "" || name == "-" || t.Field(i).Type == reflect.TypeFor[*strictyaml.Value]() {
+	}
+	if t.Kind() == reflect.Struct {
+		for field := range t.Fields() {
+			name, _, _ := strings.Cut(field.Tag.Get("yaml"), ",")
+			if name == "" || name == "-" || field.Type == reflect.TypeFor[*strictyaml.Value]() {
 				continue
 			}
 			list = append(list, name)
-			list = append(list, keys(t.Field(i).Type)...)
+			list = append(list, keys(field.Type)...)
 		}
 	}
 	return list

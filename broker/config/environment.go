@@ -66,7 +66,7 @@ func settings(v reflect.Value, path string, into map[string]setting) {
 		if path != "" {
 			below = path + "." + name
 		}
-		switch field.Kind() { //nolint:exhaustive // lists and mappings have no variables
+		switch field.Kind() {
 		case reflect.Struct:
 			settings(field, below, into)
 		case reflect.String, reflect.Bool, reflect.Int, reflect.Int64:
@@ -78,7 +78,7 @@ func settings(v reflect.Value, path string, into map[string]setting) {
 
 // put sets the value and returns what is wanted where the text is something else.
 func (s setting) put(text string) string {
-	switch s.value.Kind() { //nolint:exhaustive // see settings
+	switch s.value.Kind() {
 	case reflect.Bool:
 		if text != "true" && text != "false" {
 			return "true or false"

@@ -109,7 +109,6 @@ func (l *loader) unused(key string, v *strictyaml.Value, hint string) {
 	}
 }
 
-//nolint:gochecknoglobals // compiled once, never changed
 var (
 	reference = regexp.MustCompile(`^\$\{([A-Za-z_][A-Za-z0-9_]*)\}$`)
 	nameForm  = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)

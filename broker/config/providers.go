@@ -81,7 +81,7 @@ func (l *loader) name(at strictyaml.Where, what, name string) {
 func (l *loader) references() { l.walk(reflect.ValueOf(l.config).Elem(), l.config.At.Pos) }
 
 func (l *loader) walk(v reflect.Value, at strictyaml.Pos) {
-	switch v.Kind() { //nolint:exhaustive // the others hold no text
+	switch v.Kind() {
 	case reflect.String:
 		if strings.Contains(v.String(), "${") {
 			l.add(at, "write the value itself", "${…} is read in secrets alone: database.url, pin, password")
@@ -95,7 +95,7 @@ func (l *loader) walk(v reflect.Value, at strictyaml.Pos) {
 			l.walk(v.MapIndex(key), at)
 		}
 	case reflect.Struct:
-		where, _ := v.FieldByName("At").Interface().(strictyaml.Where)
+		where, _ := reflect.TypeAssert[strictyaml.Where](v.FieldByName("At"))
 		for i := range v.NumField() {
 			name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
 			if name == "" || name == "-" {

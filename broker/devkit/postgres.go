@@ -245,7 +245,9 @@ func (p *Postgres) DSN(database string) string { return p.socketURL(database, p.
 
 func (p *Postgres) socketURL(database string, port int) string {
 	u := p.baseURL(database)
-	u.RawQuery = url.Values{"host": {p.sock}, "port": {strconv.Itoa(port)}, "sslmode": {"disable"}}.Encode()
+	query := url.Values{"host": {p.sock}, "port": {strconv.Itoa(port)}, "sslmode": {"disable"}}.Encode()
+	// A form writes a space as +, which libpq and pgx read as what it is.
+	u.RawQuery = strings.ReplaceAll(query, "+", "%20")
 	return u.String()
 }
 

@@ -221,7 +221,7 @@ func TestOrphanIsStopped(t *testing.T) {
 }
 
 func TestLongPath(t *testing.T) {
-	cfg := PostgresConfig{Dir: filepath.Join(openDir(t), strings.Repeat("long/", 20)+"pg")}
+	cfg := PostgresConfig{Dir: filepath.Join(openDir(t), strings.Repeat("long and spaced/", 8)+"pg")}
 	p := start(t, cfg)
 	if len(p.sock) > maxSocketPath-len("/.s.PGSQL.5432") {
 		t.Errorf("socket folder %s is too long", p.sock)

@@ -80,7 +80,7 @@ func copies() map[string]func(t *testing.T, from string) string {
 				{"pg_dump", "--no-owner", "-f", dump, libpq(t, server.TCPDSN(from))},
 				{"psql", "-q", "-v", "ON_ERROR_STOP=1", "-f", dump, libpq(t, server.TCPDSN(parse(t, to).ConnConfig.Database))},
 			} {
-				program := exec.CommandContext(t.Context(), server.Bin(command[0]), command[1:]...) //nolint:gosec // programs of the server
+				program := exec.CommandContext(t.Context(), server.Bin(command[0]), command[1:]...)
 				program.Env = append(os.Environ(), "PGPASSWORD="+server.Password())
 				if out, err := program.CombinedOutput(); err != nil {
 					t.Fatalf("%s: %v\n%s", command[0], err, out)

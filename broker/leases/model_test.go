@@ -108,7 +108,6 @@ func (m *model) reserve(t *rapid.T) {
 		}
 	}
 	err := m.f.Reserve(t.Context(), r)
-	var refused *leases.TooManyError
 	switch {
 	case session.revoked:
 		if !errors.Is(err, leases.ErrReplayed) {
@@ -116,7 +115,7 @@ func (m *model) reserve(t *rapid.T) {
 		}
 		return
 	case tooMany:
-		if !errors.As(err, &refused) {
+		if _, ok := errors.AsType[*leases.TooManyError](err); !ok {
 			t.Fatalf("one more than max_active: %v", err)
 		}
 		return

@@ -174,6 +174,7 @@ SELECT exchange, verdict, policy || '/' || grant_name, coalesce(session_id, ''),
 	closeEmptySessions = `
 DELETE FROM sessions s WHERE s.id = ANY($1) AND NOT EXISTS (SELECT FROM leases l WHERE l.session_id = s.id)`
 
+	//nolint:gosec // hashes of tokens, as parameters
 	saveTokens = `
 INSERT INTO session_tokens (hash, key_id, session_id, grants, created_at)
 SELECT w.hash, w.key_id, l.session_id, string_to_array(w.grants, ' '), w.now

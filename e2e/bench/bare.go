@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -108,14 +109,10 @@ func (s *stage) dropBare(ctx context.Context) error {
 		if len(names) == 0 {
 			break
 		}
-		list := ""
 		for i, name := range names {
-			if i > 0 {
-				list += ", "
-			}
-			list += pgx.Identifier{name}.Sanitize()
+			names[i] = pgx.Identifier{name}.Sanitize()
 		}
-		if _, err := conn.Exec(ctx, "DROP ROLE "+list); err != nil {
+		if _, err := conn.Exec(ctx, "DROP ROLE "+strings.Join(names, ", ")); err != nil {
 			return fmt.Errorf("dropping the limit's users: %w", err)
 		}
 	}

@@ -37,7 +37,7 @@ func startChild(ctx context.Context, dir string, argv ...string) (*child, error)
 	name := filepath.Base(argv[0])
 	c := &child{name: name, log: filepath.Join(dir, name+".log"), ended: make(chan struct{})}
 	started := make(chan error, 1)
-	go c.live(started, argv)
+	go c.live(context.WithoutCancel(ctx), started, argv)
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}
@@ -59,7 +59,7 @@ func startChild(ctx context.Context, dir string, argv ...string) (*child, error)
 
 // live is the process's life. The kernel ends the child with the thread that
 // forked it, so this goroutine keeps its thread.
-func (c *child) live(started chan<- error, argv []string) {
+func (c *child) live(ctx context.Context, started chan<- error, argv []string) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	log, err := os.OpenFile(c.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -68,8 +68,8 @@ func (c *child) live(started chan<- error, argv []string) {
 		return
 	}
 	defer log.Close() //nolint:errcheck // a log
-	// A context would kill it; stop lets it finish first.
-	cmd := exec.CommandContext(context.Background(), argv[0], argv[1:]...) //nolint:gosec // G204: programs that were built a moment ago
+	// A context that ends would kill it; this one doesn't, and stop lets it finish first.
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...) //nolint:gosec // G204: programs that were built a moment ago
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{}
 	endWithParent(cmd.SysProcAttr)

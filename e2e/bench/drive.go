@@ -126,7 +126,7 @@ func (c *client) exchange(ctx context.Context, n int) error {
 	}
 	defer response.Body.Close() //nolint:errcheck // it was read to the end
 	if response.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(response.Body, 1<<10)) //nolint:errcheck // the status says enough
+		text, _ := io.ReadAll(io.LimitReader(response.Body, 1<<10)) // the status says enough
 		return fmt.Errorf("answered with %s: %s", response.Status, strings.TrimSpace(string(text)))
 	}
 	_, err = io.Copy(io.Discard, response.Body)

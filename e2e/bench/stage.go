@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,8 +78,8 @@ func (s *stage) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, closeTime)
 	defer cancel()
 	var err error
-	for i := len(s.undo) - 1; i >= 0; i-- {
-		err = errors.Join(err, s.undo[i](ctx))
+	for _, undo := range slices.Backward(s.undo) {
+		err = errors.Join(err, undo(ctx))
 	}
 	s.undo = nil
 	return err

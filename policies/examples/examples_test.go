@@ -2,6 +2,7 @@ package examples_test
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"testing"
 	"time"
@@ -56,9 +57,7 @@ func TestExamples(t *testing.T) {
 		"pipeline_source": "push", "user_access_level": "developer",
 	}
 	staging := map[string]any{"environment": "staging"}
-	for name, value := range gitlab {
-		staging[name] = value
-	}
+	maps.Copy(staging, gitlab)
 	day, night := time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC), time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)
 	for _, tc := range []struct {
 		what, provider string

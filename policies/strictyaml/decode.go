@@ -96,7 +96,7 @@ func (d *decoder) decode(node ast.Node, into reflect.Value, depth int) {
 		d.duration(node, into)
 		return
 	}
-	switch into.Kind() { //nolint:exhaustive // everything else is refused by default
+	switch into.Kind() {
 	case reflect.Pointer:
 		into.Set(reflect.New(into.Type().Elem()))
 		d.decode(node, into.Elem(), depth)
@@ -220,7 +220,7 @@ func (d *decoder) mapping(node ast.Node, into reflect.Value, depth int) {
 	d.each(pairs, func(key string, _, value ast.Node) {
 		item := reflect.New(into.Type().Elem()).Elem()
 		d.decode(value, item, depth+1)
-		if v, isValue := item.Interface().(Value); isValue && v.Line == 0 {
+		if v, isValue := reflect.TypeAssert[Value](item); isValue && v.Line == 0 {
 			return // a mistake: nothing was read
 		}
 		into.SetMapIndex(reflect.ValueOf(key).Convert(into.Type().Key()), item)
