@@ -40,8 +40,8 @@ const (
 	LeaseExpired   Type = "lease.expired" // nothing outside had to be undone
 	LeaseForgotten Type = "lease.forgotten"
 
-	AdminTokenCreated Type = "admin_token.created" //nolint:gosec // the name of an event
-	AdminTokenRevoked Type = "admin_token.revoked"
+	AdminTokenCreated Type = "admin_token.created"
+	AdminTokenRevoked Type = "admin_token.revoked" //nolint:gosec // the name of an event
 )
 
 // Entry is what happened, before it has an id, a hash and a MAC.

@@ -34,7 +34,7 @@ func TestExaminationFinds(t *testing.T) {
 		want string
 	}{
 		"nothing":               {func(*Broker, string) {}, ""},
-		"a secret in the log":   {func(b *Broker, s string) { fmt.Fprintln(b.Log, "token", s) }, "stands in the log"},
+		"a secret in the log":   {func(b *Broker, s string) { _, _ = fmt.Fprintln(b.Log, "token", s) }, "stands in the log"},
 		"a secret in an answer": {func(b *Broker, s string) { b.answers.add([]byte(`{"detail":"` + s + `"}`)) }, "error answer holds"},
 		"a secret in a row":     {func(b *Broker, s string) { b.Exec(`UPDATE leases SET last_error = $1`, s) }, "stands in table leases"},
 		"a secret in bytes":     {func(b *Broker, s string) { b.Exec(`UPDATE leases SET handle = $1`, []byte("x"+s)) }, "stands in table leases"},

@@ -62,7 +62,7 @@ func (b *Broker) Admin(role admin.Role) string {
 func (b *Broker) Do(method, path, token string, body any) *Answer {
 	b.t.Helper()
 	request := b.Request(method, path, token, body)
-	response, err := b.server.Client().Do(request)
+	response, err := b.server.Client().Do(request) //nolint:gosec // to the broker under test
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func (b *Broker) Request(method, path, token string, body any) *http.Request {
 // Send sends a request that the test has made.
 func (b *Broker) Send(request *http.Request) *Answer {
 	b.t.Helper()
-	response, err := b.server.Client().Do(request)
+	response, err := b.server.Client().Do(request) //nolint:gosec // to the broker under test
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 // awkward are values that have broken shells, dotenv readers and $GITHUB_ENV.
-var awkward = map[string]string{ //nolint:gochecknoglobals // a table, never changed
+var awkward = map[string]string{
 	"plain":         "hunter2",
 	"empty":         "",
 	"single quotes": `it's 'quoted' ''`,
@@ -48,11 +48,11 @@ func TestEnvForShells(t *testing.T) {
 	shells := map[string]string{}
 	for _, shell := range []string{"sh", "dash", "bash", "busybox", "zsh", "ksh"} {
 		if program, err := exec.LookPath(shell); err == nil {
-			real, err := filepath.EvalSymlinks(program)
+			target, err := filepath.EvalSymlinks(program)
 			if err != nil {
 				t.Fatal(err)
 			}
-			shells[real] = shell // sh is often one of the others
+			shells[target] = shell // sh is often one of the others
 		}
 	}
 	token := b.Job()
@@ -71,7 +71,7 @@ func TestEnvForShells(t *testing.T) {
 				if shell == "busybox" {
 					arguments = append([]string{"sh"}, arguments...)
 				}
-				out, err := exec.CommandContext(t.Context(), shell, arguments...).CombinedOutput() //nolint:gosec // a shell of this machine
+				out, err := exec.CommandContext(t.Context(), shell, arguments...).CombinedOutput()
 				if want := password + "|" + password; err != nil || string(out) != want {
 					t.Errorf("%v: %s has %q, want %q, of\n%s", err, shell, out, want, a.Body)
 				}

@@ -171,8 +171,15 @@ func TestWrongTokens(t *testing.T) {
 	lease := api.PathLeases + "/" + out.Credentials[0].LeaseID
 	viewer, operator, redactor := b.Admin(admin.Viewer), b.Admin(admin.Operator), b.Admin(admin.Redactor)
 	for _, c := range []struct{ method, path string }{
-		{"GET", api.PathSession}, {"POST", api.PathSessionRevoke}, {"GET", lease}, {"POST", lease + "/renew"}, {"POST", lease + "/revoke"}, {"POST", lease + "/forget"},
-		{"GET", api.PathLeases}, {"GET", api.PathAudit}, {"GET", api.PathRedactionRules},
+		{"GET", api.PathSession},
+		{"POST", api.PathSessionRevoke},
+		{"GET", lease},
+		{"POST", lease + "/renew"},
+		{"POST", lease + "/revoke"},
+		{"POST", lease + "/forget"},
+		{"GET", api.PathLeases},
+		{"GET", api.PathAudit},
+		{"GET", api.PathRedactionRules},
 	} {
 		t.Run(c.method+" "+c.path, func(t *testing.T) {
 			wantReason(t, b.Do(c.method, c.path, job, nil), api.ReasonMalformed)

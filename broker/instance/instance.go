@@ -164,7 +164,11 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		Broker: i.broker, Store: i.store, Admins: i.Tokens, ExternalURL: config.ExternalURL, Ready: i.ready, Metrics: registry, Logger: config.Logger, Now: config.Now,
 		Audit: func(ctx context.Context, page audit.Page) ([]audit.Event, error) {
 			page.Tenant = Tenant
-			return audit.List(ctx, i.pool, page)
+			events, err := audit.List(ctx, i.pool, page)
+			if err != nil {
+				err = fmt.Errorf("%w: %w", leases.ErrUnavailable, err)
+			}
+			return events, err
 		},
 		JWKS:           func() ([]byte, error) { return keys.JWKS(config.Signer) },
 		TrustedProxies: config.TrustedProxies,
