@@ -33,6 +33,7 @@ import (
 	"github.com/daypass/daypass/broker/installation"
 	"github.com/daypass/daypass/broker/instance"
 	"github.com/daypass/daypass/broker/keys"
+	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/migrations"
@@ -180,6 +181,7 @@ func (b *Broker) database() *pgxpool.Config {
 		b.t.Fatal(err)
 	}
 	config.MaxConns = 12
+	maps.Copy(config.ConnConfig.RuntimeParams, leases.PlannerSettings())
 	maps.Copy(config.ConnConfig.RuntimeParams, map[string]string{"statement_timeout": "5000", "lock_timeout": "3000", "idle_in_transaction_session_timeout": "10000"})
 	installation.Guard(config)
 	return config

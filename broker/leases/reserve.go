@@ -132,6 +132,9 @@ WHERE abs(extract(epoch FROM clock_timestamp() - opened_at)) <= $11
 ORDER BY digest
 ON CONFLICT (tenant, provider, issuer, token_digest) DO NOTHING`
 
+	// Rows are looked up one by one (LATERAL … OFFSET 0), by their keys and in
+	// order, whatever the planner thinks of the tables' sizes.
+	//
 	// The share lock on the session makes a revocation of it wait until these
 	// leases can be seen, or makes this statement see the revocation.
 	reserveLeases = `
@@ -143,9 +146,10 @@ WITH wanted AS (
         id, policy, grant_name, job, policy_digest, lease_issuer, role, kind, target, revocation,
         issued, expires_at, max_expires_at, ttl_seconds, renewable, issue_deadline, settled_at, max_active, rules, subject)
 ), live AS MATERIALIZED (
-    SELECT s.id, s.provider, s.issuer, s.token_digest, s.expires_at FROM sessions s
-    WHERE s.tenant = $1 AND (s.provider, s.issuer, s.token_digest) IN (SELECT provider, issuer, digest FROM wanted) AND s.revoked_at IS NULL
-    ORDER BY s.token_digest FOR SHARE
+    SELECT found.* FROM (SELECT DISTINCT provider, issuer, digest FROM wanted ORDER BY digest) d CROSS JOIN LATERAL (
+        SELECT s.id, s.provider, s.issuer, s.token_digest, s.expires_at FROM sessions s
+        WHERE s.tenant = $1 AND s.provider = d.provider AND s.issuer = d.issuer AND s.token_digest = d.digest AND s.revoked_at IS NULL
+        OFFSET 0 FOR SHARE) found
 ), judged AS (
     SELECT w.*, live.id AS session_id, live.expires_at AS session_expires_at,
         CASE
@@ -179,12 +183,12 @@ DELETE FROM sessions s WHERE s.id = ANY($1) AND NOT EXISTS (SELECT FROM leases l
 INSERT INTO session_tokens (hash, key_id, session_id, grants, created_at)
 SELECT w.hash, w.key_id, l.session_id, string_to_array(w.grants, ' '), w.now
 FROM unnest($1::bytea[], $2::text[], $3::text[], $4::timestamptz[], $5::text[]) AS w(hash, key_id, grants, now, lease_id)
-JOIN leases l ON l.id = w.lease_id`
+CROSS JOIN LATERAL (SELECT session_id FROM leases WHERE id = w.lease_id OFFSET 0) l`
 
 	saveFingerprints = `
 INSERT INTO fingerprints (fingerprint, lease_id, field, key_id, scheme, created_at)
 SELECT w.* FROM unnest($1::bytea[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[]) AS w(fingerprint, lease_id, field, key_id, scheme, created_at)
-JOIN leases l ON l.id = w.lease_id AND l.state = 'active'`
+CROSS JOIN LATERAL (SELECT 1 FROM leases WHERE id = w.lease_id AND state = 'active' OFFSET 0) l`
 
 	saveRules = `
 INSERT INTO redaction_rules (id, tenant, policy, grant_name, pattern, created_at)
@@ -194,7 +198,7 @@ ON CONFLICT (id) DO NOTHING`
 
 	// What a statement before this one declined has no event.
 	subjectExists = `
-EXISTS (SELECT FROM leases l WHERE l.id = e.subject) OR EXISTS (SELECT FROM sessions s WHERE s.id = e.subject)`
+coalesce((SELECT true FROM leases l WHERE l.id = e.subject), (SELECT true FROM sessions s WHERE s.id = e.subject), false)`
 )
 
 // queueReservations adds the statements that reserve. Their results land in the
@@ -411,14 +415,15 @@ const (
 WITH minted AS (
     SELECT * FROM unnest($1::int[], $2::text[], $3::bytea[]) AS m(exchange, id, handle)
 ), locked AS MATERIALIZED (
-    SELECT l.id FROM leases l JOIN minted USING (id) WHERE l.state = 'issuing' ORDER BY l.id FOR UPDATE OF l
+    SELECT found.* FROM (SELECT id FROM minted ORDER BY id) m CROSS JOIN LATERAL (
+        SELECT l.id FROM leases l WHERE l.id = m.id AND l.state = 'issuing' OFFSET 0 FOR UPDATE) found
 ), changed AS (
     UPDATE leases l SET state = 'active', handle = m.handle, due_at = l.expires_at, events = 2
     FROM minted m JOIN locked USING (id) WHERE l.id = m.id RETURNING l.id
 )
 SELECT m.exchange, changed.id IS NOT NULL FROM minted m LEFT JOIN changed USING (id)`
 
-	leaseIsActive = `EXISTS (SELECT FROM leases l WHERE l.id = e.subject AND l.state = 'active' AND l.events = e.count)`
+	leaseIsActive = `coalesce((SELECT l.state = 'active' AND l.events = e.count FROM leases l WHERE l.id = e.subject), false)`
 )
 
 func queueActivations(batch *pgx.Batch, writes []*write) {

@@ -26,7 +26,7 @@ type Config struct {
 	Now          func() time.Time
 	Logger       *slog.Logger // nil: discards
 
-	// Writers is how many transactions commit at once; zero: 4. Concurrent
+	// Writers is how many transactions commit at once; zero: 2. Concurrent
 	// exchanges join the next free one.
 	Writers int
 }
@@ -48,8 +48,16 @@ const (
 	commitTimeout  = 10 * time.Second
 	maxBatch       = 128
 	queueLength    = 1024
-	defaultWriters = 4
+	defaultWriters = 2
 )
+
+// PlannerSettings are what the connections of Config.Pool should be set to. The
+// statements here ask for rows by their keys. With these settings each is planned
+// once for a connection, and for an index: a plan that was made while the tables
+// were empty would read them whole once they are full.
+func PlannerSettings() map[string]string {
+	return map[string]string{"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "jit": "off"}
+}
 
 // Open measures the database's clock and starts the writers. Close stops them.
 func Open(ctx context.Context, config Config) (*Store, error) {

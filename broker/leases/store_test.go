@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"sync"
 	"testing"
@@ -39,6 +40,7 @@ func newFixture(t *testing.T, change ...func(*leases.Config)) *fixture {
 		t.Fatal(err)
 	}
 	config.MaxConns = 8
+	maps.Copy(config.ConnConfig.RuntimeParams, leases.PlannerSettings())
 	if _, err := migrations.Up(t.Context(), config.ConnConfig.Copy()); err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/daypass/daypass/broker/instance"
 	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/keys/pkcs11"
+	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/builtin"
@@ -124,6 +125,7 @@ func databaseConfig(settings *config.Config) (*pgxpool.Config, error) {
 	maps.Copy(parsed.ConnConfig.RuntimeParams, map[string]string{
 		"application_name": "daypassd", "statement_timeout": "5000", "lock_timeout": "3000", "idle_in_transaction_session_timeout": "10000",
 	})
+	maps.Copy(parsed.ConnConfig.RuntimeParams, leases.PlannerSettings())
 	parsed.ConnConfig.ConnectTimeout = 5 * time.Second
 	installation.Guard(parsed)
 	guard := parsed.AfterConnect

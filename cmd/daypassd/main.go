@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	_ "time/tzdata" // policies name time zones, and a small image has none
@@ -32,6 +33,11 @@ func main() { os.Exit(run()) }
 
 func run() int {
 	hardenProcess()
+	if os.Getenv("GOGC") == "" {
+		// The heap is a few megabytes, and most of it lives as long as one request:
+		// collecting it at four times that costs little memory and saves much time.
+		debug.SetGCPercent(400)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // the first signal asks; the second one is the kernel's to answer, and ends us at once
