@@ -317,3 +317,26 @@ func TestSigningKeyAway(t *testing.T) {
 	away.Store(false)
 	b.Exchange(token, "payments/sign")
 }
+
+// TestOnlyRandomValuesAreFingerprinted: the hash of a value that can be guessed
+// would let a thief of the database try.
+func TestOnlyRandomValuesAreFingerprinted(t *testing.T) {
+	t.Parallel()
+	b := brokertest.New(t, brokertest.Options{})
+	b.DB.Set(brokertest.Hooks{Values: func(lease issuers.Lease) []issuers.Value {
+		return []issuers.Value{
+			{Name: "username", Value: issuers.NewSecret("dp_" + lease.ID), RandomBits: 160}, // not sensitive
+			{Name: "password", Value: issuers.Generate(issuers.Password), Sensitive: true, RandomBits: issuers.GeneratedBits},
+			{Name: "pin", Value: issuers.NewSecret("4711-4711"), Sensitive: true, RandomBits: 26},
+			{Name: "almost", Value: issuers.NewSecret("127-random-bits"), Sensitive: true, RandomBits: 127},
+		}
+	}})
+	out := b.Exchange(b.Job(), "payments/deploy-db")
+	id := out.Credentials[0].LeaseID
+	if n := b.Count(`SELECT count(*) FROM fingerprints WHERE lease_id = $1`, id); n != 1 {
+		t.Errorf("%d values were fingerprinted, want 1", n)
+	}
+	if n := b.Count(`SELECT count(*) FROM fingerprints WHERE lease_id = $1 AND field = 'password' AND key_id <> '' AND scheme <> ''`, id); n != 1 {
+		t.Error("the password was not, or its row doesn't name its key and scheme")
+	}
+}
