@@ -57,6 +57,8 @@ const (
 	firstBackoff = 500 * time.Millisecond
 	// longestBackoff is how long a target that came back may wait for us.
 	longestBackoff = 30 * time.Second
+	// blockedFactor makes five minutes of the longest pause.
+	blockedFactor = 10
 	// stuckAfter is how long a revocation may fail before people are told.
 	stuckAfter = 10 * time.Minute
 	// stuckAttempts is the same in tries, for a lease that was revoked long before
@@ -228,6 +230,11 @@ func (r *Revoker) failed(ctx context.Context, c leases.Claimed, err error) {
 	now := r.config.Store.Now()
 	stuck := errors.Is(err, issuers.ErrBlocked) || now.Sub(c.ExpiresAt) > stuckAfter || c.Attempts >= stuckAttempts
 	pause := Backoff(c.Attempts)
+	if errors.Is(err, issuers.ErrBlocked) {
+		// It waits for a person, who can ask for another try at once. Many of these
+		// must not keep those busy that can be taken back.
+		pause *= blockedFactor
+	}
 	if r.config.Observe != nil {
 		r.config.Observe.Failed(c.Issuer, stuck)
 	}
