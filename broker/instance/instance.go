@@ -131,7 +131,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		return nil, err
 	}
 	if i.store, err = leases.Open(ctx, leases.Config{
-		Pool: base.Pool, Audit: base.Recorder, Handles: base.Root.RowSealer(), Installation: i.Installation, Tenant: Tenant, Now: config.Now, Logger: config.Logger,
+		Pool: base.Pool, Audit: base.Recorder, Handles: base.Root.RowSealer(), Claims: base.Root.Hasher(keys.SessionClaims), Installation: i.Installation, Tenant: Tenant, Now: config.Now, Logger: config.Logger,
 	}); err != nil {
 		return nil, err
 	}

@@ -46,6 +46,7 @@ const (
 	AdminTokens   Use = "admin tokens"
 	Fingerprints  Use = "redaction fingerprints"
 	AuditMACs     Use = "audit event macs"
+	SessionClaims Use = "session claims"
 	RowSeals      Use = "row seals"
 )
 

@@ -51,6 +51,8 @@ type Session struct {
 	ExpiresAt      time.Time
 	TokenExpiresAt time.Time
 	RevokedAt      *time.Time
+
+	claimsMAC [32]byte
 }
 
 // Lease is one credential as it is remembered.
@@ -114,6 +116,8 @@ var (
 	ErrUnavailable = errors.New("lease store unavailable")
 	// ErrNotFound: no such lease or session, or not one that the caller may see.
 	ErrNotFound = errors.New("no such lease")
+	// ErrForged: a session's claims are not those that its job token had.
+	ErrForged = errors.New("the session's record was changed")
 	// ErrNotActive: the lease has begun to end.
 	ErrNotActive = errors.New("lease is no longer active")
 	// ErrNotStuck: only a stuck revocation can be forgotten.

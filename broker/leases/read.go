@@ -2,6 +2,7 @@ package leases
 
 import (
 	"context"
+	"crypto/hmac"
 	"errors"
 	"fmt"
 	"time"
@@ -102,12 +103,12 @@ type Held struct {
 // that has ended is found all the same, for those who want to revoke twice.
 func (s *Store) FindToken(ctx context.Context, hash [32]byte) (*Held, error) {
 	const find = `
-SELECT s.id, s.provider, s.issuer, s.token_digest, s.subject, s.claims, s.opened_at, s.expires_at, s.token_expires_at, s.revoked_at,
+SELECT s.id, s.provider, s.issuer, s.token_digest, s.subject, s.claims, s.claims_mac, s.opened_at, s.expires_at, s.token_expires_at, s.revoked_at,
     t.grants, t.revoked_at IS NOT NULL
 FROM session_tokens t JOIN sessions s ON s.id = t.session_id WHERE s.tenant = $1 AND t.hash = $2`
 	h := &Held{TokenHash: hash}
-	var digest []byte
-	err := s.config.Pool.QueryRow(ctx, find, s.config.Tenant, hash[:]).Scan(&h.ID, &h.Provider, &h.Issuer, &digest, &h.Subject, &h.Claims,
+	var digest, mac []byte
+	err := s.config.Pool.QueryRow(ctx, find, s.config.Tenant, hash[:]).Scan(&h.ID, &h.Provider, &h.Issuer, &digest, &h.Subject, &h.Claims, &mac,
 		&h.OpenedAt, &h.ExpiresAt, &h.TokenExpiresAt, &h.RevokedAt, &h.Grants, &h.TokenRevoked)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, ErrNotFound
@@ -116,6 +117,9 @@ FROM session_tokens t JOIN sessions s ON s.id = t.session_id WHERE s.tenant = $1
 		return nil, unavailable("reading session", err)
 	}
 	h.TokenDigest = [32]byte(digest)
+	if sum := s.authenticate(&h.Session); !hmac.Equal(sum[:], mac) {
+		return nil, fmt.Errorf("%w: %s", ErrForged, h.ID)
+	}
 	return h, nil
 }
 

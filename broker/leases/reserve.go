@@ -92,6 +92,7 @@ func (s *Store) recordReservation(r *Reservation) error {
 	}
 	actor := JobActor(r.Session.Provider, r.Session.Subject)
 	if !r.Joined {
+		r.Session.claimsMAC = s.authenticate(&r.Session)
 		claims := sha256.Sum256(r.Session.Claims)
 		if err := add(audit.Entry{Type: audit.SessionOpened, Subject: r.Session.ID, Count: 1, Actor: actor, Data: map[string]any{
 			// The claims stand in the session; their hash here makes a change of them show.
@@ -115,6 +116,13 @@ func (s *Store) recordReservation(r *Reservation) error {
 	return nil
 }
 
+// authenticate is the MAC of what a session's next exchange will be decided on:
+// whoever can write to the database must not be able to choose it.
+func (s *Store) authenticate(session *Session) [32]byte {
+	about := fmt.Sprintf("%q %q %q %q %q", s.config.Tenant, session.ID, session.Provider, session.Issuer, session.Subject)
+	return s.config.Claims.Sum(about, session.Claims)
+}
+
 // JobActor is how the audit log names a job.
 func JobActor(provider, subject string) string { return "job " + provider + " " + subject }
 
@@ -124,11 +132,11 @@ SELECT pg_advisory_xact_lock(hashtextextended('daypass max_active ' || name, 0))
 FROM (SELECT DISTINCT unnest($1::text[]) AS name ORDER BY 1) AS wanted`
 
 	openSessions = `
-INSERT INTO sessions (id, tenant, provider, issuer, token_digest, subject, claims, opened_at, expires_at, token_expires_at, events)
-SELECT id, $1, provider, issuer, digest, subject, claims, opened_at, expires_at, token_expires_at, 1
-FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::json[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[])
-     AS wanted(id, provider, issuer, digest, subject, claims, opened_at, expires_at, token_expires_at)
-WHERE abs(extract(epoch FROM clock_timestamp() - opened_at)) <= $11
+INSERT INTO sessions (id, tenant, provider, issuer, token_digest, subject, claims, claims_mac, opened_at, expires_at, token_expires_at, events)
+SELECT id, $1, provider, issuer, digest, subject, claims, claims_mac, opened_at, expires_at, token_expires_at, 1
+FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::json[], $8::bytea[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[])
+     AS wanted(id, provider, issuer, digest, subject, claims, claims_mac, opened_at, expires_at, token_expires_at)
+WHERE abs(extract(epoch FROM clock_timestamp() - opened_at)) <= $12
 ORDER BY digest
 ON CONFLICT (tenant, provider, issuer, token_digest) DO NOTHING`
 
@@ -255,6 +263,7 @@ func queueSessions(batch *pgx.Batch, tenant string, writes []*write) {
 		column(opened, func(s *Session) []byte { return s.TokenDigest[:] }),
 		column(opened, func(s *Session) string { return s.Subject }),
 		column(opened, func(s *Session) string { return string(s.Claims) }),
+		column(opened, func(s *Session) []byte { return s.claimsMAC[:] }),
 		column(opened, func(s *Session) time.Time { return s.OpenedAt }),
 		column(opened, func(s *Session) time.Time { return s.ExpiresAt }),
 		column(opened, func(s *Session) time.Time { return s.TokenExpiresAt }),

@@ -21,6 +21,7 @@ type Config struct {
 	Pool         *pgxpool.Pool   // required; with a statement timeout
 	Audit        *audit.Recorder // required
 	Handles      *keys.RowSealer // required: seals what it takes to take a credential back
+	Claims       *keys.Hasher    // required: authenticates the claims of sessions
 	Installation string          // required
 	Tenant       string          // required
 	Now          func() time.Time
@@ -61,8 +62,8 @@ func PlannerSettings() map[string]string {
 
 // Open measures the database's clock and starts the writers. Close stops them.
 func Open(ctx context.Context, config Config) (*Store, error) {
-	if config.Pool == nil || config.Audit == nil || config.Handles == nil || config.Installation == "" || config.Tenant == "" || config.Now == nil {
-		return nil, errors.New("opening lease store: pool, audit, handles, installation, tenant and clock are all required")
+	if config.Pool == nil || config.Audit == nil || config.Handles == nil || config.Claims == nil || config.Installation == "" || config.Tenant == "" || config.Now == nil {
+		return nil, errors.New("opening lease store: pool, audit, handles, claims, installation, tenant and clock are all required")
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)

@@ -58,7 +58,7 @@ func newFixture(t *testing.T, change ...func(*leases.Config)) *fixture {
 		t.Fatal(err)
 	}
 	settings := leases.Config{
-		Pool: pool, Audit: f.recorder, Handles: root.RowSealer(), Installation: "0123456789ab", Tenant: "main",
+		Pool: pool, Audit: f.recorder, Handles: root.RowSealer(), Claims: root.Hasher(keys.SessionClaims), Installation: "0123456789ab", Tenant: "main",
 		Now: func() time.Time { return time.Now().Add(f.skew) },
 	}
 	for _, c := range change {
@@ -297,6 +297,37 @@ func TestTokenIsUsedUpByARevocation(t *testing.T) {
 	}
 }
 
+func TestClaimsOfASessionCannotBeChosenInTheDatabase(t *testing.T) {
+	f := newFixture(t)
+	r := f.reserve(t, "deploy-db")
+	if _, err := f.FindToken(t.Context(), r.Token.Hash); err != nil {
+		t.Fatal(err)
+	}
+	for column, value := range map[string]string{"claims": `{"sub":"repo:a/b","ref":"refs/heads/main"}`, "provider": "gitlab", "subject": "repo:c/d", "issuer": "https://other.example"} {
+		var before string
+		if err := f.pool.QueryRow(t.Context(), `SELECT `+column+`::text FROM sessions WHERE id = $1`, r.SessionID).Scan(&before); err != nil {
+			t.Fatal(err)
+		}
+		kind := "text"
+		if column == "claims" {
+			kind = "json"
+		}
+		set := func(to string) {
+			if _, err := f.pool.Exec(t.Context(), `UPDATE sessions SET `+column+` = $2::text::`+kind+` WHERE id = $1`, r.SessionID, to); err != nil {
+				t.Fatal(err)
+			}
+		}
+		set(value)
+		if _, err := f.FindToken(t.Context(), r.Token.Hash); !errors.Is(err, leases.ErrForged) {
+			t.Errorf("%s was changed, and believed: %v", column, err)
+		}
+		set(before)
+	}
+	if _, err := f.FindToken(t.Context(), r.Token.Hash); err != nil {
+		t.Errorf("unchanged again, and not believed: %v", err)
+	}
+}
+
 func TestMaxActiveIsExactUnderConcurrency(t *testing.T) {
 	f := newFixture(t)
 	const limit, exchanges = 5, 40
@@ -531,7 +562,7 @@ func TestDatabaseAway(t *testing.T) {
 	}
 	defer dead.Close()
 	if _, err := leases.Open(t.Context(), leases.Config{
-		Pool: dead, Audit: f.recorder, Handles: &keys.RowSealer{}, Installation: "0123456789ab", Tenant: "main", Now: time.Now,
+		Pool: dead, Audit: f.recorder, Handles: &keys.RowSealer{}, Claims: &keys.Hasher{}, Installation: "0123456789ab", Tenant: "main", Now: time.Now,
 	}); !errors.Is(err, leases.ErrUnavailable) {
 		t.Errorf("opening without a database: %v", err)
 	}

@@ -42,6 +42,7 @@ CREATE TABLE sessions (
     token_digest     bytea NOT NULL CHECK (length(token_digest) = 32), -- SHA-256 of its signed header and payload
     subject          text NOT NULL,
     claims           json NOT NULL,  -- as they were verified: kept, not searched
+    claims_mac       bytea NOT NULL CHECK (length(claims_mac) = 32), -- by a key outside the database: policies decide on these again
     opened_at        timestamptz NOT NULL,
     expires_at       timestamptz NOT NULL,
     token_expires_at timestamptz NOT NULL, -- a tombstone stays until then
