@@ -62,7 +62,7 @@ func (b *Broker) Admin(role admin.Role) string {
 func (b *Broker) Do(method, path, token string, body any) *Answer {
 	b.t.Helper()
 	request := b.Request(method, path, token, body)
-	response, err := b.server.Client().Do(request) //nolint:gosec // to the broker under test
+	response, err := b.server.Client().Do(request)
 	if err != nil {
 		b.t.Fatal(err)
 	}
