@@ -148,8 +148,7 @@ func TestTargetDown(t *testing.T) {
 	b := f.start()
 	b.awaitProbe()
 	out := b.mustExchange("3s", "app/db")
-	f.sql("postgres", `ALTER DATABASE `+f.target()+` ALLOW_CONNECTIONS false`)
-	f.sql("postgres", `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '`+f.target()+`'`)
+	f.closeDatabase(f.target())
 	if out, problem, err := b.exchange("10m", "app/jwt", "app/db"); err != nil || problem == nil || problem.Code != api.CodeIssuerFailed || problem.Grant != "app/db" {
 		t.Errorf("exchange without a target: %v %v %v", out, problem, err)
 	}
@@ -159,7 +158,7 @@ func TestTargetDown(t *testing.T) {
 	if n := f.count(f.name, `SELECT count(*) FROM leases WHERE state = 'active'`); n != 0 {
 		t.Errorf("%d leases are alive", n)
 	}
-	f.sql("postgres", `ALTER DATABASE `+f.target()+` ALLOW_CONNECTIONS true`)
+	f.openDatabase(f.target())
 	f.nothingLeft()
 }
 
@@ -187,8 +186,7 @@ func TestDatabaseDown(t *testing.T) {
 	f := newFleet(t)
 	b := f.start()
 	b.awaitProbe()
-	f.sql("postgres", `ALTER DATABASE `+f.name+` ALLOW_CONNECTIONS false`)
-	f.sql("postgres", `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '`+f.name+`'`)
+	f.closeDatabase(f.name)
 	for _, grant := range []string{"app/db", "app/jwt"} {
 		if out, problem, err := b.exchange("10m", grant); err != nil || problem == nil || problem.Code != api.CodeUnavailable || problem.Status != http.StatusServiceUnavailable {
 			t.Errorf("%s without a database: %v %v %v", grant, out, problem, err)
@@ -203,7 +201,7 @@ func TestDatabaseDown(t *testing.T) {
 	if n := f.users(); n != 0 {
 		t.Errorf("%d users were made without a record", n)
 	}
-	f.sql("postgres", `ALTER DATABASE `+f.name+` ALLOW_CONNECTIONS true`)
+	f.openDatabase(f.name)
 	eventually(t, "it works again", func() bool {
 		out, _, err := b.exchange("1s", "app/db")
 		return err == nil && out != nil

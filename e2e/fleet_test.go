@@ -239,6 +239,18 @@ func (f *fleet) sql(database, sql string) {
 	}
 }
 
+// closeDatabase is an outage: nobody can connect, and nobody stays connected.
+func (f *fleet) closeDatabase(name string) {
+	f.t.Helper()
+	f.sql("postgres", `ALTER DATABASE `+name+` ALLOW_CONNECTIONS false`)
+	f.sql("postgres", `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '`+name+`'`)
+}
+
+func (f *fleet) openDatabase(name string) {
+	f.t.Helper()
+	f.sql("postgres", `ALTER DATABASE `+name+` ALLOW_CONNECTIONS true`)
+}
+
 func (f *fleet) connect(database string) *pgx.Conn {
 	f.t.Helper()
 	conn, err := pgx.Connect(f.t.Context(), f.server.DSN(database))
