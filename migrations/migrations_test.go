@@ -127,8 +127,8 @@ func TestSchemaHoldsTheLine(t *testing.T) {
 	}
 	conn := connect(t, c)
 	if _, err := conn.Exec(t.Context(), `
-INSERT INTO sessions (id, tenant, provider, issuer, token_digest, subject, claims, opened_at, expires_at, token_expires_at, events)
-VALUES ('ses_1', 'main', 'p', 'i', sha256('a'), 's', '{}', now(), now() + interval '1 hour', now(), 1);
+INSERT INTO sessions (id, tenant, provider, issuer, token_digest, subject, claims, claims_mac, opened_at, expires_at, token_expires_at, events)
+VALUES ('ses_1', 'main', 'p', 'i', sha256('a'), 's', '{}', sha256('m'), now(), now() + interval '1 hour', now(), 1);
 INSERT INTO leases (id, tenant, session_id, session_token, policy, grant_name, job, policy_digest, issuer, role, kind, target, revocation, provider, subject, state,
     issued_at, expires_at, max_expires_at, ttl_seconds, renewable, issue_deadline, settled_at, due_at, rules, events)
 VALUES ('lse_1', 'main', 'ses_1', '', 'p', 'g', 'j', 'd', 'i', '', 'k', 't', 'immediate', 'p', 's', 'active',
@@ -146,8 +146,8 @@ VALUES ('lse_1', 'main', 'ses_1', '', 'p', 'g', 'j', 'd', 'i', '', 'k', 't', 'im
 		"an end after the latest":        `UPDATE leases SET expires_at = max_expires_at + interval '1 second'`,
 		"a lease without events":         `UPDATE leases SET events = 0`,
 		"an unknown way to revoke":       `UPDATE leases SET revocation = 'hope'`,
-		"the same job token twice": `INSERT INTO sessions (id, tenant, provider, issuer, token_digest, subject, claims, opened_at, expires_at, token_expires_at, events)
-SELECT 'ses_2', tenant, provider, issuer, token_digest, subject, claims, opened_at, expires_at, token_expires_at, 1 FROM sessions`,
+		"the same job token twice": `INSERT INTO sessions (id, tenant, provider, issuer, token_digest, subject, claims, claims_mac, opened_at, expires_at, token_expires_at, events)
+SELECT 'ses_2', tenant, provider, issuer, token_digest, subject, claims, claims_mac, opened_at, expires_at, token_expires_at, 1 FROM sessions`,
 		"a session without a length": `UPDATE sessions SET expires_at = opened_at`,
 		"a short digest":             `UPDATE sessions SET token_digest = 'x'`,
 		"a second installation":      `INSERT INTO installation SELECT false, id, system_identifier, database_oid, created_at FROM installation`,

@@ -13,6 +13,7 @@ import (
 	"github.com/daypass/daypass/broker/brokertest"
 	"github.com/daypass/daypass/broker/devkit/devtest"
 	"github.com/daypass/daypass/broker/instance"
+	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/revoker"
 	"github.com/daypass/daypass/issuers"
@@ -52,7 +53,7 @@ func newFixture(t *testing.T, options brokertest.Options) *fixture {
 func (f *fixture) newStore(t *testing.T) *leases.Store {
 	t.Helper()
 	store, err := leases.Open(t.Context(), leases.Config{
-		Pool: f.Base.Pool, Audit: f.Base.Recorder, Handles: f.Base.Root.RowSealer(), Installation: f.Base.Installation, Tenant: instance.Tenant, Now: time.Now,
+		Pool: f.Base.Pool, Audit: f.Base.Recorder, Handles: f.Base.Root.RowSealer(), Claims: f.Base.Root.Hasher(keys.SessionClaims), Installation: f.Base.Installation, Tenant: instance.Tenant, Now: time.Now,
 	})
 	if err != nil {
 		t.Fatal(err)
