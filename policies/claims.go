@@ -3,25 +3,32 @@ package policies
 import (
 	"encoding/json"
 	"math"
+	"regexp"
 	"slices"
 )
 
-// claim is one line of a job entry: the token's claim must be one of the values.
+// claim is one line of a job entry: the token's claim must be one of the values,
+// or a text that fits one of the patterns, or a list that has one of the elements.
 type claim struct {
-	name   string
-	values []any // string, int64 or bool
+	name     string
+	values   []any            // string, int64 or bool
+	patterns []*regexp.Regexp // anchored, see anchored
+	elements []any            // string, int64 or bool
 }
 
 // matches compares by type and value: "true" is not true, "1" is not 1, a scalar
-// is never a list. What is absent, or null, matches nothing.
-func (c claim) matches(claims map[string]any) bool {
+// is never a list. What is absent, or null, matches nothing. A pattern matches
+// texts alone, never a number, a truth value or a list.
+func (c *claim) matches(claims map[string]any) bool {
 	got, ok := claims[c.name]
 	if !ok {
 		return false
 	}
 	switch v := canonical(got).(type) {
 	case string:
-		return slices.Contains(c.values, any(v))
+		return slices.Contains(c.values, any(v)) || c.fits(v)
+	case []any:
+		return c.holds(v)
 	case int64:
 		return slices.Contains(c.values, any(v))
 	case bool:
@@ -78,15 +85,17 @@ func tenantIDs(providerType string) []string {
 }
 
 // ours says whether the token's ids are those of the job entry: the entry names
-// at least one, and the token has all that it names.
+// at least one, and the token has all that it names. A pattern names nobody: who
+// only fits one may be a stranger.
 func (j *job) ours(id *Identity) bool {
 	found := false
 	for _, name := range tenantIDs(id.ProviderType) {
-		for _, c := range j.claims {
-			if c.name != name {
+		for i := range j.claims {
+			if j.claims[i].name != name {
 				continue
 			}
-			if !c.matches(id.Claims) {
+			exact := claim{name: name, values: j.claims[i].values}
+			if !exact.matches(id.Claims) {
 				return false
 			}
 			found = true

@@ -53,6 +53,7 @@ type condition struct {
 	program  cel.Program
 	required []string // top-level claims that must be there
 	names    []string // all top-level claims that it speaks of
+	timed    bool     // it reads request.time
 	estimate uint64   // CEL's estimate of the worst case
 }
 
@@ -133,7 +134,11 @@ func (c *conditions) build(text string) (*condition, []problem) {
 	if err != nil {
 		return nil, []problem{{firstLine(err.Error()), ""}}
 	}
-	return &condition{program: program, required: shape.requiredNames(), names: shape.allNames(), estimate: estimate.Max}, nil
+	timed := false
+	for _, reference := range checked.NativeRep().ReferenceMap() {
+		timed = timed || reference.Name == "request.time"
+	}
+	return &condition{program: program, required: shape.requiredNames(), names: shape.allNames(), timed: timed, estimate: estimate.Max}, nil
 }
 
 // allow evaluates the condition for one token. Anything but nil refuses.

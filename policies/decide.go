@@ -61,8 +61,8 @@ func (j *job) admit(id *Identity, req Request, now time.Time) ([]string, error) 
 		return nil, errOtherProvider
 	}
 	var missing []string
-	for _, c := range j.claims {
-		if !c.matches(id.Claims) {
+	for i := range j.claims {
+		if c := &j.claims[i]; !c.matches(id.Claims) {
 			missing = append(missing, c.name)
 		}
 	}

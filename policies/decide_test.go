@@ -203,21 +203,21 @@ func TestTemplates(t *testing.T) {
 // rule is a policy as the property test makes it up.
 type rule struct {
 	provider string
-	claims   map[string][]any
+	claims   map[string][]any // values, and globbed, matching and containing
 	limit    int // condition: claims.n < limit; 0: none
 }
 
 // TestDecideAgreesWithNaive: the compiled set decides as somebody would who reads
 // the files one after the other.
 func TestDecideAgreesWithNaive(t *testing.T) {
-	value := rapid.OneOf(rapid.Map(rapid.SampledFrom([]string{"a", "b", "1", "true"}), toAny), rapid.Map(rapid.Int64Range(0, 2), func(n int64) any { return n }), rapid.Map(rapid.Bool(), func(b bool) any { return b }))
+	value := rapid.OneOf(rapid.Map(rapid.SampledFrom([]string{"a", "b", "1", "true", "a/b", "ab", "a-b/a"}), toAny), rapid.Map(rapid.Int64Range(0, 2), func(n int64) any { return n }), rapid.Map(rapid.Bool(), func(b bool) any { return b }))
 	name := rapid.SampledFrom([]string{"sub", "team", "n", "x"})
 	provider := rapid.SampledFrom([]string{"oidc", "buildkite"})
 	rapid.Check(t, func(t *rapid.T) {
 		policies := rapid.MapOfN(rapid.SampledFrom([]string{"p", "q", "r"}), rapid.SliceOfN(rapid.Custom(func(t *rapid.T) rule {
 			return rule{
 				provider: provider.Draw(t, "provider"),
-				claims:   rapid.MapOfN(name, rapid.SliceOfNDistinct(value, 1, 3, rapid.ID[any]), 1, 3).Draw(t, "claims"),
+				claims:   rapid.MapOfN(name, rapid.SliceOfNDistinct(rapid.OneOf(value, patterns(value)), 1, 3, rapid.ID[any]), 1, 3).Draw(t, "claims"),
 				limit:    rapid.IntRange(0, 2).Draw(t, "limit"),
 			}
 		}), 1, 3), 1, 3).Draw(t, "policies")
@@ -227,7 +227,8 @@ func TestDecideAgreesWithNaive(t *testing.T) {
 		}
 		for range 10 {
 			claims := map[string]any{}
-			maps.Copy(claims, rapid.MapOfN(name, value, 0, 4).Draw(t, "token"))
+			list := rapid.Map(rapid.SliceOfN(value, 0, 3), func(l []any) any { return l })
+			maps.Copy(claims, rapid.MapOfN(name, rapid.OneOf(value, value, list), 0, 4).Draw(t, "token"))
 			id := Identity{Provider: provider.Draw(t, "who"), Claims: claims}
 			policy := rapid.SampledFrom([]string{"p", "q", "r"}).Draw(t, "policy")
 			index := rapid.IntRange(0, 3).Draw(t, "grant")
@@ -248,7 +249,7 @@ func naive(rules []rule, index int, id Identity) bool {
 	}
 	r := rules[index]
 	for name, values := range r.claims {
-		if v, ok := id.Claims[name]; !ok || !slices.ContainsFunc(values, func(want any) bool { return want == v }) {
+		if v, ok := id.Claims[name]; !ok || !slices.ContainsFunc(values, func(want any) bool { return naiveMatch(want, v) }) {
 			return false
 		}
 	}

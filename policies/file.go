@@ -13,7 +13,7 @@ type file struct {
 	Jobs        []jobEntry        `yaml:"jobs,required"`
 	Grants      []grantEntry      `yaml:"grants,required"`
 	Exceptions  *strictyaml.Value `yaml:"exceptions"`
-	Tests       *strictyaml.Value `yaml:"tests"`
+	Tests       []testEntry       `yaml:"tests"`
 	Session     *strictyaml.Value `yaml:"session"`
 }
 

@@ -25,17 +25,18 @@ func (l *loader) claims(entry *jobEntry) []claim {
 			l.add(v.Pos, "", "%q is no name of a claim", name)
 			continue
 		}
-		c := claim{name: name, values: l.alternatives(name, v)}
-		for _, value := range c.values {
-			l.claimType(entry, v.Pos, name, value)
+		c := l.alternatives(name, v)
+		for _, value := range slices.Concat(c.values, c.elements) {
+			l.claimType(entry.Provider, v.Pos, name, value)
 		}
 		list = append(list, c)
 	}
 	return list
 }
 
-// alternatives reads the value of a claim, or the list of values of which it may have any.
-func (l *loader) alternatives(name string, v strictyaml.Value) []any {
+// alternatives reads the value or pattern of a claim, or the list of those of
+// which it may have any.
+func (l *loader) alternatives(name string, v strictyaml.Value) claim {
 	items, isList := v.Raw.([]strictyaml.Value)
 	if !isList {
 		items = []strictyaml.Value{v}
@@ -43,19 +44,26 @@ func (l *loader) alternatives(name string, v strictyaml.Value) []any {
 	if isList && len(items) == 0 && !l.reported(v.Pos) {
 		l.add(v.Pos, "write the values of which the claim may have any", "an empty list matches nothing")
 	}
-	var values []any
+	c := claim{name: name}
 	for _, item := range items {
-		value, ok := l.claimValue(name, item)
-		if !ok {
+		if mapping, isMapping := item.Raw.(map[string]strictyaml.Value); isMapping {
+			l.pattern(&c, item, mapping)
 			continue
 		}
-		if slices.Contains(values, value) {
-			l.add(item.Pos, "", "the value stands in the list twice")
-			continue
+		if value, ok := l.claimValue(name, item); ok {
+			c.values = append(c.values, l.once(c.values, value, item)...)
 		}
-		values = append(values, value)
 	}
-	return values
+	return c
+}
+
+// once is the value, or nothing after a mistake when the list has it already.
+func (l *loader) once(list []any, value any, item strictyaml.Value) []any {
+	if slices.Contains(list, value) {
+		l.add(item.Pos, "", "the value stands in the list twice")
+		return nil
+	}
+	return []any{value}
 }
 
 func (l *loader) claimValue(name string, v strictyaml.Value) (any, bool) {
@@ -63,7 +71,7 @@ func (l *loader) claimValue(name string, v strictyaml.Value) (any, bool) {
 	case string:
 		l.noBraces(v.Pos, raw)
 		if strings.Contains(raw, "*") {
-			l.add(v.Pos, "list the values: patterns are not enforced by this version", "claim %s: a * in a text stands for nothing but itself", name)
+			l.add(v.Pos, "list the values, or write {glob: …}", "claim %s: a * in a text stands for nothing but itself", name)
 		}
 		if len(raw) > maxText {
 			l.add(v.Pos, "", "claim %s: longer than %d bytes", name, maxText)
@@ -77,35 +85,16 @@ func (l *loader) claimValue(name string, v strictyaml.Value) (any, bool) {
 		} else {
 			l.add(v.Pos, "quote it when it is a text", "claim %s: fractions can't be compared exactly", name)
 		}
-	case map[string]strictyaml.Value:
-		l.claimMapping(name, v, raw)
 	default:
 		l.add(v.Pos, "", "claim %s: a text, a whole number, true or false, or a list of these", name)
 	}
 	return nil, false
 }
 
-// claimMapping refuses the forms that a later version will know, by their names.
-func (l *loader) claimMapping(name string, v strictyaml.Value, mapping map[string]strictyaml.Value) {
-	for _, key := range []string{"glob", "regex", "contains"} {
-		if _, found := mapping[key]; found {
-			l.add(v.Pos, "list the exact values", "claim %s: {%s: …} is not enforced by this version", name, key)
-			return
-		}
-	}
-	_, hasID := mapping["id"]
-	_, hasName := mapping["name"]
-	if hasID || hasName {
-		l.add(v.Pos, "write the id as the claim of that name", "claim %s: pairs of name and id are not enforced by this version", name)
-		return
-	}
-	l.add(v.Pos, "", "claim %s: a mapping can't be matched", name)
-}
-
 // claimType refuses a value of a type that the provider never sends, which would
 // match nobody: GitHub sends texts only, GitLab too, but for runner_id.
-func (l *loader) claimType(entry *jobEntry, at strictyaml.Pos, name string, value any) {
-	switch l.cfg.Providers[entry.Provider] {
+func (l *loader) claimType(provider string, at strictyaml.Pos, name string, value any) {
+	switch l.cfg.Providers[provider] {
 	case "github":
 	case "gitlab":
 		if name == "runner_id" {

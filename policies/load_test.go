@@ -205,6 +205,7 @@ func TestCheckEnvName(t *testing.T) {
 
 func FuzzLoad(f *testing.F) {
 	f.Add([]byte(minimal))
+	f.Add([]byte(strings.Replace(minimal, `repository_id: "1"`, `ref: [main, {glob: v*}, {regex: "A|B"}, {contains: x}]`, 1) + "tests: [{name: t, at: 2026-11-23T10:00:00Z, job: {provider: github, claims: {ref: A}}, allow: [g]}]\n"))
 	for _, dir := range []string{"testdata/bad", "examples"} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {

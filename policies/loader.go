@@ -17,7 +17,7 @@ const (
 	maxRedact  = 256 // bytes of a pattern
 	maxText    = 1024
 	maxLeases  = 1_000_000
-	maxEntries = 1000 // jobs or grants of one policy
+	maxEntries = 1000 // jobs, grants or tests of one policy
 )
 
 var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
@@ -31,6 +31,7 @@ type loader struct {
 	cfg        Config
 	set        *Set
 	conditions *conditions
+	patterns   map[string]*regexp.Regexp // by what stands between the anchors
 	places     map[string]strictyaml.Pos // policy → where it stands
 	mistakes   []strictyaml.Mistake
 	begin      int // where the mistakes of the file being read begin
@@ -51,7 +52,7 @@ func newLoader(cfg Config) (*loader, error) {
 	if cfg.Issuers == nil {
 		set.skipped = append(set.skipped, "issuers, roles and parameters: no configuration to check them against")
 	}
-	return &loader{cfg: cfg, set: set, conditions: conditions, places: make(map[string]strictyaml.Pos)}, nil
+	return &loader{cfg: cfg, set: set, conditions: conditions, patterns: make(map[string]*regexp.Regexp), places: make(map[string]strictyaml.Pos)}, nil
 }
 
 func (l *loader) add(at strictyaml.Pos, hint, format string, args ...any) {
@@ -74,12 +75,12 @@ func (l *loader) file(name string, data []byte) {
 		return // not read at all
 	}
 	l.unused("exceptions", f.Exceptions)
-	l.unused("tests", f.Tests)
 	l.unused("session", f.Session)
 	p := &policy{name: f.Policy, owner: f.Owner, description: f.Description, environment: f.Environment}
 	l.head(&f)
 	jobs := l.jobs(&f, p)
 	l.grants(&f, p, jobs)
+	l.tests(&f, p)
 	if f.Policy == "" {
 		return
 	}
@@ -91,6 +92,9 @@ func (l *loader) file(name string, data []byte) {
 	l.set.policies[f.Policy] = p
 	for _, g := range p.grants {
 		l.set.grants[f.Policy+"/"+g.name] = g
+	}
+	if len(l.mistakes) == l.begin {
+		l.runTests(&f, p)
 	}
 }
 
@@ -106,8 +110,8 @@ func (l *loader) head(f *file) {
 	if f.Environment != "" && !slices.Contains(l.cfg.Environments, f.Environment) {
 		l.add(f.At.Of("environment"), strictyaml.Suggest(f.Environment, l.cfg.Environments), "unknown environment %q", f.Environment)
 	}
-	if len(f.Jobs) > maxEntries || len(f.Grants) > maxEntries {
-		l.add(f.At.Pos, "split it", "more than %d jobs or grants in one policy", maxEntries)
+	if len(f.Jobs) > maxEntries || len(f.Grants) > maxEntries || len(f.Tests) > maxEntries {
+		l.add(f.At.Pos, "split it", "more than %d jobs, grants or tests in one policy", maxEntries)
 	}
 }
 
@@ -125,6 +129,13 @@ func (l *loader) name(at strictyaml.Where, key, name string) {
 func (l *loader) reported(at strictyaml.Pos) bool {
 	return slices.ContainsFunc(l.mistakes[l.begin:], func(m strictyaml.Mistake) bool {
 		return m.File == at.File && m.Line == at.Line && m.Col == at.Col
+	})
+}
+
+// reportedInLine says whether there is a mistake in this line already.
+func (l *loader) reportedInLine(at strictyaml.Pos) bool {
+	return slices.ContainsFunc(l.mistakes[l.begin:], func(m strictyaml.Mistake) bool {
+		return m.File == at.File && m.Line == at.Line
 	})
 }
 
@@ -147,7 +158,7 @@ func (l *loader) jobs(f *file, p *policy) map[string]*job {
 		}
 		l.name(entry.At, "name", entry.Name)
 		j := &job{name: entry.Name, provider: entry.Provider, claims: l.claims(entry)}
-		l.provider(entry)
+		l.provider(entry.At, entry.Provider)
 		l.condition(entry, j)
 		if entry.Name == "" {
 			continue
@@ -162,13 +173,14 @@ func (l *loader) jobs(f *file, p *policy) map[string]*job {
 	return known
 }
 
-func (l *loader) provider(entry *jobEntry) {
-	if l.cfg.Providers == nil || entry.Provider == "" {
+// provider checks that the server knows the provider of a job, or of a test's.
+func (l *loader) provider(at strictyaml.Where, name string) {
+	if l.cfg.Providers == nil || name == "" {
 		return
 	}
-	if _, ok := l.cfg.Providers[entry.Provider]; !ok {
+	if _, ok := l.cfg.Providers[name]; !ok {
 		names := slices.Collect(maps.Keys(l.cfg.Providers))
-		l.add(entry.At.Of("provider"), strictyaml.Suggest(entry.Provider, names), "no provider %q in the server's configuration", entry.Provider)
+		l.add(at.Of("provider"), strictyaml.Suggest(name, names), "no provider %q in the server's configuration", name)
 	}
 }
 

@@ -10,7 +10,8 @@
 // it asks for. It is pure: no clock, no network, no memory of earlier decisions.
 // Deny is the default, and nothing is allowed by a claim that is missing: claims
 // are compared by type and value, and a condition (CEL) that speaks of a claim
-// which the token doesn't have refuses.
+// which the token doesn't have refuses. Patterns are written as such and anchored
+// at both ends. A policy's own tests run whenever it is loaded.
 //
 // A policy alone opens nothing: the server's configuration says which policies
 // and environments may use a role, and is asked when the policy loads

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml/ast"
 )
@@ -94,6 +95,9 @@ func (d *decoder) decode(node ast.Node, into reflect.Value, depth int) {
 		return
 	case *Duration:
 		d.duration(node, into)
+		return
+	case *Time:
+		d.time(node, into)
 		return
 	}
 	switch into.Kind() {
@@ -284,6 +288,16 @@ func (d *decoder) duration(node ast.Node, into reflect.Value) {
 		return
 	}
 	into.SetInt(int64(length))
+}
+
+func (d *decoder) time(node ast.Node, into reflect.Value) {
+	if s, ok := leaf(node); ok {
+		if moment, err := time.Parse(time.RFC3339, s.text); err == nil {
+			into.Set(reflect.ValueOf(Time(moment)))
+			return
+		}
+	}
+	d.add(node, timeHint, "a time is wanted here, this is %s", kind(node))
 }
 
 // value reads anything.

@@ -88,6 +88,16 @@ func surprise(text string) string {
 	}
 }
 
+// Time is a moment as it stands in a file, as RFC 3339 writes it:
+// 2026-11-23T10:00:00Z. It needs no quotes: where one is wanted, nobody takes it
+// for something else.
+type Time time.Time
+
+// Std is the moment as the standard library has it.
+func (t Time) Std() time.Time { return time.Time(t) }
+
+const timeHint = "write it as RFC 3339 does: 2026-11-23T10:00:00Z"
+
 // scalar is a leaf of the file.
 type scalar struct {
 	text   string

@@ -18,7 +18,7 @@
 //		Claims map[string]strictyaml.Value `yaml:"claims"`      // anything, with positions
 //	}
 //
-// Fields may be strings, bools, integers, floats, [Duration], [Value], structs,
+// Fields may be strings, bools, integers, floats, [Duration], [Time], [Value], structs,
 // pointers to one of these, slices of them, and maps of them by string. A field
 // without a `yaml` tag is left alone, unless it is of type [Where].
 package strictyaml
