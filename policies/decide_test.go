@@ -204,7 +204,7 @@ func TestTemplates(t *testing.T) {
 type rule struct {
 	provider string
 	claims   map[string][]any // values, and globbed, matching and containing
-	limit    int // condition: claims.n < limit; 0: none
+	limit    int              // condition: claims.n < limit; 0: none
 }
 
 // TestDecideAgreesWithNaive: the compiled set decides as somebody would who reads

@@ -2,7 +2,6 @@ package policies
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -141,11 +140,10 @@ func (l *loader) expect(entry *testEntry, p *policy, id *Identity, name string, 
 
 // why is the full reason of a refusal, on one line.
 func why(err error) string {
-	var denial *Denial
-	if errors.As(err, &denial) {
+	if denial, ok := errors.AsType[*Denial](err); ok {
 		return strings.Join(strings.Fields(denial.Detail), " ")
 	}
-	return fmt.Sprint(err)
+	return err.Error()
 }
 
 // asksTime says whether the verdict on this token could depend on the time.

@@ -196,6 +196,27 @@ func TestParseDuration(t *testing.T) {
 	}
 }
 
+func TestTime(t *testing.T) {
+	for text, want := range map[string]string{
+		"2026-11-23T10:00:00Z": "2026-11-23T10:00:00Z", `"2026-11-23T10:00:00.5+01:00"`: "2026-11-23T09:00:00.5Z",
+		"2026-11-23": "", "2026-11-23T10:00:00": "", "2026-11-23 10:00:00Z": "", "2026-02-30T10:00:00Z": "", "12": "", "soon": "", "[]": "", "{}": "",
+	} {
+		var into struct {
+			At strictyaml.Time `yaml:"at"`
+		}
+		mistakes := strictyaml.Decode("f.yaml", []byte("at: "+text+"\n"), &into)
+		if want == "" {
+			if len(mistakes) != 1 || mistakes[0].Col != 5 || mistakes[0].Hint == "" {
+				t.Errorf("%s: read %s, mistakes %v", text, into.At.Std(), mistakes)
+			}
+			continue
+		}
+		if got := into.At.Std().UTC().Format(time.RFC3339Nano); len(mistakes) > 0 || got != want {
+			t.Errorf("%s: read %s, mistakes %v", text, got, mistakes)
+		}
+	}
+}
+
 func TestSuggest(t *testing.T) {
 	known := []string{"issuer", "audience", "ttl", "max_ttl"}
 	for word, want := range map[string]string{
