@@ -179,6 +179,12 @@ func TestNothingPrintsItsKey(t *testing.T) {
 			R keys.Root
 			F *keys.Software
 		}{signer, *root, software},
+		"hidden inside": struct {
+			s keys.Signer
+			r keys.Root
+			f keys.Software
+			w keys.RowSealer
+		}{signer, *root, *software, *root.RowSealer()},
 	} {
 		var out strings.Builder
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {

@@ -61,21 +61,25 @@ const (
 // from.
 type Root struct {
 	hidden
-	key []byte
+	// A function: fmt looks through the unexported fields of other structs without
+	// asking a method, and through a pointer with a verb that doesn't fit it.
+	key func() []byte
 }
 
 // NewRoot makes a root up.
 func NewRoot() (*Root, error) {
-	r := &Root{key: make([]byte, rootSize)}
-	if _, err := rand.Read(r.key); err != nil {
+	key := make([]byte, rootSize)
+	if _, err := rand.Read(key); err != nil {
 		return nil, fmt.Errorf("making root: %w", err)
 	}
-	return r, nil
+	return holding(key), nil
 }
+
+func holding(key []byte) *Root { return &Root{key: func() []byte { return key }} }
 
 // Wrap seals the root for one installation.
 func (r *Root) Wrap(ctx context.Context, sealer Sealer, installation string) ([]byte, error) {
-	wrapped, err := sealer.Seal(ctx, r.key, rootPlace(installation))
+	wrapped, err := sealer.Seal(ctx, r.key(), rootPlace(installation))
 	if err != nil {
 		return nil, fmt.Errorf("wrapping root: %w", err)
 	}
@@ -91,13 +95,13 @@ func OpenRoot(ctx context.Context, sealer Sealer, installation string, wrapped [
 	if len(key) != rootSize {
 		return nil, fmt.Errorf("unwrapping root: %w: it has %d bytes", ErrOpen, len(key))
 	}
-	return &Root{key: key}, nil
+	return holding(key), nil
 }
 
 func rootPlace(installation string) []byte { return joinUnambiguously("daypass root", installation) }
 
 func (r *Root) derive(use Use, what string, size int) []byte {
-	key, err := hkdf.Key(sha256.New, r.key, nil, string(joinUnambiguously("daypass", string(use), what)), size)
+	key, err := hkdf.Key(sha256.New, r.key(), nil, string(joinUnambiguously("daypass", string(use), what)), size)
 	if err != nil {
 		// Only for sizes beyond 255 hashes; ours are constants.
 		panic("deriving key: " + err.Error())
@@ -148,12 +152,13 @@ type RowID struct {
 type RowSealer struct {
 	hidden
 	id   string
-	aead cipher.AEAD
+	aead func() cipher.AEAD // as in Root
 }
 
 // RowSealer gives the sealer of rows.
 func (r *Root) RowSealer() *RowSealer {
-	return &RowSealer{id: r.keyID(RowSeals), aead: newGCM(r.derive(RowSeals, "key", 32))}
+	aead := newGCM(r.derive(RowSeals, "key", 32))
+	return &RowSealer{id: r.keyID(RowSeals), aead: func() cipher.AEAD { return aead }}
 }
 
 // KeyID names the key.
@@ -161,12 +166,12 @@ func (s *RowSealer) KeyID() string { return s.id }
 
 // Seal encrypts a value for its place.
 func (s *RowSealer) Seal(row RowID, plaintext []byte) ([]byte, error) {
-	return sealGCM(s.aead, plaintext, s.place(row)), nil
+	return sealGCM(s.aead(), plaintext, s.place(row)), nil
 }
 
 // Open returns ErrOpen for a value that was not sealed for this place.
 func (s *RowSealer) Open(row RowID, sealed []byte) ([]byte, error) {
-	return openGCM(s.aead, sealed, s.place(row))
+	return openGCM(s.aead(), sealed, s.place(row))
 }
 
 func (s *RowSealer) place(row RowID) []byte {
