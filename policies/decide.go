@@ -7,7 +7,12 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/daypass/daypass/policies/condition"
 )
+
+// maxReasons is how many job entries the detail of a denial speaks of.
+const maxReasons = 20
 
 // Decide says whether the identity may have the grant. The error is a *[Denial],
 // and nothing else. What the Grant refers to belongs to the set: don't change it.
@@ -16,19 +21,27 @@ func (s *Set) Decide(id Identity, req Request, now time.Time) (*Grant, error) {
 	if !ok {
 		return nil, s.unknown(&id, req, now)
 	}
+	denial := &Denial{Code: CodeNotAllowed, Grant: req.Grant}
 	var reasons []string
-	var claims []string
-	for _, j := range g.jobs {
+	jobs := g.candidates(&id)
+	for _, j := range jobs {
 		missing, err := j.admit(&id, req, now)
 		if err == nil {
-			return s.allow(g, j, &id, req)
+			return s.allow(g, j, &id, req, now)
 		}
-		reasons = append(reasons, fmt.Sprintf("job %s: %v", j.name, err))
-		if j.provider == id.Provider && j.ours(&id) && (claims == nil || len(missing) < len(claims)) {
-			claims = missing
+		if len(reasons) < maxReasons {
+			reasons = append(reasons, fmt.Sprintf("job %s: %v", j.name, err))
 		}
+		if j.ours(&id) && (denial.Claims == nil || len(missing) < len(denial.Claims)) {
+			denial.Claims, denial.Ours = missing, true
+		}
+		denial.Conflicts = append(denial.Conflicts, j.conflicts(&id)...)
 	}
-	return nil, &Denial{Code: CodeNotAllowed, Grant: req.Grant, Claims: claims, Detail: strings.Join(reasons, "; ")}
+	if others := len(g.jobs) - len(reasons); others > 0 {
+		reasons = append(reasons, fmt.Sprintf("%d other job entries", others))
+	}
+	denial.Detail = strings.Join(reasons, "; ")
+	return nil, denial
 }
 
 // unknown refuses a grant that doesn't exist. Only a job that may use some grant
@@ -41,10 +54,11 @@ func (s *Set) unknown(id *Identity, req Request, now time.Time) *Denial {
 		return denial
 	}
 	for _, g := range p.grants {
-		other := Request{Grant: p.name + "/" + g.name, TTL: req.TTL}
-		for _, j := range g.jobs {
+		other := req
+		other.Grant = p.name + "/" + g.name
+		for _, j := range g.candidates(id) {
 			if _, err := j.admit(id, other, now); err == nil {
-				denial.Code = CodeNoSuchGrant
+				denial.Code, denial.Ours = CodeNoSuchGrant, true
 				return denial
 			}
 		}
@@ -63,38 +77,76 @@ func (j *job) admit(id *Identity, req Request, now time.Time) ([]string, error) 
 	var missing []string
 	for i := range j.claims {
 		if c := &j.claims[i]; !c.matches(id.Claims) {
-			missing = append(missing, c.name)
+			missing = append(missing, c.shown())
 		}
 	}
 	if len(missing) > 0 {
 		return missing, fmt.Errorf("claims don't match: %s", strings.Join(missing, ", "))
 	}
+	if j.ended(now) {
+		return []string{ExceptionClaim}, fmt.Errorf("the exception ended at %s", j.until.Format(time.RFC3339))
+	}
 	if j.condition == nil {
 		return nil, nil
 	}
-	if err := j.condition.allow(id.Claims, req, now); err != nil {
+	if err := j.condition.Allow(id.Claims, req.seen(now)); err != nil {
 		return []string{ConditionClaim}, err
 	}
 	return nil, nil
 }
 
-func (s *Set) allow(g *grant, j *job, id *Identity, req Request) (*Grant, error) {
-	parameters, err := g.parameters.fill(id.Claims)
-	if err != nil {
-		denial := &Denial{Code: CodeNotAllowed, Grant: req.Grant, Detail: fmt.Sprintf("job %s: filling parameters: %v", j.name, err)}
-		if j.ours(id) {
-			denial.Claims = g.parameters.unfit(id.Claims)
+// seen is what a condition sees of the request.
+func (r *Request) seen(now time.Time) condition.Request {
+	return condition.Request{Grant: r.Grant, TTL: r.TTL, Time: now, IP: r.IP}
+}
+
+// ended says whether this is an exception that is over.
+func (j *job) ended(now time.Time) bool { return !j.until.IsZero() && !now.Before(j.until) }
+
+// conflicts are the pairs of which the token has one half.
+func (j *job) conflicts(id *Identity) []Conflict {
+	if j.provider != id.Provider {
+		return nil
+	}
+	var list []Conflict
+	for i := range j.claims {
+		if nameFits, found := j.claims[i].conflict(id.Claims); found {
+			list = append(list, Conflict{Job: j.name, Claim: j.claims[i].shown(), NameFits: nameFits})
+		}
+	}
+	return list
+}
+
+func (s *Set) allow(g *grant, j *job, id *Identity, req Request, now time.Time) (*Grant, error) {
+	refuse := func(claims []string, format string, args ...any) (*Grant, error) {
+		denial := &Denial{Code: CodeNotAllowed, Grant: req.Grant, Detail: fmt.Sprintf("job "+j.name+": "+format, args...)}
+		if denial.Ours = j.ours(id); denial.Ours {
+			denial.Claims = claims
 		}
 		return nil, denial
 	}
-	ttl := g.ttl
+	parameters, err := g.parameters.fill(id.Claims)
+	if err != nil {
+		return refuse(g.parameters.unfit(id.Claims), "filling parameters: %v", err)
+	}
+	ttl, until := g.ttl, j.until
+	if g.untilToken {
+		if id.Expiry.IsZero() || !now.Before(id.Expiry) {
+			return refuse([]string{"exp"}, "the grant ends with the job's token, whose end has come or is not known")
+		}
+		ttl = id.Expiry.Sub(now)
+		if until.IsZero() || id.Expiry.Before(until) {
+			until = id.Expiry
+		}
+	}
 	if req.TTL > 0 && req.TTL < ttl {
 		ttl = req.TTL
 	}
 	return &Grant{
 		Policy: g.policy.name, Name: g.name, Environment: g.policy.environment, Job: j.name,
 		Issuer: g.issuer, Role: g.role, Parameters: parameters,
-		TTL: ttl, AskedTTL: max(req.TTL, 0), MaxTTL: g.maxTTL, MaxActive: g.maxActive,
+		TTL: ttl, AskedTTL: max(req.TTL, 0), MaxTTL: g.maxTTL, Until: until,
+		MaxActive: g.maxActive, MaxActivePerJob: g.maxActivePerJob, Broad: g.policy.broad,
 		Redact: g.redact, Env: g.env, Digest: s.digest,
 	}, nil
 }

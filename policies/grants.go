@@ -5,12 +5,14 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/daypass/daypass/policies/document"
 	"github.com/daypass/daypass/policies/strictyaml"
 )
 
-func (l *loader) grants(f *file, p *policy, jobs map[string]*job) {
+func (l *loader) grants(f *document.Policy, p *policy, jobs map[string]*job) {
 	if f.At.Has("grants") && len(f.Grants) == 0 && !l.reported(f.At.Of("grants")) {
 		l.add(f.At.Of("grants"), "add one", "no grants")
 	}
@@ -21,8 +23,6 @@ func (l *loader) grants(f *file, p *policy, jobs map[string]*job) {
 			continue
 		}
 		l.unused("requires", entry.Requires)
-		l.unused("max_active_per_job", entry.MaxActivePerJob)
-		l.unused("session", entry.Session)
 		l.name(entry.At, "name", entry.Name)
 		if entry.Name != "" && seen[entry.Name] {
 			l.add(entry.At.Of("name"), "", "there are two grants %s", entry.Name)
@@ -31,10 +31,11 @@ func (l *loader) grants(f *file, p *policy, jobs map[string]*job) {
 		seen[entry.Name] = true
 		g := &grant{
 			policy: p, name: entry.Name, issuer: entry.Issuer, role: entry.Role,
-			ttl: entry.TTL.Std(), maxTTL: entry.MaxTTL.Std(), maxActive: entry.MaxActive,
+			maxTTL: entry.MaxTTL.Std(), maxActive: entry.MaxActive, maxActivePerJob: entry.MaxActivePerJob,
 			jobs: l.grantJobs(f, entry, p, jobs), env: l.grantEnv(entry), redact: l.grantRedact(entry),
 			parameters: l.with(entry),
 		}
+		l.lifetime(entry, g)
 		l.limits(entry)
 		l.noBraces(entry.At.Of("issuer"), entry.Issuer)
 		l.noBraces(entry.At.Of("role"), entry.Role)
@@ -47,7 +48,7 @@ func (l *loader) grants(f *file, p *policy, jobs map[string]*job) {
 }
 
 // issuer asks the server's configuration.
-func (l *loader) issuer(entry *grantEntry, p *policy, g *grant) {
+func (l *loader) issuer(entry *document.Grant, p *policy, g *grant) {
 	if l.cfg.Issuers == nil || entry.Issuer == "" {
 		return
 	}
@@ -57,7 +58,7 @@ func (l *loader) issuer(entry *grantEntry, p *policy, g *grant) {
 	}
 }
 
-func (l *loader) grantJobs(f *file, entry *grantEntry, p *policy, jobs map[string]*job) []*job {
+func (l *loader) grantJobs(f *document.Policy, entry *document.Grant, p *policy, jobs map[string]*job) []*job {
 	if !entry.At.Has("jobs") {
 		if len(f.Jobs) > 1 {
 			l.add(entry.At.Pos, "write jobs: […] with those that may have it", "the grant doesn't say which of the %d jobs it is for", len(f.Jobs))
@@ -84,27 +85,58 @@ func (l *loader) grantJobs(f *file, entry *grantEntry, p *policy, jobs map[strin
 	return list
 }
 
-// limits checks times and numbers.
-func (l *loader) limits(entry *grantEntry) {
-	for key, length := range map[string]time.Duration{"ttl": entry.TTL.Std(), "max_ttl": entry.MaxTTL.Std()} {
-		at := entry.At.Of(key)
-		if entry.At.Has(key) && (length < minTTL || length > maxTTL) && !l.reported(at) {
-			l.add(at, "", "%s is between 10s and 24h", key)
+// lifetime reads ttl and checks it beside max_ttl.
+func (l *loader) lifetime(entry *document.Grant, g *grant) {
+	at, most := entry.At.Of("ttl"), entry.At.Of("max_ttl")
+	within := func(length time.Duration) bool { return length >= minTTL && length <= maxTTL }
+	if entry.At.Has("max_ttl") && !within(g.maxTTL) && !l.reported(most) {
+		l.add(most, "", "max_ttl is between 10s and 24h")
+	}
+	switch {
+	case !entry.At.Has("ttl"):
+		if entry.At.Has("max_ttl") {
+			l.add(most, "write a ttl too", "max_ttl without ttl")
 		}
+		return
+	case entry.TTL == document.UntilTokenExpires:
+		g.untilToken = true
+		if entry.At.Has("max_ttl") {
+			l.add(most, "leave it out", "max_ttl beside a ttl that ends with the job's token: that end can't be moved")
+		}
+		return
+	case entry.TTL == "" && l.reported(at):
+		return
 	}
-	if entry.TTL > entry.MaxTTL && entry.MaxTTL > 0 {
-		l.add(entry.At.Of("ttl"), "", "ttl is longer than max_ttl")
+	length, err := strictyaml.ParseDuration(entry.TTL)
+	switch {
+	case err != nil:
+		l.add(at, "write 15m, or: "+document.UntilTokenExpires, "ttl: %q is not a duration", clip(entry.TTL))
+	case !within(length):
+		l.add(at, "", "ttl is between 10s and 24h")
+	case entry.At.Has("max_ttl") && length > g.maxTTL && g.maxTTL > 0:
+		l.add(at, "", "ttl is longer than max_ttl")
 	}
-	if entry.At.Has("max_ttl") && !entry.At.Has("ttl") {
-		l.add(entry.At.Of("max_ttl"), "write a ttl too", "max_ttl without ttl")
+	g.ttl = length
+}
+
+func clip(text string) string {
+	if len(text) > 40 {
+		return strings.ToValidUTF8(text[:40], "") + "…"
 	}
-	at := entry.At.Of("max_active")
-	if entry.At.Has("max_active") && (entry.MaxActive < 1 || entry.MaxActive > maxLeases) && !l.reported(at) {
-		l.add(at, "leave it out for any number", "max_active is between 1 and %d", maxLeases)
+	return text
+}
+
+// limits checks numbers.
+func (l *loader) limits(entry *document.Grant) {
+	for key, value := range map[string]int{"max_active": entry.MaxActive, "max_active_per_job": entry.MaxActivePerJob} {
+		at := entry.At.Of(key)
+		if entry.At.Has(key) && (value < 1 || value > maxLeases) && !l.reported(at) {
+			l.add(at, "leave it out for any number", "%s is between 1 and %d", key, maxLeases)
+		}
 	}
 }
 
-func (l *loader) grantEnv(entry *grantEntry) map[string]string {
+func (l *loader) grantEnv(entry *document.Grant) map[string]string {
 	if len(entry.Env) == 0 {
 		return nil
 	}
@@ -126,7 +158,7 @@ func (l *loader) grantEnv(entry *grantEntry) map[string]string {
 	return entry.Env
 }
 
-func (l *loader) grantRedact(entry *grantEntry) []string {
+func (l *loader) grantRedact(entry *document.Grant) []string {
 	var list []string
 	for _, r := range entry.Redact {
 		at := r.At.Of("pattern")
@@ -155,7 +187,7 @@ func (l *loader) grantRedact(entry *grantEntry) []string {
 }
 
 // with reads a grant's parameters and finds the templates in them.
-func (l *loader) with(entry *grantEntry) parameters {
+func (l *loader) with(entry *document.Grant) parameters {
 	if !entry.At.Has("with") {
 		return parameters{}
 	}

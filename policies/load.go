@@ -11,9 +11,15 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
+	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/daypass/daypass/policies/document"
+	"github.com/daypass/daypass/policies/lint"
 	"github.com/daypass/daypass/policies/strictyaml"
 )
 
@@ -35,12 +41,16 @@ type Config struct {
 	// Environments are the names that a policy's `environment` may have. Empty:
 	// development, test, staging, production.
 	Environments []string
-	// Providers maps the names of the configured providers to their types. Nil:
-	// providers are not checked, and Set.Skipped says so.
-	Providers map[string]string
+	// Providers are the configured providers by their names. Nil: they are not
+	// known, a provider whose name is a type of the catalogue is taken to be of it,
+	// and Set.Skipped says so.
+	Providers map[string]lint.Provider
 	// Issuers is asked about every grant. Nil: issuers, roles and parameters are
 	// not checked, and Set.Skipped says so.
 	Issuers IssuerChecker
+	// Now is when the policies are loaded: waivers of lint rules end. Zero: none
+	// has ended.
+	Now time.Time
 }
 
 // IssuerChecker knows the configured issuers.
@@ -63,7 +73,7 @@ type GrantUse struct {
 
 // The limits of a directory.
 const (
-	maxFiles = 20_000
+	maxFiles = 200_000
 	maxTotal = 256 << 20 // bytes
 )
 
@@ -118,21 +128,105 @@ func Load(ctx context.Context, src Source, cfg Config) (*Set, error) {
 			return nil, ErrChanging
 		}
 	}
-	l, err := newLoader(cfg)
+	return compile(ctx, files, cfg)
+}
+
+// compile makes a set of files.
+func compile(ctx context.Context, files []named, cfg Config) (*Set, error) {
+	c, err := newShared(cfg)
 	if err != nil {
 		return nil, err
 	}
-	for _, f := range files {
-		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("loading policies: %w", err)
+	read, err := c.readAll(ctx, files)
+	if err != nil {
+		return nil, err
+	}
+	set := &Set{digest: digest(files), policies: make(map[string]*policy), grants: make(map[string]*grant), skipped: skipped(cfg)}
+	var mistakes []strictyaml.Mistake
+	places := make(map[string]strictyaml.Pos) // policy → where it stands
+	documents := make([]*document.File, 0, len(read))
+	for _, r := range read {
+		mistakes = append(mistakes, r.mistakes...)
+		if r.policy == nil {
+			continue
 		}
-		l.file(f.name, f.data)
+		documents = append(documents, r.file)
+		mistakes = append(mistakes, set.add(r, places)...)
 	}
-	if len(l.mistakes) > 0 {
-		return nil, &LoadError{Mistakes: strictyaml.Sort(l.mistakes)}
+	for _, finding := range c.lint(documents) {
+		if finding.Severity != lint.Error {
+			set.findings = append(set.findings, finding)
+			continue
+		}
+		m := finding.Mistake
+		m.Text = "[" + finding.Rule + "] " + m.Text
+		mistakes = append(mistakes, m)
 	}
-	l.set.digest = digest(files)
-	return l.set, nil
+	if len(mistakes) > 0 {
+		return nil, &LoadError{Mistakes: strictyaml.Sort(mistakes)}
+	}
+	return set, nil
+}
+
+// readAll reads and compiles the files, several at a time. A policy's tests run
+// here too, since they ask of it alone.
+func (c *shared) readAll(ctx context.Context, files []named) ([]*loaded, error) {
+	read := make([]*loaded, len(files))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	const at1 = 64 // files
+	for first := 0; first < len(files); first += at1 {
+		group.Go(func() error {
+			for n := first; n < min(first+at1, len(files)); n++ {
+				if err := ctx.Err(); err != nil {
+					return fmt.Errorf("loading policies: %w", err)
+				}
+				read[n] = c.load(files[n].name, files[n].data)
+			}
+			return nil
+		})
+	}
+	return read, group.Wait()
+}
+
+// add takes a policy into the set.
+func (s *Set) add(r *loaded, places map[string]strictyaml.Pos) []strictyaml.Mistake {
+	p, at := r.policy, r.file.Policy.At.Of("policy")
+	if p.name == "" {
+		return nil
+	}
+	if first, found := places[p.name]; found {
+		return []strictyaml.Mistake{at.Mistake("a policy is one file", "the policy %s stands in %s already", p.name, first)}
+	}
+	places[p.name] = at
+	s.policies[p.name] = p
+	for _, g := range p.grants {
+		s.grants[p.name+"/"+g.name] = g
+	}
+	return nil
+}
+
+// lint asks the linter.
+func (c *shared) lint(files []*document.File) []lint.Finding {
+	return lint.Check(files, lint.Context{Providers: c.cfg.Providers, Now: c.cfg.Now, Conditions: func(text string) []string {
+		compiled, _ := c.conditions.Compile(text)
+		if compiled == nil {
+			return nil
+		}
+		return compiled.Names()
+	}})
+}
+
+// skipped says in words what can't be checked.
+func skipped(cfg Config) []string {
+	var list []string
+	if cfg.Providers == nil {
+		list = append(list, "names of providers: no configuration to check them against; one that is called as a type (github) is taken to be of it")
+	}
+	if cfg.Issuers == nil {
+		list = append(list, "issuers, roles and parameters: no configuration to check them against")
+	}
+	return list
 }
 
 // named is one file: its name below the root, with slashes, and its content.

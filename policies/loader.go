@@ -7,6 +7,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/daypass/daypass/policies/catalogue"
+	"github.com/daypass/daypass/policies/condition"
+	"github.com/daypass/daypass/policies/document"
+	"github.com/daypass/daypass/policies/pattern"
 	"github.com/daypass/daypass/policies/strictyaml"
 )
 
@@ -24,35 +28,78 @@ var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 
 const nameHint = "a name has small letters, digits and -, at most 63 of them, and begins with a letter or digit"
 
+// sessionBroad is the value of `session` with which a session token of any grant
+// may ask for those of this policy.
+const sessionBroad = "broad"
+
 func defaultEnvironments() []string { return []string{"development", "test", "staging", "production"} }
 
-// loader turns files into a set and collects what is wrong with them.
-type loader struct {
+// shared is what the loaders of all files have in common. It is safe for
+// concurrent use.
+type shared struct {
 	cfg        Config
-	set        *Set
-	conditions *conditions
-	patterns   map[string]*regexp.Regexp // by what stands between the anchors
-	places     map[string]strictyaml.Pos // policy → where it stands
-	mistakes   []strictyaml.Mistake
-	begin      int // where the mistakes of the file being read begin
+	conditions *condition.Compiler
+	patterns   pattern.Compiler
 }
 
-func newLoader(cfg Config) (*loader, error) {
+func newShared(cfg Config) (*shared, error) {
 	if len(cfg.Environments) == 0 {
 		cfg.Environments = defaultEnvironments()
 	}
-	conditions, err := newConditions()
+	conditions, err := condition.NewCompiler()
 	if err != nil {
 		return nil, err
 	}
-	set := &Set{policies: make(map[string]*policy), grants: make(map[string]*grant)}
-	if cfg.Providers == nil {
-		set.skipped = append(set.skipped, "providers: no configuration to check their names against")
+	return &shared{cfg: cfg, conditions: conditions}, nil
+}
+
+// providerType is the type of a provider by its name: what the configuration
+// says, or without one, the name itself where it is a type. Empty: not known.
+func (c *Config) providerType(name string) string {
+	if c.Providers != nil {
+		return c.Providers[name].Type
 	}
-	if cfg.Issuers == nil {
-		set.skipped = append(set.skipped, "issuers, roles and parameters: no configuration to check them against")
+	if _, known := catalogue.Lookup(name); known {
+		return name
 	}
-	return &loader{cfg: cfg, set: set, conditions: conditions, patterns: make(map[string]*regexp.Regexp), places: make(map[string]strictyaml.Pos)}, nil
+	return ""
+}
+
+// loader turns one file into a policy and collects what is wrong with it.
+type loader struct {
+	*shared
+
+	mistakes []strictyaml.Mistake
+}
+
+// loaded is one file, read and compiled.
+type loaded struct {
+	file     *document.File
+	policy   *policy // nil when it could not be read at all
+	mistakes []strictyaml.Mistake
+}
+
+// load reads one policy.
+func (c *shared) load(name string, data []byte) *loaded {
+	file, mistakes := document.Read(name, data)
+	l := &loader{shared: c, mistakes: mistakes}
+	f := &file.Policy
+	if f.At.Line == 0 {
+		return &loaded{file: file, mistakes: l.mistakes} // not read at all
+	}
+	p := &policy{name: f.Name, owner: f.Owner, description: f.Description, environment: f.Environment, broad: f.Session == sessionBroad}
+	l.head(f)
+	jobs := l.jobs(f, p)
+	l.grants(f, p, jobs)
+	l.exceptions(f, p)
+	l.tests(f, p)
+	for _, g := range p.grants {
+		g.index = newIndex(g.jobs)
+	}
+	if len(l.mistakes) == 0 {
+		l.runTests(f, p)
+	}
+	return &loaded{file: file, policy: p, mistakes: l.mistakes}
 }
 
 func (l *loader) add(at strictyaml.Pos, hint, format string, args ...any) {
@@ -65,42 +112,9 @@ func (l *loader) unused(key string, v *strictyaml.Value) {
 	}
 }
 
-// file reads one policy.
-func (l *loader) file(name string, data []byte) {
-	var f file
-	l.begin = len(l.mistakes)
-	mistakes := strictyaml.Decode(name, data, &f)
-	l.mistakes = append(l.mistakes, mistakes...)
-	if f.At.Line == 0 {
-		return // not read at all
-	}
-	l.unused("exceptions", f.Exceptions)
-	l.unused("session", f.Session)
-	p := &policy{name: f.Policy, owner: f.Owner, description: f.Description, environment: f.Environment}
-	l.head(&f)
-	jobs := l.jobs(&f, p)
-	l.grants(&f, p, jobs)
-	l.tests(&f, p)
-	if f.Policy == "" {
-		return
-	}
-	if first, found := l.places[f.Policy]; found {
-		l.add(f.At.Of("policy"), "a policy is one file", "the policy %s stands in %s already", f.Policy, first)
-		return
-	}
-	l.places[f.Policy] = f.At.Of("policy")
-	l.set.policies[f.Policy] = p
-	for _, g := range p.grants {
-		l.set.grants[f.Policy+"/"+g.name] = g
-	}
-	if len(l.mistakes) == l.begin {
-		l.runTests(&f, p)
-	}
-}
-
 // head checks what stands above jobs and grants.
-func (l *loader) head(f *file) {
-	l.name(f.At, "policy", f.Policy)
+func (l *loader) head(f *document.Policy) {
+	l.name(f.At, "policy", f.Name)
 	if f.At.Has("owner") && (strings.TrimSpace(f.Owner) == "" || len(f.Owner) > maxText) {
 		l.add(f.At.Of("owner"), "write who answers for this policy: an address or a team", "no owner")
 	}
@@ -110,8 +124,11 @@ func (l *loader) head(f *file) {
 	if f.Environment != "" && !slices.Contains(l.cfg.Environments, f.Environment) {
 		l.add(f.At.Of("environment"), strictyaml.Suggest(f.Environment, l.cfg.Environments), "unknown environment %q", f.Environment)
 	}
-	if len(f.Jobs) > maxEntries || len(f.Grants) > maxEntries || len(f.Tests) > maxEntries {
-		l.add(f.At.Pos, "split it", "more than %d jobs, grants or tests in one policy", maxEntries)
+	if f.At.Has("session") && f.Session != sessionBroad && f.Session != "narrow" && !l.reported(f.At.Of("session")) {
+		l.add(f.At.Of("session"), "leave it out for narrow", "session is narrow or broad")
+	}
+	if len(f.Jobs) > maxEntries || len(f.Grants) > maxEntries || len(f.Tests) > maxEntries || len(f.Exceptions) > maxEntries {
+		l.add(f.At.Pos, "split it", "more than %d jobs, grants, exceptions or tests in one policy", maxEntries)
 	}
 }
 
@@ -127,14 +144,14 @@ func (l *loader) name(at strictyaml.Where, key, name string) {
 
 // reported says whether there is a mistake at this place already.
 func (l *loader) reported(at strictyaml.Pos) bool {
-	return slices.ContainsFunc(l.mistakes[l.begin:], func(m strictyaml.Mistake) bool {
+	return slices.ContainsFunc(l.mistakes, func(m strictyaml.Mistake) bool {
 		return m.File == at.File && m.Line == at.Line && m.Col == at.Col
 	})
 }
 
 // reportedInLine says whether there is a mistake in this line already.
 func (l *loader) reportedInLine(at strictyaml.Pos) bool {
-	return slices.ContainsFunc(l.mistakes[l.begin:], func(m strictyaml.Mistake) bool {
+	return slices.ContainsFunc(l.mistakes, func(m strictyaml.Mistake) bool {
 		return m.File == at.File && m.Line == at.Line
 	})
 }
@@ -146,7 +163,7 @@ func (l *loader) noBraces(at strictyaml.Pos, text string) {
 	}
 }
 
-func (l *loader) jobs(f *file, p *policy) map[string]*job {
+func (l *loader) jobs(f *document.Policy, p *policy) map[string]*job {
 	if f.At.Has("jobs") && len(f.Jobs) == 0 && !l.reported(f.At.Of("jobs")) {
 		l.add(f.At.Of("jobs"), "add one", "no jobs")
 	}
@@ -157,9 +174,7 @@ func (l *loader) jobs(f *file, p *policy) map[string]*job {
 			continue
 		}
 		l.name(entry.At, "name", entry.Name)
-		j := &job{name: entry.Name, provider: entry.Provider, claims: l.claims(entry)}
-		l.provider(entry.At, entry.Provider)
-		l.condition(entry, j)
+		j := l.job(entry)
 		if entry.Name == "" {
 			continue
 		}
@@ -173,6 +188,15 @@ func (l *loader) jobs(f *file, p *policy) map[string]*job {
 	return known
 }
 
+// job compiles a job entry, or one of an exception.
+func (l *loader) job(entry *document.Job) *job {
+	j := &job{name: entry.Name, provider: entry.Provider, claims: l.claims(entry)}
+	j.tenants = tenantsOf(l.cfg.providerType(entry.Provider), j.claims)
+	l.provider(entry.At, entry.Provider)
+	l.condition(entry, j)
+	return j
+}
+
 // provider checks that the server knows the provider of a job, or of a test's.
 func (l *loader) provider(at strictyaml.Where, name string) {
 	if l.cfg.Providers == nil || name == "" {
@@ -184,7 +208,7 @@ func (l *loader) provider(at strictyaml.Where, name string) {
 	}
 }
 
-func (l *loader) condition(entry *jobEntry, j *job) {
+func (l *loader) condition(entry *document.Job, j *job) {
 	if !entry.At.Has("condition") {
 		return
 	}
@@ -195,9 +219,9 @@ func (l *loader) condition(entry *jobEntry, j *job) {
 		}
 		return
 	}
-	compiled, problems := l.conditions.compile(entry.Condition)
+	compiled, problems := l.conditions.Compile(entry.Condition)
 	for _, p := range problems {
-		l.add(at, p.hint, "%s", p.text)
+		l.add(at, p.Hint, "%s", p.Text)
 	}
 	j.condition = compiled
 }

@@ -23,7 +23,11 @@ package policies
 
 import (
 	"encoding/json"
+	"net/netip"
 	"time"
+
+	"github.com/daypass/daypass/policies/condition"
+	"github.com/daypass/daypass/policies/lint"
 )
 
 // Identity is who asks: what a verified job token says. Decide reads it only.
@@ -32,12 +36,14 @@ type Identity struct {
 	ProviderType string         // its type there: github, gitlab, buildkite …
 	Subject      string         // `sub`; not used to decide
 	Claims       map[string]any // all claims; numbers as int64 or float64
+	Expiry       time.Time      // `exp`; zero where it isn't known
 }
 
 // Request is what is asked for.
 type Request struct {
 	Grant string        // POLICY/GRANT
 	TTL   time.Duration // how long it should live; 0 when the job doesn't say
+	IP    netip.Addr    // who sent it; the zero Addr where it isn't known
 }
 
 // Grant is what a job may have.
@@ -45,7 +51,7 @@ type Grant struct {
 	Policy      string // the policy's name
 	Name        string // the grant's name within it
 	Environment string // the policy's environment
-	Job         string // the job entry that matched
+	Job         string // the job entry that matched; "exception 1" for one of those
 	Issuer      string
 	Role        string          // "" where the issuer's kind has none
 	Parameters  json.RawMessage // the grant's `with`, templates filled; nil when there is none
@@ -57,12 +63,19 @@ type Grant struct {
 	AskedTTL time.Duration
 	// MaxTTL bounds the credential's life with all renewals. 0: it can't be renewed.
 	MaxTTL time.Duration
+	// Until is when the credential has to be gone, whatever TTL and MaxTTL say:
+	// where an exception ends, or the job's token. Zero: nothing sets such an end.
+	Until time.Time
 	// MaxActive is how many leases of this grant may be issuing or active at
 	// once. 0: any number.
 	MaxActive int
-	Redact    []string          // RE2 patterns of what must not appear in the job's log
-	Env       map[string]string // value name → environment variable, where the grant renames
-	Digest    string            // the set that allowed it
+	// MaxActivePerJob is the same for each job. 0: any number.
+	MaxActivePerJob int
+	// Broad says that a session token of any grant may ask for this one.
+	Broad  bool
+	Redact []string          // RE2 patterns of what must not appear in the job's log
+	Env    map[string]string // value name → environment variable, where the grant renames
+	Digest string            // the set that allowed it
 }
 
 // The codes of a Denial, as the API shows them.
@@ -74,6 +87,9 @@ const (
 // ConditionClaim stands in Denial.Claims where all claims matched and the
 // condition didn't hold.
 const ConditionClaim = "condition"
+
+// ExceptionClaim stands there where an exception that would have matched is over.
+const ExceptionClaim = "exception"
 
 // Denial is the error of a refusal.
 type Denial struct {
@@ -88,6 +104,20 @@ type Denial struct {
 	Claims []string
 	// Detail is the full reason, for logs alone: never send it to the job.
 	Detail string
+	// Ours says that the token's ids are those of a job entry of the grant.
+	Ours bool
+	// Conflicts are pairs of name and id of which the token has one half alone: a
+	// rename, or a takeover.
+	Conflicts []Conflict
+}
+
+// Conflict is a pair of name and id of which a token has one half.
+type Conflict struct {
+	Job   string // the job entry
+	Claim string // of the name
+	// NameFits says which half fits: the name (somebody else may have taken it), or
+	// the id (whatever it names was renamed).
+	NameFits bool
 }
 
 // Error is the same for everybody who may not know more.
@@ -100,6 +130,7 @@ type Set struct {
 	policies map[string]*policy
 	grants   map[string]*grant // by POLICY/GRANT
 	skipped  []string
+	findings []lint.Finding
 }
 
 type policy struct {
@@ -107,28 +138,36 @@ type policy struct {
 	owner       string
 	description string
 	environment string
+	broad       bool
 	jobs        []*job
 	grants      []*grant
+	tests       int
+	uncovered   []Uncovered
 }
 
 type job struct {
 	name      string
 	provider  string
-	claims    []claim    // in the order of their names
-	condition *condition // nil when there is none
+	claims    []claim              // in the order of their names
+	condition *condition.Condition // nil when there is none
+	tenants   []tenant             // by which it is known whose job this is
+	until     time.Time            // of an exception; zero: it doesn't end
 }
 
 type grant struct {
-	policy      *policy
-	name        string
-	jobs        []*job
-	issuer      string
-	role        string
-	ttl, maxTTL time.Duration
-	maxActive   int
-	redact      []string
-	env         map[string]string
-	parameters  parameters
+	policy          *policy
+	name            string
+	jobs            []*job // exceptions behind the others
+	index           *index // nil where there are few jobs
+	issuer          string
+	role            string
+	ttl, maxTTL     time.Duration
+	untilToken      bool // ttl: until job token expires
+	maxActive       int
+	maxActivePerJob int
+	redact          []string
+	env             map[string]string
+	parameters      parameters
 }
 
 // Digest is the SHA-256 of all files with their names, in hex. It names the set:
@@ -138,6 +177,9 @@ func (s *Set) Digest() string { return s.digest }
 // Skipped says in words which checks were left out, because the Config that the
 // set was loaded with knew no providers or no issuers.
 func (s *Set) Skipped() []string { return s.skipped }
+
+// Findings is what the linter has to say, but for errors, with which no set loads.
+func (s *Set) Findings() []lint.Finding { return s.findings }
 
 // GrantInfo is one grant of a set, as lists show it.
 type GrantInfo struct {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/daypass/daypass/policies/condition"
 )
 
 // maxFilled is how long a text may be once its templates are filled, in bytes.
@@ -74,7 +76,7 @@ func (t *template) fill(claims map[string]any) (string, error) {
 
 func templateText(value any) (string, error) {
 	var text string
-	switch v := canonical(value).(type) {
+	switch v := condition.Canonical(value).(type) {
 	case nil:
 		return "", errors.New("the token has no such claim")
 	case string:

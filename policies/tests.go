@@ -3,37 +3,17 @@ package policies
 import (
 	"errors"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/daypass/daypass/policies/document"
 	"github.com/daypass/daypass/policies/strictyaml"
 )
 
-// testEntry is one of a policy's own tests. They run whenever it is loaded, and
-// one that fails is a mistake like any other.
-//
-// A test reads no clock: the same files load today and tonight. Where a
-// condition that has a say reads request.time, the test must give the time
-// itself (`at`); everywhere else no time could change the verdict.
-type testEntry struct {
-	At    strictyaml.Where `yaml:"-"`
-	Name  string           `yaml:"name,required"`
-	Time  strictyaml.Time  `yaml:"at"`
-	Job   testJob          `yaml:"job,required"`
-	Allow []string         `yaml:"allow"`
-	Deny  []string         `yaml:"deny"`
-}
-
-// testJob is who asks in a test: a token as its provider might have made it.
-type testJob struct {
-	At       strictyaml.Where            `yaml:"-"`
-	Provider string                      `yaml:"provider,required"`
-	Claims   map[string]strictyaml.Value `yaml:"claims,required"`
-}
-
 // tests checks what the tests of a file speak of.
-func (l *loader) tests(f *file, p *policy) {
+func (l *loader) tests(f *document.Policy, p *policy) {
 	if f.At.Has("tests") && len(f.Tests) == 0 && !l.reported(f.At.Of("tests")) {
 		l.add(f.At.Of("tests"), "add one or leave the key out", "no tests")
 	}
@@ -57,20 +37,19 @@ func (l *loader) tests(f *file, p *policy) {
 		}
 		names[entry.Name] = true
 		l.testJob(&entry.Job)
+		if entry.IP != "" {
+			if _, err := netip.ParseAddr(entry.IP); err != nil && !l.reported(entry.At.Of("ip")) {
+				l.add(entry.At.Of("ip"), "write 203.0.113.7", "%q is no address", clip(entry.IP))
+			}
+		}
 		l.testGrants(entry, grants)
 	}
 }
 
-func (l *loader) testJob(job *testJob) {
-	l.provider(job.At, job.Provider)
-	for _, name := range slices.Sorted(maps.Keys(job.Claims)) {
-		v := job.Claims[name]
-		l.claimType(job.Provider, v.Pos, name, v.Raw)
-	}
-}
+func (l *loader) testJob(job *document.TestJob) { l.provider(job.At, job.Provider) }
 
 // testGrants checks the names under allow and deny.
-func (l *loader) testGrants(entry *testEntry, grants map[string]bool) {
+func (l *loader) testGrants(entry *document.Test, grants map[string]bool) {
 	if len(entry.Allow)+len(entry.Deny) == 0 && !l.reported(entry.At.Of("allow")) && !l.reported(entry.At.Of("deny")) {
 		l.add(entry.At.Pos, "write allow: […] or deny: […] with names of grants", "the test expects nothing")
 	}
@@ -96,46 +75,110 @@ func (l *loader) testGrants(entry *testEntry, grants map[string]bool) {
 	}
 }
 
-// runTests runs the tests of a policy that is otherwise right.
-func (l *loader) runTests(f *file, p *policy) {
+// testRun runs the tests of a policy that is otherwise right.
+type testRun struct {
+	*loader
+
+	set     *Set // of this policy alone
+	policy  *policy
+	reached map[*job]map[*grant]bool // by an expectation that something is allowed
+}
+
+func (l *loader) runTests(f *document.Policy, p *policy) {
+	t := &testRun{loader: l, policy: p, set: &Set{policies: map[string]*policy{p.name: p}, grants: make(map[string]*grant)}, reached: make(map[*job]map[*grant]bool)}
+	for _, g := range p.grants {
+		t.set.grants[p.name+"/"+g.name] = g
+	}
 	for i := range f.Tests {
 		entry := &f.Tests[i]
-		id := Identity{Provider: entry.Job.Provider, ProviderType: l.cfg.Providers[entry.Job.Provider], Claims: make(map[string]any, len(entry.Job.Claims))}
+		id := Identity{Provider: entry.Job.Provider, ProviderType: l.cfg.providerType(entry.Job.Provider), Claims: make(map[string]any, len(entry.Job.Claims))}
 		for name, v := range entry.Job.Claims {
 			id.Claims[name] = v.Plain()
 		}
 		for _, name := range entry.Allow {
-			l.expect(entry, p, &id, name, true)
+			t.expect(entry, &id, name, true)
 		}
 		for _, name := range entry.Deny {
-			l.expect(entry, p, &id, name, false)
+			t.expect(entry, &id, name, false)
 		}
 	}
+	p.tests, p.uncovered = len(f.Tests), t.uncovered(f)
 }
 
+// tokenLife is how long the token of a test still lives.
+const tokenLife = time.Hour
+
 // expect compares one decision with what the test says of it.
-func (l *loader) expect(entry *testEntry, p *policy, id *Identity, name string, allowed bool) {
-	req := Request{Grant: p.name + "/" + name}
-	now := entry.Time.Std()
+func (t *testRun) expect(entry *document.Test, id *Identity, name string, allowed bool) {
+	req := Request{Grant: t.policy.name + "/" + name, TTL: entry.TTL.Std()}
+	req.IP, _ = netip.ParseAddr(entry.IP) // checked before; none is the zero Addr
+	g, now := t.set.grants[req.Grant], entry.Time.Std()
 	if !entry.At.Has("at") {
 		now = time.Time{}
-		for _, j := range l.set.grants[req.Grant].jobs {
-			if j.asksTime(id) {
-				l.add(entry.At.Pos, "write at: 2026-11-23T10:00:00Z", "test %q: the condition of job %s reads request.time, so the test has to say when", entry.Name, j.name)
-				return
-			}
+		if j := asksTime(g, id); j != nil {
+			t.add(entry.At.Pos, "write at: 2026-11-23T10:00:00Z", "test %q: whether job %s lets it through depends on the time, so the test has to say when", entry.Name, j.name)
+			return
 		}
 	}
-	got, err := l.set.Decide(*id, req, now)
+	id.Expiry = now.Add(tokenLife)
+	got, err := t.set.Decide(*id, req, now)
+	if err == nil && allowed {
+		t.reach(g, got.Job)
+	}
 	if (err == nil) == allowed {
 		return
 	}
 	const hint = "mend the policy or the test"
 	if allowed {
-		l.add(entry.At.Pos, hint, "test %q: %s should be allowed, and is denied: %s", entry.Name, name, why(err))
+		t.add(entry.At.Pos, hint, "test %q: %s should be allowed, and is denied: %s", entry.Name, name, why(err))
 		return
 	}
-	l.add(entry.At.Pos, hint, "test %q: %s should be denied, and job %s lets it through", entry.Name, name, got.Job)
+	t.add(entry.At.Pos, hint, "test %q: %s should be denied, and job %s lets it through", entry.Name, name, got.Job)
+}
+
+func (t *testRun) reach(g *grant, name string) {
+	for _, j := range g.jobs {
+		if j.name == name {
+			if t.reached[j] == nil {
+				t.reached[j] = make(map[*grant]bool)
+			}
+			t.reached[j][g] = true
+		}
+	}
+}
+
+// uncovered lists the jobs and grants that no test expects to be allowed.
+func (t *testRun) uncovered(f *document.Policy) []Uncovered {
+	var list []Uncovered
+	for i, j := range t.policy.jobs {
+		if len(t.reached[j]) == 0 {
+			list = append(list, Uncovered{Policy: t.policy.name, Kind: "job", Name: j.name, At: f.Jobs[i].At.Pos})
+		}
+	}
+	for i, g := range t.policy.grants {
+		if !slices.ContainsFunc(g.jobs, func(j *job) bool { return t.reached[j][g] }) {
+			list = append(list, Uncovered{Policy: t.policy.name, Kind: "grant", Name: g.name, At: f.Grants[i].At.Pos})
+		}
+	}
+	return list
+}
+
+// Uncovered is a job or grant that no test of its policy expects to be allowed.
+type Uncovered struct {
+	Policy string
+	Kind   string // job or grant
+	Name   string
+	At     strictyaml.Pos
+}
+
+// Tested says how many tests ran when the set was loaded, and what none of them
+// reaches, in the order of policies.
+func (s *Set) Tested() (tests int, uncovered []Uncovered) {
+	for _, name := range slices.Sorted(maps.Keys(s.policies)) {
+		tests += s.policies[name].tests
+		uncovered = append(uncovered, s.policies[name].uncovered...)
+	}
+	return tests, uncovered
 }
 
 // why is the full reason of a refusal, on one line.
@@ -146,8 +189,14 @@ func why(err error) string {
 	return err.Error()
 }
 
-// asksTime says whether the verdict on this token could depend on the time.
-func (j *job) asksTime(id *Identity) bool {
-	return j.provider == id.Provider && j.condition != nil && j.condition.timed &&
-		!slices.ContainsFunc(j.claims, func(c claim) bool { return !c.matches(id.Claims) })
+// asksTime returns a job entry whose verdict on this token depends on the time:
+// its claims match, and it is an exception, or its condition reads the time.
+func asksTime(g *grant, id *Identity) *job {
+	for _, j := range g.candidates(id) {
+		timed := !j.until.IsZero() || j.condition != nil && j.condition.ReadsTime()
+		if timed && j.provider == id.Provider && !slices.ContainsFunc(j.claims, func(c claim) bool { return !c.matches(id.Claims) }) {
+			return j
+		}
+	}
+	return nil
 }

@@ -38,6 +38,7 @@ import (
 	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/migrations"
 	"github.com/daypass/daypass/policies"
+	"github.com/daypass/daypass/policies/lint"
 )
 
 // Names that every broker here is configured with.
@@ -245,7 +246,7 @@ func (b *Broker) loadPolicies(ctx context.Context, open map[string]broker.Issuer
 		files[name] = &fstest.MapFile{Data: []byte(text)}
 	}
 	return policies.Load(ctx, policies.Source{FS: files}, policies.Config{
-		Providers: map[string]string{"github": "github", "gitlab": "gitlab"}, Issuers: checker(open),
+		Providers: map[string]lint.Provider{"github": {Type: "github"}, "gitlab": {Type: "gitlab"}}, Issuers: checker(open), Now: b.options.Clock(),
 	})
 }
 

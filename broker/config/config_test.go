@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/daypass/daypass/policies"
+	"github.com/daypass/daypass/policies/lint"
 	"github.com/daypass/daypass/policies/strictyaml"
 )
 
@@ -41,8 +42,9 @@ func TestMinimal(t *testing.T) {
 		c.Keys.Sealing.Label != "daypass-sealing" || c.Providers[0].SessionTTL.Std() != time.Hour || c.TLS.Enabled() {
 		t.Errorf("defaults: %+v", c)
 	}
-	if got := c.ProviderTypesByName(); !reflect.DeepEqual(got, map[string]string{"github": "github"}) {
-		t.Errorf("provider types are %v", got)
+	want := lint.Provider{Type: "github", Issuer: "https://token.actions.githubusercontent.com", Audience: "https://ci.example.com", SessionTTL: time.Hour}
+	if got := c.PolicyProviders(); !reflect.DeepEqual(got, map[string]lint.Provider{"github": want}) {
+		t.Errorf("providers are %v", got)
 	}
 }
 

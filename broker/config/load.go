@@ -13,6 +13,7 @@ import (
 
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/policies"
+	"github.com/daypass/daypass/policies/lint"
 	"github.com/daypass/daypass/policies/strictyaml"
 )
 
@@ -152,13 +153,14 @@ func (l *loader) secret(s secretAt) issuers.Secret {
 	return issuers.NewSecret(value)
 }
 
-// ProviderTypesByName maps the names of the configured providers to their types.
-func (c *Config) ProviderTypesByName() map[string]string {
-	types := make(map[string]string, len(c.Providers))
+// PolicyProviders is what policies are checked against.
+func (c *Config) PolicyProviders() map[string]lint.Provider {
+	providers := make(map[string]lint.Provider, len(c.Providers))
 	for i := range c.Providers {
-		types[c.Providers[i].Name] = c.Providers[i].Type
+		p := &c.Providers[i]
+		providers[p.Name] = lint.Provider{Type: p.Type, Issuer: p.Issuer, Audience: p.Audience, SessionTTL: p.SessionTTL.Std()}
 	}
-	return types
+	return providers
 }
 
 // Issuer finds an issuer by its name; nil when there is none.

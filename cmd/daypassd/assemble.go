@@ -313,7 +313,7 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 }
 
 func policyConfig(settings *config.Config, checker policies.IssuerChecker) policies.Config {
-	return policies.Config{Environments: settings.Environments, Providers: settings.ProviderTypesByName(), Issuers: checker}
+	return policies.Config{Environments: settings.Environments, Providers: settings.PolicyProviders(), Issuers: checker, Now: time.Now()}
 }
 
 func openIssuers(ctx context.Context, settings *config.Config, installation string, parts *instance.Config) (map[string]broker.Issuer, error) {

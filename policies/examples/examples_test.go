@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/daypass/daypass/policies"
+	"github.com/daypass/daypass/policies/lint"
 )
 
 // configured stands in for a server's configuration.
@@ -23,7 +24,7 @@ func (c configured) CheckGrant(use policies.GrantUse) error {
 func load(t *testing.T) *policies.Set {
 	t.Helper()
 	set, err := policies.Load(t.Context(), policies.Source{FS: os.DirFS(".")}, policies.Config{
-		Providers: map[string]string{"github": "github", "gitlab": "gitlab", "buildkite": "buildkite"},
+		Providers: map[string]lint.Provider{"github": {Type: "github"}, "gitlab": {Type: "gitlab"}, "buildkite": {Type: "buildkite"}},
 		Issuers: configured{
 			"payments-db/deployer for payments in production":    true,
 			"payments-db/reporter for payments in production":    true,

@@ -99,6 +99,9 @@ func (d *decoder) decode(node ast.Node, into reflect.Value, depth int) {
 	case *Time:
 		d.time(node, into)
 		return
+	case *Date:
+		d.date(node, into)
+		return
 	}
 	switch into.Kind() {
 	case reflect.Pointer:
@@ -298,6 +301,18 @@ func (d *decoder) time(node ast.Node, into reflect.Value) {
 		}
 	}
 	d.add(node, timeHint, "a time is wanted here, this is %s", kind(node))
+}
+
+func (d *decoder) date(node ast.Node, into reflect.Value) {
+	if s, ok := leaf(node); ok {
+		for _, form := range []string{time.DateOnly, time.RFC3339} {
+			if moment, err := time.Parse(form, s.text); err == nil {
+				into.Set(reflect.ValueOf(Date(moment)))
+				return
+			}
+		}
+	}
+	d.add(node, dateHint, "a day is wanted here, this is %s", kind(node))
 }
 
 // value reads anything.

@@ -98,6 +98,15 @@ func (t Time) Std() time.Time { return time.Time(t) }
 
 const timeHint = "write it as RFC 3339 does: 2026-11-23T10:00:00Z"
 
+// Date is a day as it stands in a file, 2026-12-01, which means its start at
+// 00:00 UTC; or a moment, as RFC 3339 writes it.
+type Date time.Time
+
+// Std is the moment as the standard library has it.
+func (d Date) Std() time.Time { return time.Time(d) }
+
+const dateHint = "write a day: 2026-12-01"
+
 // scalar is a leaf of the file.
 type scalar struct {
 	text   string

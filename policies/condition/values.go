@@ -1,10 +1,12 @@
-package policies
+package condition
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
+	"net/netip"
 	"reflect"
-	"time"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
@@ -26,11 +28,32 @@ func strictFunction(name string, join func(a, b types.Bool) types.Bool) cel.EnvO
 		})))
 }
 
+// inCIDR declares `request.ip.inCIDR("10.0.0.0/8")`: whether an address is in a
+// network. An IPv4 address is in IPv4 networks alone.
+func inCIDR() cel.EnvOption {
+	return cel.Function("inCIDR", cel.MemberOverload("string_inCIDR_string", []*cel.Type{cel.StringType, cel.StringType}, cel.BoolType,
+		cel.BinaryBinding(func(lhs, rhs ref.Val) ref.Val {
+			text, okText := lhs.(types.String)
+			network, okNetwork := rhs.(types.String)
+			if !okText || !okNetwork {
+				return types.NewErr("inCIDR takes two texts")
+			}
+			address, err := netip.ParseAddr(string(text))
+			if err != nil {
+				return types.NewErr("no address")
+			}
+			prefix, err := netip.ParsePrefix(string(network))
+			if err != nil {
+				return types.NewErr("no network")
+			}
+			return types.Bool(prefix.Contains(address))
+		})))
+}
+
 // activation is what a condition can see. It is made anew for every evaluation.
 type activation struct {
 	claims map[string]any
 	req    Request
-	now    time.Time
 }
 
 // ResolveName implements CEL's Activation.
@@ -39,7 +62,12 @@ func (a *activation) ResolveName(name string) (any, bool) {
 	case "claims":
 		return a.claims, true
 	case "request.time":
-		return types.Timestamp{Time: a.now.UTC()}, true
+		return types.Timestamp{Time: a.req.Time.UTC()}, true
+	case "request.ip":
+		if !a.req.IP.IsValid() {
+			return types.WrapErr(errNoAddress), true
+		}
+		return types.String(a.req.IP.Unmap().WithZone("").String()), true
 	case "request.grant":
 		return types.String(a.req.Grant), true
 	case "request.ttl":
@@ -56,11 +84,44 @@ func (a *activation) Parent() cel.Activation { return nil }
 // error (it is as good as absent), objects into object.
 type adapter struct{}
 
-var errNull = errors.New("the claim is null")
+var (
+	errNull      = errors.New("the claim is null")
+	errNoAddress = errors.New("the address of the caller is not known")
+)
+
+// exactFloat is the largest integer up to which every float64 is one integer only.
+const exactFloat = 1 << 53
+
+// Canonical turns a token's number into an int64 where it is a whole number that
+// no other number rounds to, else into a float64. Everything else stays as it is.
+func Canonical(value any) any {
+	switch v := value.(type) {
+	case int:
+		return int64(v)
+	case int32:
+		return int64(v)
+	case float64:
+		if v == math.Trunc(v) && math.Abs(v) < exactFloat {
+			return int64(v)
+		}
+		return v
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n
+		}
+		f, err := v.Float64()
+		if err != nil {
+			return nil
+		}
+		return Canonical(f)
+	default:
+		return value
+	}
+}
 
 // NativeToValue implements CEL's Adapter.
 func (adapter) NativeToValue(value any) ref.Val {
-	switch v := canonical(value).(type) {
+	switch v := Canonical(value).(type) {
 	case ref.Val:
 		return v
 	case nil:

@@ -1,9 +1,13 @@
-package policies
+// Package condition compiles and evaluates the conditions of policies: CEL in
+// which absence never passes.
+package condition
 
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"cel.dev/cel-go/cel"
@@ -28,9 +32,17 @@ const (
 	strictOr  = "@daypass_or"
 )
 
-// A condition is a CEL expression over `claims` (the token), `request.time`,
-// `request.grant` and `request.ttl` (zero when none was asked). It is true or
-// the job is refused.
+// Request is what a condition sees besides the claims.
+type Request struct {
+	Grant string        // POLICY/GRANT
+	TTL   time.Duration // that was asked for; 0 when none was
+	Time  time.Time
+	IP    netip.Addr // of whoever sent the token; the zero Addr when it isn't known
+}
+
+// A Condition is a CEL expression over `claims` (the token), `request.time`,
+// `request.ip`, `request.grant` and `request.ttl` (zero when none was asked). It
+// is true or the job is refused.
 //
 // CEL lets absence pass: `claims.environment == "prod" || claims.actor_id == "7"`
 // is true with no environment in sight, since || absorbs the error of its other
@@ -48,63 +60,99 @@ const (
 //     comparison of all of it, or a name that is itself computed can't be asked for.
 //     Nested objects answer to .name alone in the same way.
 //
-// A pattern of matches() is a literal that is anchored at both ends.
-type condition struct {
+// A pattern of matches() is a literal that is anchored at both ends, and a network
+// of inCIDR() a literal too.
+type Condition struct {
+	text     string
 	program  cel.Program
 	required []string // top-level claims that must be there
 	names    []string // all top-level claims that it speaks of
 	timed    bool     // it reads request.time
+	placed   bool     // it reads request.ip
 	estimate uint64   // CEL's estimate of the worst case
 }
 
-// conditions compiles conditions, each text once.
-type conditions struct {
-	env  *cel.Env
-	done map[string]compiled
+// String is the condition as it is written.
+func (c *Condition) String() string { return c.text }
+
+// Names lists the claims that the condition speaks of, in the order of the alphabet.
+func (c *Condition) Names() []string { return c.names }
+
+// Required lists those without which it refuses.
+func (c *Condition) Required() []string { return c.required }
+
+// ReadsTime says that it reads request.time.
+func (c *Condition) ReadsTime() bool { return c.timed }
+
+// ReadsIP says that it reads request.ip.
+func (c *Condition) ReadsIP() bool { return c.placed }
+
+// Compiler compiles conditions, each text once. It is safe for concurrent use.
+type Compiler struct {
+	env *cel.Env
+
+	mu   sync.Mutex
+	done map[string]*compiled
 }
 
 type compiled struct {
-	condition *condition
-	problems  []problem
+	once      sync.Once
+	condition *Condition
+	problems  []Problem
 }
 
-// problem is something wrong within a condition.
-type problem struct{ text, hint string }
+// Problem is something wrong within a condition.
+type Problem struct{ Text, Hint string }
 
-func newConditions() (*conditions, error) {
-	env, err := cel.NewEnv(
+// NewCompiler prepares CEL.
+func NewCompiler() (*Compiler, error) {
+	env, err := newEnv()
+	if err != nil {
+		return nil, err
+	}
+	return &Compiler{env: env, done: make(map[string]*compiled)}, nil
+}
+
+func newEnv(more ...cel.EnvOption) (*cel.Env, error) {
+	env, err := cel.NewEnv(append([]cel.EnvOption{
 		cel.CustomTypeAdapter(adapter{}),
 		cel.Variable("claims", cel.MapType(cel.StringType, cel.DynType)),
 		cel.Variable("request.time", cel.TimestampType),
+		cel.Variable("request.ip", cel.StringType),
 		cel.Variable("request.grant", cel.StringType),
 		cel.Variable("request.ttl", cel.DurationType),
 		strictFunction(strictAnd, func(a, b types.Bool) types.Bool { return a && b }),
 		strictFunction(strictOr, func(a, b types.Bool) types.Bool { return a || b }),
+		inCIDR(),
 		cel.DefaultUTCTimeZone(true),
 		cel.ParserExpressionSizeLimit(maxCondition),
 		cel.ParserRecursionLimit(32),
 		cel.ASTValidators(
 			cel.ValidateDurationLiterals(), cel.ValidateTimestampLiterals(), cel.ValidateRegexLiterals(),
 			cel.ValidateComprehensionNestingLimit(maxLoops)),
-	)
+	}, more...)...)
 	if err != nil {
 		return nil, fmt.Errorf("preparing CEL: %w", err)
 	}
-	return &conditions{env: env, done: make(map[string]compiled)}, nil
+	return env, nil
 }
 
-func (c *conditions) compile(text string) (*condition, []problem) {
-	if found, ok := c.done[text]; ok {
-		return found.condition, found.problems
+// Compile compiles a condition, or says everything that is wrong with it.
+func (c *Compiler) Compile(text string) (*Condition, []Problem) {
+	c.mu.Lock()
+	found, ok := c.done[text]
+	if !ok {
+		found = &compiled{}
+		c.done[text] = found
 	}
-	built, problems := c.build(text)
-	c.done[text] = compiled{built, problems}
-	return built, problems
+	c.mu.Unlock()
+	found.once.Do(func() { found.condition, found.problems = c.build(text) })
+	return found.condition, found.problems
 }
 
-func (c *conditions) build(text string) (*condition, []problem) {
+func (c *Compiler) build(text string) (*Condition, []Problem) {
 	if len(text) > maxCondition {
-		return nil, []problem{{fmt.Sprintf("the condition is longer than %d bytes", maxCondition), "split the job entry in two"}}
+		return nil, []Problem{{fmt.Sprintf("the condition is longer than %d bytes", maxCondition), "split the job entry in two"}}
 	}
 	parsed, issues := c.env.Parse(text)
 	if issues.Err() != nil {
@@ -121,50 +169,61 @@ func (c *conditions) build(text string) (*condition, []problem) {
 		return nil, celProblems(issues)
 	}
 	if out := checked.OutputType(); !out.IsExactType(cel.BoolType) {
-		return nil, []problem{{fmt.Sprintf("the condition is not true or false, but %s", out), `compare it: claims.x == "…"`}}
+		return nil, []Problem{{fmt.Sprintf("the condition is not true or false, but %s", out), `compare it: claims.x == "…"`}}
 	}
 	estimate, err := c.env.EstimateCost(checked, conditionSizes{})
 	if err != nil {
-		return nil, []problem{{"the cost of the condition can't be estimated: " + firstLine(err.Error()), ""}}
+		return nil, []Problem{{"the cost of the condition can't be estimated: " + firstLine(err.Error()), ""}}
 	}
 	if estimate.Max > maxEstimatedCost {
-		return nil, []problem{{fmt.Sprintf("the condition could cost %d steps, more than %d", estimate.Max, maxEstimatedCost), "use fewer loops within one another"}}
+		return nil, []Problem{{fmt.Sprintf("the condition could cost %d steps, more than %d", estimate.Max, maxEstimatedCost), "use fewer loops within one another"}}
 	}
 	program, err := c.env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxActualCost))
 	if err != nil {
-		return nil, []problem{{firstLine(err.Error()), ""}}
+		return nil, []Problem{{firstLine(err.Error()), ""}}
 	}
-	timed := false
+	built := &Condition{text: text, program: program, required: shape.requiredNames(), names: shape.allNames(), estimate: estimate.Max}
 	for _, reference := range checked.NativeRep().ReferenceMap() {
-		timed = timed || reference.Name == "request.time"
+		built.timed = built.timed || reference.Name == "request.time"
+		built.placed = built.placed || reference.Name == "request.ip"
 	}
-	return &condition{program: program, required: shape.requiredNames(), names: shape.allNames(), timed: timed, estimate: estimate.Max}, nil
+	return built, nil
 }
 
-// allow evaluates the condition for one token. Anything but nil refuses.
-func (c *condition) allow(claims map[string]any, req Request, now time.Time) error {
-	for _, name := range c.required {
-		if v, ok := claims[name]; !ok || v == nil {
-			return fmt.Errorf("condition: the token has no claim %s", name)
-		}
+var errFalse = errors.New("condition: false")
+
+// Allow evaluates the condition for one token. Anything but nil refuses.
+func (c *Condition) Allow(claims map[string]any, req Request) error {
+	if name, missing := c.missing(claims); missing {
+		return fmt.Errorf("condition: the token has no claim %s", name)
 	}
-	out, _, err := c.program.Eval(&activation{claims: claims, req: req, now: now})
+	out, _, err := c.program.Eval(&activation{claims: claims, req: req})
 	if err != nil {
 		return fmt.Errorf("evaluating condition: %w", err)
 	}
 	if out != types.True {
-		return errors.New("condition: false")
+		return errFalse
 	}
 	return nil
 }
 
+// missing is the first claim that has to be in the token and isn't.
+func (c *Condition) missing(claims map[string]any) (string, bool) {
+	for _, name := range c.required {
+		if v, ok := claims[name]; !ok || v == nil {
+			return name, true
+		}
+	}
+	return "", false
+}
+
 // celProblems turns CEL's errors into ours: one line each.
-func celProblems(issues *cel.Issues) []problem {
-	var list []problem
+func celProblems(issues *cel.Issues) []Problem {
+	var list []Problem
 	for _, e := range issues.Errors() {
 		text := firstLine(e.Message)
 		text = strings.NewReplacer(strictAnd, "&&", strictOr, "||").Replace(text)
-		list = append(list, problem{fmt.Sprintf("condition, line %d, column %d: %s", e.Location.Line(), e.Location.Column()+1, text), ""})
+		list = append(list, Problem{fmt.Sprintf("condition, line %d, column %d: %s", e.Location.Line(), e.Location.Column()+1, text), ""})
 	}
 	return list
 }

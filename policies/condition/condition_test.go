@@ -1,7 +1,8 @@
-package policies
+package condition
 
 import (
 	"encoding/json"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -21,17 +22,17 @@ func testClaims() map[string]any {
 var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
 // evaluate compiles and evaluates: true, false (with the reason), or a load error.
-func evaluate(t testing.TB, text string) (allowed bool, problems []problem, refusal error) {
+func evaluate(t testing.TB, text string) (allowed bool, problems []Problem, refusal error) {
 	t.Helper()
-	compiler, err := newConditions()
+	compiler, err := NewCompiler()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, problems := compiler.compile(text)
+	c, problems := compiler.Compile(text)
 	if len(problems) > 0 {
 		return false, problems, nil
 	}
-	refusal = c.allow(testClaims(), Request{Grant: "p/g", TTL: 10 * time.Minute}, noon)
+	refusal = c.Allow(testClaims(), Request{Grant: "p/g", TTL: 10 * time.Minute, Time: noon, IP: netip.MustParseAddr("10.1.2.3")})
 	return refusal == nil, nil, refusal
 }
 
@@ -45,6 +46,7 @@ func TestConditionAllows(t *testing.T) {
 		`request.time.getHours() == 12`,
 		`request.grant == "p/g" && request.ttl <= duration("15m")`,
 		`request.time < timestamp("2026-12-01T00:00:00Z")`,
+		`request.ip.inCIDR("10.0.0.0/8") && !request.ip.inCIDR("10.0.0.0/16") && !request.ip.inCIDR("::/0")`,
 		`claims.number == 5 && claims.float == 5 && claims.json == 5 && claims.half == 0.5`,
 		`claims.yes == true`,
 		`claims.yes && !claims.no`,
@@ -208,14 +210,17 @@ func TestConditionRefusedAtLoad(t *testing.T) {
 		`request.time.getHours("Europe/Lodnon") > 1`:             "unknown time zone",
 		`claims.yes`:                                             "not true or false, but dyn",
 		`claims.actor_id == "8" ? false : claims.yes`:            "not true or false, but dyn",
-		`"text"`:              "not true or false",
-		`1 + 1`:               "not true or false",
-		`claims.a ==`:         "condition, line 1, column",
-		`unknown == 1`:        "undeclared reference",
-		`request == 1`:        "undeclared reference",
-		`request.other == 1`:  "undeclared reference",
-		`request.ttl == "5m"`: "no matching overload",
-		`1 == 1 && "a"`:       "no matching overload",
+		`"text"`:                          "not true or false",
+		`1 + 1`:                           "not true or false",
+		`claims.a ==`:                     "condition, line 1, column",
+		`unknown == 1`:                    "undeclared reference",
+		`request == 1`:                    "undeclared reference",
+		`request.other == 1`:              "undeclared reference",
+		`request.ttl == "5m"`:             "no matching overload",
+		`1 == 1 && "a"`:                   "no matching overload",
+		`request.ip.inCIDR("10.0.0.1/8")`: "is no network",
+		`request.ip.inCIDR("10/8")`:       "is no network",
+		`request.ip.inCIDR(claims.net)`:   "is no literal",
 		`"` + strings.Repeat("a", 5000) + `" == "a"`:                 "longer than",
 		`timestamp("yesterday") < request.time`:                      "invalid timestamp",
 		`claims.a.all(a, claims.b.all(b, claims.c.all(c, a == c)))`:  "comprehension exceeds nesting limit",
@@ -227,12 +232,12 @@ func TestConditionRefusedAtLoad(t *testing.T) {
 			t.Errorf("%s: compiles (%v)", text, refusal)
 			continue
 		}
-		if !strings.Contains(problems[0].text, want) {
-			t.Errorf("%s: %q, want %q in it", text, problems[0].text, want)
+		if !strings.Contains(problems[0].Text, want) {
+			t.Errorf("%s: %q, want %q in it", text, problems[0].Text, want)
 		}
 		for _, p := range problems {
-			if strings.Contains(p.text, "@") || strings.Contains(p.text, "\n") {
-				t.Errorf("%s: %q is no text for people", text, p.text)
+			if strings.Contains(p.Text, "@") || strings.Contains(p.Text, "\n") {
+				t.Errorf("%s: %q is no text for people", text, p.Text)
 			}
 		}
 	}
@@ -240,11 +245,11 @@ func TestConditionRefusedAtLoad(t *testing.T) {
 
 // A condition costs no more than its limit, whatever the token holds.
 func TestConditionCostIsBounded(t *testing.T) {
-	compiler, err := newConditions()
+	compiler, err := NewCompiler()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, problems := compiler.compile(`claims.groups.all(a, a != "y")`)
+	c, problems := compiler.Compile(`claims.groups.all(a, a != "y")`)
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
@@ -252,20 +257,20 @@ func TestConditionCostIsBounded(t *testing.T) {
 	for i := range many {
 		many[i] = strings.Repeat("x", 100)
 	}
-	if err := c.allow(map[string]any{"groups": many}, Request{}, noon); err == nil || !strings.Contains(err.Error(), "cost limit") {
+	if err := c.Allow(map[string]any{"groups": many}, Request{Time: noon}); err == nil || !strings.Contains(err.Error(), "cost limit") {
 		t.Errorf("a loop over 20,000 entries was not stopped: %v", err)
 	}
-	if err := c.allow(map[string]any{"groups": many[:50]}, Request{}, noon); err != nil {
+	if err := c.Allow(map[string]any{"groups": many[:50]}, Request{Time: noon}); err != nil {
 		t.Errorf("50 entries: %v", err)
 	}
 }
 
 func TestConditionClaimNames(t *testing.T) {
-	compiler, err := newConditions()
+	compiler, err := NewCompiler()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, problems := compiler.compile(`has(claims.a) && claims.a == claims.b || (has(claims.c) && claims.c.d == "x" && claims["e"] == "y") || claims.c == "z"`)
+	c, problems := compiler.Compile(`has(claims.a) && claims.a == claims.b || (has(claims.c) && claims.c.d == "x" && claims["e"] == "y") || claims.c == "z"`)
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
@@ -288,35 +293,35 @@ func FuzzCondition(f *testing.F) {
 		f.Add(seed, "actor_id")
 	}
 	f.Fuzz(func(t *testing.T, text, name string) {
-		compiler, err := newConditions()
+		compiler, err := NewCompiler()
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, problems := compiler.compile(text)
+		c, problems := compiler.Compile(text)
 		if len(problems) > 0 {
 			return
 		}
-		req := Request{Grant: "p/g", TTL: time.Minute}
+		req := Request{Grant: "p/g", TTL: time.Minute, Time: noon}
 		claims := testClaims()
-		first := c.allow(claims, req, noon)
-		if second := c.allow(claims, req, noon); (first == nil) != (second == nil) {
+		first := c.Allow(claims, req)
+		if second := c.Allow(claims, req); (first == nil) != (second == nil) {
 			t.Fatal("two evaluations differ")
 		}
 		for _, required := range c.required {
 			without := testClaims()
 			delete(without, required)
-			if c.allow(without, req, noon) == nil {
+			if c.Allow(without, req) == nil {
 				t.Fatalf("allowed without %s", required)
 			}
 		}
 		if !slices.Contains(c.names, name) {
 			without := testClaims()
 			delete(without, name)
-			if got := c.allow(without, req, noon); (got == nil) != (first == nil) {
+			if got := c.Allow(without, req); (got == nil) != (first == nil) {
 				t.Fatalf("without %s, which it doesn't name, the answer is another", name)
 			}
 		}
-		if c.allow(nil, req, noon) == nil && len(c.required) > 0 {
+		if c.Allow(nil, req) == nil && len(c.required) > 0 {
 			t.Fatal("allowed without any claim")
 		}
 	})

@@ -1,8 +1,9 @@
-package policies
+package condition
 
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"regexp/syntax"
 	"slices"
 	"strings"
@@ -17,7 +18,7 @@ import (
 // rewrites its connectives. It works on the parsed expression, macros expanded.
 type shape struct {
 	tree     *ast.AST
-	problems []problem
+	problems []Problem
 	names    map[string]bool // claim → named outside of its own has(…) && …
 	nextID   int64
 }
@@ -45,7 +46,7 @@ func (s *shape) requiredNames() []string {
 func (s *shape) add(e ast.Expr, hint, format string, args ...any) {
 	where := s.tree.SourceInfo().GetStartLocation(e.ID())
 	text := fmt.Sprintf(format, args...)
-	s.problems = append(s.problems, problem{fmt.Sprintf("condition, line %d, column %d: %s", where.Line(), where.Column()+1, text), hint})
+	s.problems = append(s.problems, Problem{fmt.Sprintf("condition, line %d, column %d: %s", where.Line(), where.Column()+1, text), hint})
 }
 
 const (
@@ -179,6 +180,8 @@ func (s *shape) call(e ast.Expr, guarded []string) {
 	switch name := call.FunctionName(); {
 	case name == "matches" && len(all) == 2:
 		s.pattern(all[1])
+	case name == "inCIDR" && len(args) == 1:
+		s.network(args[0])
 	case strings.HasPrefix(name, "get") && call.IsMemberFunction() && len(args) == 1:
 		s.timezone(args[0])
 	}
@@ -203,6 +206,18 @@ func (s *shape) pattern(e ast.Expr) {
 	}
 	if parsed.Op != syntax.OpConcat || parsed.Sub[0].Op != syntax.OpBeginText || parsed.Sub[len(parsed.Sub)-1].Op != syntax.OpEndText {
 		s.add(e, hint, "the pattern is not anchored at both ends")
+	}
+}
+
+// network checks a network when the policy is loaded.
+func (s *shape) network(e ast.Expr) {
+	text, ok := literal(e)
+	if !ok {
+		s.add(e, `write "10.0.0.0/8"`, "the network of inCIDR is no literal")
+		return
+	}
+	if prefix, err := netip.ParsePrefix(text); err != nil || prefix != prefix.Masked() {
+		s.add(e, `write "10.0.0.0/8", without bits behind the mask`, "%q is no network", text)
 	}
 }
 
