@@ -9,10 +9,10 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 LINT_VERSION := $(shell awk '$$1 == "github.com/golangci/golangci-lint/v2" {print $$2}' tools/go.mod)
 LINT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/daypass/tools/golangci-lint-$(LINT_VERSION)
 
-.PHONY: help deps build test demo dev bench lint fmt ci fuzz clean
+.PHONY: help deps build test demo dev bench bench-policy lint fmt ci fuzz clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 deps: ## install what building and testing need (Debian, Ubuntu), or say how
 	@sh scripts/deps.sh
@@ -35,6 +35,10 @@ dev: deps build ## a broker with a private Postgres and a demo provider, until C
 bench: deps build ## measure, print a table, write build/bench/bench.json
 	@mkdir -p build/bench
 	go run ./e2e/bench -out build/bench/bench.json
+
+bench-policy: ## measure decisions, loading and token checks, write build/bench/bench-policy.json
+	@mkdir -p build/bench
+	go run ./e2e/bench/policy -out build/bench/bench-policy.json
 
 lint: $(LINT) ## golangci-lint with .golangci.yml
 	$(LINT) run ./...
