@@ -229,6 +229,18 @@ func TestSuggest(t *testing.T) {
 	}
 }
 
+func TestNearest(t *testing.T) {
+	known := []string{"repositoryUuid", "repository_visibility", "sub"}
+	for word, want := range map[string]string{
+		"repositoryuuid": "repositoryUuid", "REPOSITORY_VISIBILTY": "repository_visibility", "sub": "sub", "": "",
+		"subject": "", strings.Repeat("repository", 10000): "",
+	} {
+		if got := strictyaml.Nearest(word, known); got != want {
+			t.Errorf("%.20q: %q, want %q", word, got, want)
+		}
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
 		"title: a\nlist: [{name: b, port: 1}]\nclaims: {x: [1, true, \"y\"]}\n", "title: |\n  x\n", "a: &b *c\n", "? x\n: y\n",
