@@ -22,9 +22,10 @@ build: ## build/bin/daypassd (cgo, for PKCS#11) and build/bin/daypass (static)
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o build/bin/daypass ./cmd/daypass
 	CGO_ENABLED=0 go build -trimpath -o build/bin/verifyjwt ./e2e/verifyjwt
 
-test: deps ## vet and test everything, with the race detector
+test: deps ## vet and test everything, with the race detector; fuzz what reads policies and tokens for a moment
 	go vet ./...
 	go test -race -timeout 14m ./...
+	FUZZ='FuzzLoad|FuzzDecode|FuzzVerify|FuzzMatch|FuzzCondition' FUZZTIME=2s sh scripts/fuzz.sh
 
 demo: deps build ## a whole exchange on this machine, from job token to revoked credential
 	scripts/demo.sh
