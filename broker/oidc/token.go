@@ -12,6 +12,8 @@ const (
 	maxToken = 16 << 10
 	// maxKeyID bounds `kid`, which the memory of unknown keys holds on to.
 	maxKeyID = 256
+	// maxVariant is the length of the longest name that folds to a known one.
+	maxVariant = utf8.UTFMax * len("_claim_sources")
 	// maxUnix is the last second of the year 9999, the end of RFC 3339.
 	maxUnix = 253402300799
 	// brokerSubject begins the `sub` of every JWT that a broker mints.
@@ -139,11 +141,18 @@ func claimNames() []string {
 }
 
 // caseVariant finds the one of names that a lenient decoder (Go's included) would
-// take name for. Folding keeps the number of letters, though not their bytes:
-// U+212A, the Kelvin sign, is a k to it.
+// take name for. Folding keeps the number of letters, and that of bytes too unless
+// one of them isn't ASCII: U+212A, the Kelvin sign, is a k to it.
 func caseVariant(name string, names []string) (of string, found bool) {
+	if len(name) > maxVariant {
+		return "", false
+	}
+	var bits byte
+	for i := range len(name) {
+		bits |= name[i]
+	}
 	for _, known := range names {
-		if len(name) >= len(known) && len(name) <= utf8.UTFMax*len(known) && name != known && strings.EqualFold(name, known) {
+		if (bits >= utf8.RuneSelf || len(name) == len(known)) && name != known && strings.EqualFold(name, known) {
 			return known, true
 		}
 	}
@@ -196,9 +205,6 @@ func (t *token) readOthers() error {
 		case "_claim_names", "_claim_sources":
 			return refuse(ReasonMalformed, "claim "+name+" says that there are claims elsewhere")
 		default:
-			if len(name) > utf8.UTFMax*len("_claim_sources") {
-				continue
-			}
 			if of, variant := caseVariant(name, names); variant {
 				return refuse(ReasonMalformed, "payload: a case variant of "+of)
 			}
