@@ -116,6 +116,8 @@ func (t *token) readHeader(header string) error {
 		case "kid":
 			t.kid, ok = value.(string)
 			ok = ok && t.kid != "" && len(t.kid) <= maxKeyID
+		case "nonce":
+			_, ok = value.(string)
 		case "typ":
 			var typ string
 			typ, ok = value.(string)
