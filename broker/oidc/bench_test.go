@@ -158,6 +158,40 @@ func BenchmarkRefuse(b *testing.B) {
 	}
 }
 
+// A flood costs the broker no more than as many good tokens. Medians of runs that
+// take turns: on a busy machine all of them grow alike.
+func TestBadTokensCostNoMore(t *testing.T) {
+	v, raws := badTokens(t)
+	times := map[string][]time.Duration{}
+	for range 300 {
+		for name, raw := range raws {
+			start := time.Now()
+			_, err := v.Verify(t.Context(), raw)
+			times[name] = append(times[name], time.Since(start))
+			if (err == nil) != (name == "good") {
+				t.Fatalf("%s: error is %v", name, err)
+			}
+		}
+	}
+	median := func(name string) time.Duration {
+		slices.Sort(times[name])
+		return times[name][len(times[name])/2]
+	}
+	good := median("good")
+	for name := range raws {
+		most := good
+		switch name {
+		case "good", "bad signature": // the same work
+			most = good * 3 / 2
+		case "noise", "dots", "parts", "huge":
+			most = good / 10
+		}
+		if got := median(name); got > most {
+			t.Errorf("%s costs %v, a good token %v", name, got, good)
+		}
+	}
+}
+
 // badTokens are a good token and what strangers send in its place.
 func badTokens(t testing.TB) (v *Verifier, raws map[string]string) {
 	t.Helper()
