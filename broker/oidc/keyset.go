@@ -44,7 +44,6 @@ type snapshot struct {
 // first tokens under a new key.
 type keySet struct {
 	provider string
-	declared bool // accept only algorithms that the discovery document names
 	now      func() time.Time
 	logger   *slog.Logger
 	// begin returns the context that a fetch runs under. A fetch serves all who
@@ -77,7 +76,7 @@ func (k *keySet) verify(ctx context.Context, t *token) error {
 	if err != nil {
 		return err
 	}
-	unknown, err := set.check(t, k.declared)
+	unknown, err := set.check(t)
 	if !unknown || own {
 		return err
 	}
@@ -85,7 +84,7 @@ func (k *keySet) verify(ctx context.Context, t *token) error {
 	if set, own, err = k.refresh(ctx, now); err != nil {
 		return err
 	}
-	unknown, err = set.check(t, k.declared)
+	unknown, err = set.check(t)
 	if unknown && !own {
 		// The fetch had begun before the token came.
 		return k.unavailable(k.pause(now), errAskedBefore)
@@ -120,7 +119,7 @@ func (k *keySet) usable(ctx context.Context, now time.Time) (set *snapshot, own 
 
 // check judges t by this set. unknown says that a newer set might have judged
 // otherwise; err is the verdict if there is none.
-func (s *snapshot) check(t *token, declared bool) (unknown bool, err error) {
+func (s *snapshot) check(t *token) (unknown bool, err error) {
 	found, err := s.pick(t)
 	if err != nil {
 		return true, err
@@ -128,7 +127,7 @@ func (s *snapshot) check(t *token, declared bool) (unknown bool, err error) {
 	if !found.fits(t.alg) {
 		return false, refuse(ReasonAlgorithm, "the named key is not one for this algorithm")
 	}
-	if declared && len(s.algorithms) > 0 && !slices.Contains(s.algorithms, t.alg) {
+	if len(s.algorithms) > 0 && !slices.Contains(s.algorithms, t.alg) {
 		return false, refuse(ReasonAlgorithm, "the provider doesn't declare this algorithm")
 	}
 	t.digest = sha256.Sum256([]byte(t.signed))

@@ -361,17 +361,36 @@ func TestKeysOnAnotherHost(t *testing.T) {
 	}
 }
 
+// An algorithm is accepted where the provider's metadata and the configuration agree.
 func TestDeclaredAlgorithms(t *testing.T) {
 	c, s := newClock(), newSigner(t, algES256, "a")
 	p := newFakeProvider(t, s.jwk())
-	p.set(func(p *fakeProvider) { p.document["id_token_signing_alg_values_supported"] = []string{algRS256} })
 	token := s.token(t, p.claims(c, nil))
-	_, err := newVerifier(t, p.config(c)).Verify(t.Context(), token)
-	wantReason(t, err, ReasonAlgorithm)
-	cfg := p.config(c)
-	cfg.Providers[0].Algorithms = []string{algES256} // the operator knows better
-	if _, err = newVerifier(t, cfg).Verify(t.Context(), token); err != nil {
-		t.Error(err)
+	for name, test := range map[string]struct {
+		declared, configured []string
+		good                 bool
+	}{
+		"nobody says anything":  {nil, nil, true},
+		"declared":              {[]string{algRS256, algES256}, nil, true},
+		"configured":            {nil, []string{algES256}, true},
+		"both":                  {[]string{algES256}, []string{algEdDSA, algES256}, true},
+		"not declared":          {[]string{algRS256}, nil, false},
+		"configured against it": {[]string{algRS256}, []string{algES256}, false},
+		"declared against it":   {[]string{algES256}, []string{algRS256}, false},
+		"declared with none":    {[]string{"none", "HS256"}, nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p.set(func(p *fakeProvider) { p.document["id_token_signing_alg_values_supported"] = test.declared })
+			cfg := p.config(c)
+			cfg.Providers[0].Algorithms = test.configured
+			_, err := newVerifier(t, cfg).Verify(t.Context(), token)
+			switch {
+			case !test.good:
+				wantReason(t, err, ReasonAlgorithm)
+			case err != nil:
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -98,9 +98,9 @@ type Provider struct {
 	// `exp` says. Between 1 minute and 31 days. Zero: 24 hours; a token without
 	// `iat`, which is refused where this is set, may then have that long to live.
 	MaxTokenAge time.Duration
-	// Algorithms that are accepted, of RS256, PS256, ES256, ES384 and EdDSA.
-	// Empty: those of the five that the discovery document declares (all, where
-	// it declares none).
+	// Algorithms that are accepted, of RS256, PS256, ES256, ES384 and EdDSA, as far
+	// as the discovery document declares them too, where it declares any. Empty:
+	// all five.
 	Algorithms []string
 	// SessionTTL is how long a session of this provider's jobs may last, for
 	// those who open sessions. Zero: 1 hour; at most 24.
@@ -212,8 +212,7 @@ func newProvider(ctx context.Context, cfg *Config, p Provider) (*provider, error
 	if p.Audience == "" {
 		return nil, errors.New("no audience\nhint: choose one that is unique to this broker, such as its URL")
 	}
-	declared := len(p.Algorithms) == 0
-	if declared {
+	if len(p.Algorithms) == 0 {
 		p.Algorithms = Algorithms()
 	}
 	for _, alg := range p.Algorithms {
@@ -230,7 +229,7 @@ func newProvider(ctx context.Context, cfg *Config, p Provider) (*provider, error
 		return nil, err
 	}
 	keys := &keySet{
-		provider: p.Name, declared: declared, now: cfg.Now, logger: cfg.Logger,
+		provider: p.Name, now: cfg.Now, logger: cfg.Logger,
 		begin: func() (context.Context, context.CancelFunc) { return context.WithTimeout(ctx, fetchTimeout) },
 		fetcher: &fetcher{
 			provider: p.Name, issuer: p.Issuer, plain: plain, maxLife: p.JWKSMaxAge,
