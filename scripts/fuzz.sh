@@ -7,5 +7,5 @@ list=$(grep -rE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*\(' . | sed -E 's|
 [ -n "$list" ] || { echo "no Fuzz function is called ${FUZZ:-}" >&2; exit 1; }
 echo "$list" | while read -r dir name; do
 	echo "== $name in $dir"
-	go test -run '^$' -fuzz "^$name\$" -fuzztime "${FUZZTIME:-30s}" "./$dir" </dev/null
+	go test -run '^$' -fuzz "^$name\$" -fuzztime "${FUZZTIME:-30s}" -fuzzminimizetime 5s "./$dir" </dev/null
 done
