@@ -1,0 +1,47 @@
+package strictyaml
+
+import (
+	"strings"
+
+	"github.com/goccy/go-yaml/token"
+)
+
+// Comment is one comment of a file, at the place of its #.
+type Comment struct {
+	Line, Col int
+	Text      string // without the # and the spaces around
+}
+
+// Comments are the comments of a file, in their order. A # within a text is
+// none. A file that can't be read has none either: [Decode] says what is wrong
+// with it.
+func Comments(data []byte) []Comment {
+	s := &scan{}
+	text, ok := s.bytes(data)
+	if !ok || len(s.mistakes) > 0 {
+		return nil
+	}
+	r := reader{text: text, keep: true}
+	if _, ok := r.read(); ok {
+		return r.comments
+	}
+	return lexed(s, text)
+}
+
+// lexed are the comments that the slow way finds.
+func lexed(s *scan, text string) []Comment {
+	tokens, ok := s.tokens(text)
+	if !ok {
+		return nil
+	}
+	if _, ok := s.parse(tokens); !ok || len(s.mistakes) > 0 {
+		return nil
+	}
+	var comments []Comment
+	for _, tk := range tokens {
+		if tk.Type == token.CommentType {
+			comments = append(comments, Comment{Line: tk.Position.Line, Col: tk.Position.Column, Text: strings.TrimSpace(tk.Value)})
+		}
+	}
+	return comments
+}
