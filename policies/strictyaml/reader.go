@@ -458,21 +458,16 @@ func (r *reader) literal(indent int) (node, bool) {
 	for width := -1; ; {
 		begin := r.at
 		r.spaces()
-		if r.at == len(r.text) {
-			break
-		}
+		wide, blank := r.at-begin, r.peek() == '\n'
 		if width < 0 {
-			width = r.at - begin
+			width = wide
 		}
-		if r.at-begin > width && r.peek() == '\n' {
-			return n, false // a line of spaces
+		if blank && (wide > width || wide > 0 && r.at == len(r.text)) || !blank && wide != width && wide > indent || width <= indent {
+			return n, false
 		}
-		if r.at-begin != width || r.peek() == '\n' {
+		if blank || wide != width {
 			r.at = begin
 			break
-		}
-		if width <= indent {
-			return n, false
 		}
 		line, _, ended := strings.Cut(r.text[r.at:], "\n")
 		if !ended || line[len(line)-1] == ' ' {
