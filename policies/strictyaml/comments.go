@@ -2,6 +2,7 @@ package strictyaml
 
 import (
 	"strings"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml/token"
 )
@@ -38,9 +39,15 @@ func lexed(s *scan, text string) []Comment {
 		return nil
 	}
 	var comments []Comment
+	lines := strings.Split(text, "\n")
 	for _, tk := range tokens {
-		if tk.Type == token.CommentType {
-			comments = append(comments, Comment{Line: tk.Position.Line, Col: tk.Position.Column, Text: strings.TrimSpace(tk.Value)})
+		if tk.Type != token.CommentType || tk.Position.Line > len(lines) {
+			continue
+		}
+		// The lexer is not always right about the column, but a comment ends with its line.
+		before, found := strings.CutSuffix(lines[tk.Position.Line-1], "#"+tk.Value)
+		if found {
+			comments = append(comments, Comment{Line: tk.Position.Line, Col: utf8.RuneCountInString(before) + 1, Text: strings.TrimSpace(tk.Value)})
 		}
 	}
 	return comments

@@ -455,22 +455,25 @@ func (r *reader) literal(indent int) (node, bool) {
 	}
 	r.newLine()
 	var b strings.Builder
-	for width := -1; ; {
+	width, over := 0, false // over: behind a blank line, where the text may not go on
+	for {
 		begin := r.at
 		r.spaces()
-		wide, blank := r.at-begin, r.peek() == '\n'
-		if width < 0 {
+		wide := r.at - begin
+		if width == 0 {
 			width = wide
 		}
-		if blank && (wide > width || wide > 0 && r.at == len(r.text)) || !blank && wide != width && wide > indent || width <= indent {
-			return n, false
-		}
-		if blank || wide != width {
+		if r.at == len(r.text) && wide == 0 || r.peek() != '\n' && wide <= indent {
 			r.at = begin
 			break
 		}
+		if r.peek() == '\n' && wide <= width && r.at < len(r.text) {
+			over = true
+			r.newLine()
+			continue
+		}
 		line, _, ended := strings.Cut(r.text[r.at:], "\n")
-		if !ended || line[len(line)-1] == ' ' {
+		if wide != width || over || !ended || line[len(line)-1] == ' ' {
 			return n, false
 		}
 		if b.Len() > 0 {
@@ -488,7 +491,7 @@ func (r *reader) literal(indent int) (node, bool) {
 	}
 	n.text = b.String()
 	r.next()
-	return n, r.indent <= indent
+	return n, true
 }
 
 func separator(folded bool) byte {

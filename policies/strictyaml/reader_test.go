@@ -103,11 +103,38 @@ func TestReaderLeavesToTheSlowWay(t *testing.T) {
 	}
 }
 
+// TestReaderOnLines tries all files of a few lines each.
+func TestReaderOnLines(t *testing.T) {
+	lines := []string{
+		"a: |", "b: >-", "c:", "d: e", "- f", "- g: |-", "-", "  h: i", "  j", "  - k: l", "    m", "    n: o # p", "", "  ", "# q", "  # r", "   s", "---",
+	}
+	read := 0
+	var try func(text string, depth int)
+	try = func(text string, depth int) {
+		if _, _, ok := quick(text); ok {
+			read++
+			same(t, text)
+		}
+		if depth == 0 {
+			return
+		}
+		for _, line := range lines {
+			try(text+line+"\n", depth-1)
+		}
+	}
+	try("", linesTried)
+	if read < 1000 {
+		t.Errorf("%d files were read the quick way, which compares little", read)
+	}
+}
+
+const linesTried = 4
+
 func FuzzReader(f *testing.F) {
 	for _, seed := range []string{
 		"---\na: b\n", "a:\n  b:\n    - c\n    - d: e\n      f: g\n  h: i\n", "a:\n- b\n- - c\n  - d\n-\n  - e\ng: h # i\n", "a: 'it''s'\nb: \"x\\\"\\\\\\n\\t\\/\"\n\"c d\": 'e'\n",
 		"a: {b: c, \"d\": [e, {f: g}], h: [], i: {}}\n", "a: {b: http://x/y:z, c: d:e}\nf: [g:h]\n", "a: |\n  b  c\n  # d\nb: >-\n    e\n    f: g\n\n# h\nc: |-\n x\n", "- a: |\n    b\n  c: d\n- e\n",
-		"a: äöü # ß\nb: [ä, \"ö\", ü]\n", "a: b c, d && e | f > g {h} [i] \"j\" 'k' % @ ` ! * & ? - x\n", "a: -1\nb: .5\nc: 0x1\nd: 2026-12-01\n", "a: b   # c\n  # d\n# e\n",
+		"a: äöü # ß\nb: [ä, \"ö\", ü]\n", "a: b c, d && e | f > g {h} [i] \"j\" 'k' % @ ` ! * & ? - x\n", "a: -1\nb: .5\nc: 0x1\nd: 2026-12-01\n", "a: b   # c\n  # d\n# e\n", "a: |\n  b\n\n  # c\n", "a:\n  b: >\n    c\n    d\n\n\n  # e\n# f\ng: h\n",
 	} {
 		f.Add(seed)
 	}

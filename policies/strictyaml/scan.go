@@ -50,6 +50,9 @@ func (s *scan) bytes(data []byte) (string, bool) {
 			readable = false
 			here.add(fmt.Sprintf("the invisible character U+%04X", r), `take it out; within double quotes write it as an escape, such as \u200e`)
 		}
+		if len(s.mistakes) > enough {
+			return "", false
+		}
 		rest = rest[size:]
 		col++
 		if r == '\n' {

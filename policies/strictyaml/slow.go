@@ -3,6 +3,7 @@ package strictyaml
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
@@ -43,6 +44,9 @@ var refused = map[token.Type][2]string{ //nolint:gochecknoglobals // a constant 
 // brackets (`- - - a`): the parser recurses for each.
 const perLine = MaxDepth
 
+// angles are a row for each of whose bytes the lexer looks at the whole row.
+var angles = strings.Repeat("<", 256) //nolint:gochecknoglobals // a constant text
+
 // tokens reads and checks the tokens. It returns false when the parser should not be asked.
 func (s *scan) tokens(text string) (read token.Tokens, ok bool) {
 	defer func() {
@@ -51,6 +55,10 @@ func (s *scan) tokens(text string) (read token.Tokens, ok bool) {
 			read, ok = nil, false
 		}
 	}()
+	if strings.Contains(text, angles) {
+		place{scan: s}.add("this is not YAML that can be read: it has a row of "+strconv.Itoa(len(angles))+" <", "take them out")
+		return nil, false
+	}
 	read = lexer.Tokenize(text)
 	depth, line, entries, keys, begun := 0, 0, 0, 0, false
 	for _, tk := range read {
@@ -77,6 +85,9 @@ func (s *scan) tokens(text string) (read token.Tokens, ok bool) {
 		}
 		if tk.Type == token.MappingValueType {
 			keys++
+		}
+		if len(s.mistakes) > enough {
+			return nil, false
 		}
 		if keys > MaxKeys {
 			s.at(tk).add(fmt.Sprintf("more than %d keys in one file", MaxKeys), "split it")

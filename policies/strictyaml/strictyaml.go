@@ -18,9 +18,15 @@
 //		Claims map[string]strictyaml.Value `yaml:"claims"`      // anything, with positions
 //	}
 //
-// Fields may be strings, bools, integers, floats, [Duration], [Time], [Value], structs,
-// pointers to one of these, slices of them, and maps of them by string. A field
-// without a `yaml` tag is left alone, unless it is of type [Where].
+// Fields may be strings, bools, integers, floats, [Duration], [Time], [Date], [Value],
+// types that read themselves ([Unmarshaler]), structs, pointers to one of these,
+// slices of them, and maps of them by string. A field without a `yaml` tag is left
+// alone, unless it is of type [Where].
+//
+// Nearly all files are written in a small part of YAML, which a reader of this
+// package's own reads fast. A file that it doesn't know how to read, right or
+// wrong, goes to a parser of all of YAML, which is slower and says best what is
+// wrong. Both read the same wherever the first reads anything.
 package strictyaml
 
 import (
@@ -37,6 +43,10 @@ const (
 	MaxDepth = 32      // mappings and lists within one another
 	MaxKeys  = 20_000  // keys, since the parser's time grows with their square
 )
+
+// enough mistakes of characters and tokens: a file with more is not looked at any
+// further, since the parser takes long over some of them.
+const enough = 1000
 
 // Pos is a place in a file. Line and Col count from 1, Col in characters.
 type Pos struct {
