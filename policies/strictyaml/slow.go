@@ -215,6 +215,9 @@ func convert(from ast.Node) node {
 		}
 	case *ast.LiteralNode:
 		to.kind, to.text = fixedText, n.Value.Value
+		if strings.TrimSpace(to.text) == "" { // readers differ over blocks in which nothing is to be seen
+			to.kind = nothing
+		}
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
 		to.kind, to.text = plainText, inner.GetToken().Value
 	case *ast.NullNode:

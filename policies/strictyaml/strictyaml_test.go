@@ -134,6 +134,8 @@ func TestMistakes(t *testing.T) {
 		{"text for list", "title: a\nwords: x\n", []string{"a list is wanted here, this is a text (hint: put it in brackets"}},
 		{"unquoted braces", "title: {x}\n", []string{"a text that begins with { stands in quotes"}},
 		{"no value", "title:\n", []string{"no value (hint: give it a value or leave the key out)"}},
+		{"an empty block of text", "title: |\n", []string{"1:8: no value"}},
+		{"a block of blank lines", "title: |+\n\n  \none: {name: x}\n", []string{"1:8: no value"}},
 		{"empty", "", []string{"the file is empty"}},
 		{"only a comment", "# x\n", []string{"the file is empty"}},
 		{"not a mapping", "just text\n", []string{"a mapping is wanted here, this is a text"}},
