@@ -128,8 +128,9 @@ type field struct {
 var layouts sync.Map //nolint:gochecknoglobals // a cache: a type has but one layout
 
 func layoutOf(t reflect.Type) *layout {
-	if known, ok := layouts.Load(t); ok {
-		return known.(*layout) //nolint:errcheck,revive // nothing else is put there
+	known, _ := layouts.Load(t)
+	if l, ok := known.(*layout); ok {
+		return l
 	}
 	l := &layout{}
 	for i := range t.NumField() {
