@@ -85,6 +85,9 @@ func (s *scan) tokens(text string) (read token.Tokens, ok bool) {
 		}
 		if tk.Type == token.MappingValueType {
 			keys++
+			if depth > 0 && tight(tk) {
+				s.at(tk).add("a colon without a space behind it", "write key: value; a text with a colon stands in quotes")
+			}
 		}
 		if len(s.mistakes) > enough {
 			return nil, false
@@ -100,6 +103,22 @@ func (s *scan) tokens(text string) (read token.Tokens, ok bool) {
 		}
 	}
 	return read, true
+}
+
+// tight says whether the colon in brackets follows a plain scalar and precedes
+// something without a space between, as in {a:b}: the lexer takes it for the end
+// of a key, and other readers for a part of the text.
+func tight(colon *token.Token) bool {
+	before, behind := colon.Prev, colon.Next
+	if before == nil || behind == nil || before.Type == token.SingleQuoteType || before.Type == token.DoubleQuoteType {
+		return false
+	}
+	switch behind.Type {
+	case token.CollectEntryType, token.MappingEndType, token.SequenceEndType:
+		return false // no value, which is a mistake of its own
+	default:
+		return !strings.HasPrefix(behind.Origin, " ") && !strings.HasPrefix(behind.Origin, "\n")
+	}
 }
 
 var tooDeep = fmt.Sprintf("nested more than %d deep", MaxDepth) //nolint:gochecknoglobals // a constant text
