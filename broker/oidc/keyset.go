@@ -18,6 +18,9 @@ const (
 	// staleLife is for how long keys are used past their life while the provider
 	// can't be reached.
 	staleLife = time.Hour
+	// maxWaiting is how many tokens wait for a fetch at most; the others are to come
+	// again. A token whose key is at hand doesn't wait.
+	maxWaiting = 1024
 )
 
 // snapshot is a provider's key set as of one fetch. It never changes.
@@ -57,9 +60,14 @@ type keySet struct {
 	running   *fetching // nil: none under way
 	notBefore time.Time // when the next fetch may start
 	failing   bool      // the last fetch failed
+
+	waiting atomic.Int32 // tokens, for the fetch under way
 }
 
-var errAskedBefore = errors.New("asked a moment ago")
+var (
+	errAskedBefore = errors.New("asked a moment ago")
+	errCrowd       = errors.New("many tokens wait for them already")
+)
 
 // fetching is one fetch under way. set and err may be read once done is closed.
 type fetching struct {
@@ -170,6 +178,10 @@ func (k *keySet) refresh(ctx context.Context, now time.Time) (set *snapshot, own
 	f, own := k.start(now)
 	if f == nil {
 		return nil, false, k.unavailable(k.pause(now), errAskedBefore)
+	}
+	defer k.waiting.Add(-1)
+	if k.waiting.Add(1) > maxWaiting {
+		return nil, own, k.unavailable(0, errCrowd)
 	}
 	select {
 	case <-f.done:

@@ -364,3 +364,37 @@ func hijack(w http.ResponseWriter, first, more string, done <-chan struct{}) {
 		}
 	}
 }
+
+// However many tokens wait for a fetch, the next one is sent away at once, and
+// those whose key is at hand are good all the while.
+func TestWaitingTokensAreBounded(t *testing.T) {
+	r := newRotating(t)
+	asked, answer := make(chan struct{}), make(chan struct{})
+	r.provider.set(func(p *fakeProvider) {
+		p.jwks = func(w http.ResponseWriter, _ *http.Request) {
+			close(asked)
+			<-answer
+			_, _ = w.Write([]byte(`{"keys":[]}`))
+		}
+	})
+	r.clock.Advance(cooldown)
+	made := newSigner(t, algES256, "made-up")
+	first := make(chan error, 1)
+	go func() {
+		_, err := r.verifier.Verify(t.Context(), r.token(t, made))
+		first <- err
+	}()
+	<-asked
+	keys := r.verifier.byIssuer[r.provider.issuer()][0].keys
+	keys.waiting.Add(maxWaiting - 1) // as many as may wait, with the first
+	wantUnavailable(t, r.verify(t, made))
+	if err := r.verify(t, r.key); err != nil {
+		t.Errorf("a token whose key is at hand: %v", err)
+	}
+	keys.waiting.Add(1 - maxWaiting)
+	close(answer)
+	wantReason(t, <-first, ReasonSignature)
+	if n := keys.waiting.Load(); n != 0 {
+		t.Errorf("%d are said to wait", n)
+	}
+}
