@@ -9,7 +9,7 @@ import (
 	"github.com/daypass/daypass/policies"
 )
 
-const comparable = `policy: NAME
+const small = `policy: NAME
 owner: team@example.com
 environment: production
 jobs: [{name: release, provider: github, claims: {repository_id: "1", repository_owner_id: "2", ref: refs/heads/main}}]
@@ -32,7 +32,7 @@ func setOf(t *testing.T, files map[string]string) (*policies.Set, policies.Sourc
 
 func TestCompare(t *testing.T) {
 	t.Parallel()
-	named := func(name string) string { return strings.ReplaceAll(comparable, "NAME", name) }
+	named := func(name string) string { return strings.ReplaceAll(small, "NAME", name) }
 	before, src := setOf(t, map[string]string{"a.yaml": named("a"), "b.yaml": named("b"), "c.yaml": named("c")})
 	if n, grants := before.Size(); n != 3 || grants != 6 {
 		t.Errorf("%d policies, %d grants", n, grants)

@@ -172,18 +172,20 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	}
 	i.server, err = httpapi.New(httpapi.Config{
 		Broker: i.broker, Store: i.store, Reload: i.Reload, Admins: i.Tokens, ExternalURL: config.ExternalURL, Ready: i.ready, Metrics: registry, Logger: config.Logger, Now: config.Now,
-		Audit: func(ctx context.Context, page audit.Page) ([]audit.Event, error) {
-			page.Tenant = Tenant
-			events, err := audit.List(ctx, i.pool, page)
-			if err != nil {
-				err = fmt.Errorf("%w: %w", leases.ErrUnavailable, err)
-			}
-			return events, err
-		},
+		Audit:          i.listAudit,
 		JWKS:           func() ([]byte, error) { return keys.JWKS(config.Signer) },
 		TrustedProxies: config.TrustedProxies,
 	})
 	return i, err
+}
+
+func (i *Instance) listAudit(ctx context.Context, page audit.Page) ([]audit.Event, error) {
+	page.Tenant = Tenant
+	events, err := audit.List(ctx, i.pool, page)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", leases.ErrUnavailable, err)
+	}
+	return events, err
 }
 
 func plain(configured map[string]broker.Issuer) map[string]issuers.Issuer {

@@ -92,18 +92,14 @@ func (f Folder) Stamp(ctx context.Context) (string, error) {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		}
-		info, err := entry.Info()
-		if err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		if entry.Type()&fs.ModeSymlink != 0 {
 			leads, _ := os.Readlink(path)
 			_, _ = fmt.Fprintf(h, "%q\n", leads)
-			info, err = os.Stat(path)
 		}
-		if err != nil {
-			_, _ = fmt.Fprintf(h, "%q gone\n", path)
-			return nil
+		if info, missing := os.Stat(path); missing == nil {
+			_, _ = fmt.Fprintf(h, "%q %d %v %d\n", path, info.Size(), info.Mode(), info.ModTime().UnixNano())
 		}
-		_, err = fmt.Fprintf(h, "%q %d %v %d\n", path, info.Size(), info.Mode(), info.ModTime().UnixNano())
-		return err
+		return nil
 	})
 	if err != nil {
 		return "", fmt.Errorf("looking at policy folder: %w", err)

@@ -111,7 +111,7 @@ func TestFolderMustBeStill(t *testing.T) {
 			}
 			done := make(chan result, 1)
 			go func() {
-				set, err := reloader.Folder{Path: path, Still: 2 * time.Second}.Load(context.Background(), policies.Config{}) //nolint:usetesting // the test's own context ends outside of the bubble
+				set, err := reloader.Folder{Path: path, Still: 2 * time.Second}.Load(context.Background(), policies.Config{})
 				done <- result{set, err}
 			}()
 			synctest.Wait() // it waits for the folder to be still, or is done
@@ -132,8 +132,41 @@ func TestFolderMustBeStill(t *testing.T) {
 		if _, _, err := load(plain, func() { write(t, filepath.Join(plain, "b.yaml"), named("c")) }); !errors.Is(err, policies.ErrChanging) {
 			t.Errorf("a file that is replaced by one of the same size: %v", err)
 		}
-		if digest, err := (reloader.Folder{Path: plain}).Digest(context.Background()); err != nil || digest == set.Digest() { //nolint:usetesting // as above
+		if digest, err := (reloader.Folder{Path: plain}).Digest(context.Background()); err != nil || digest == set.Digest() {
 			t.Errorf("another content has digest %s: %v", digest, err)
 		}
 	})
+}
+
+// TestConfigMap: Kubernetes shows each file through a hidden link, and switches that.
+func TestConfigMap(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "..v1/a.yaml"), named("a"))
+	write(t, filepath.Join(dir, "..v2/a.yaml"), named("b"))
+	switchLink(t, filepath.Join(dir, "..data"), "..v1")
+	if err := os.Symlink("..data/a.yaml", filepath.Join(dir, "a.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	folder := reloader.Folder{Path: dir}
+	look := func() (stamp, digest string) {
+		t.Helper()
+		stamp, err := folder.Stamp(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		set, err := folder.Load(t.Context(), policies.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, _ := set.Size(); n != 1 {
+			t.Errorf("%d policies", n)
+		}
+		return stamp, set.Digest()
+	}
+	stamp, digest := look()
+	switchLink(t, filepath.Join(dir, "..data"), "..v2")
+	if newStamp, newDigest := look(); newStamp == stamp || newDigest == digest {
+		t.Errorf("after a switch: stamp %t, digest %t", newStamp != stamp, newDigest != digest)
+	}
 }
