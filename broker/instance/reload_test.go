@@ -12,6 +12,7 @@ import (
 	"github.com/daypass/daypass/broker/admin"
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/brokertest"
+	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/reloader"
 	"github.com/daypass/daypass/issuers"
 )
@@ -120,5 +121,43 @@ func TestSweepFindsLateLeases(t *testing.T) {
 	ahead.Store(int64(31 * time.Second))
 	brokertest.Poll(t, "it is taken back", func() bool {
 		return b.Count(`SELECT count(*) FROM audit_events WHERE type = 'lease.revoking' AND body LIKE '%policies no longer allow%'`) == 1
+	})
+}
+
+// TestAbandonedReload says nothing of the policies: no failure, no alert.
+func TestAbandonedReload(t *testing.T) {
+	t.Parallel()
+	b := brokertest.New(t, brokertest.Options{})
+	b.SetPolicies(map[string]string{"payments.yaml": elsewhere(brokertest.Policies)})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := b.Instance.Reload(ctx, reloader.Trigger{Actor: "daypassd", By: "test"}); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	if text := string(b.Do(http.MethodGet, api.PathMetrics, "", nil).Body); !strings.Contains(text, "daypass_policies_reload_failed 0") || !strings.Contains(text, "daypass_policies_reload_failures_total 0") {
+		t.Error("it counts as a failure")
+	}
+	b.Exchange(b.Job(), "payments/sign")
+}
+
+// TestReloadNeedsItsRecord: no event, no change. It is made up for once the
+// database is back.
+func TestReloadNeedsItsRecord(t *testing.T) {
+	t.Parallel()
+	b := brokertest.New(t, brokertest.Options{})
+	before := b.MustReload().Digest
+	b.SetPolicies(map[string]string{"payments.yaml": elsewhere(brokertest.Policies)})
+	b.CloseDatabase()
+	_, err := b.Reload()
+	b.OpenDatabase()
+	if !errors.Is(err, leases.ErrUnavailable) {
+		t.Errorf("without a database: %v", err)
+	}
+	if text := string(b.Do(http.MethodGet, api.PathReady, "", nil).Body); !strings.Contains(text, before) {
+		t.Errorf("/readyz: %s", text)
+	}
+	brokertest.Poll(t, "it comes into force", func() bool {
+		result, err := b.Reload()
+		return err == nil && result.Digest != before
 	})
 }

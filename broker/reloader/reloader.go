@@ -315,6 +315,9 @@ func (r *Reloader) settled() {
 // failed takes a failure down, and says it in the log unless the last one was
 // the same.
 func (r *Reloader) failed(ctx context.Context, trigger Trigger, err error) error {
+	if ctx.Err() != nil {
+		return err // whoever asked went away: it says nothing of the policies
+	}
 	r.config.Observe.ReloadFailed(true)
 	r.config.Observe.Pending(false)
 	s := &state{failed: -1}
