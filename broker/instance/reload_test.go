@@ -92,7 +92,7 @@ func TestStartCountsLeases(t *testing.T) {
 func TestSweepFindsLateLeases(t *testing.T) {
 	t.Parallel()
 	var ahead atomic.Int64
-	b := brokertest.New(t, brokertest.Options{RevokeOnPolicyChange: true, Clock: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }})
+	b := brokertest.New(t, brokertest.Options{Idle: true, RevokeOnPolicyChange: true, Clock: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }})
 	begun, goOn := make(chan struct{}), make(chan struct{})
 	b.DB.Set(brokertest.Hooks{Issue: func(context.Context, *issuers.IssueRequest) error {
 		close(begun)
@@ -119,6 +119,7 @@ func TestSweepFindsLateLeases(t *testing.T) {
 		t.Fatalf("%d %s", a.Status, a.Body)
 	}
 	ahead.Store(int64(31 * time.Second))
+	b.Start()
 	brokertest.Poll(t, "it is taken back", func() bool {
 		return b.Count(`SELECT count(*) FROM audit_events WHERE type = 'lease.revoking' AND body LIKE '%policies no longer allow%'`) == 1
 	})

@@ -24,7 +24,8 @@ const (
 	// most.
 	interval   = 2 * time.Second
 	least      = 50
-	digestPoll = 30 // every so many looks are at the files' content
+	longest    = time.Minute // whatever the clock says that a look took
+	digestPoll = 30          // every so many looks are at the files' content
 )
 
 // Run watches the folder, waits for confirmations, and looks at leases when that
@@ -33,7 +34,7 @@ func (r *Reloader) Run(ctx context.Context) {
 	for {
 		began := r.config.Now()
 		r.RunOnce(ctx)
-		pause := max(interval, least*r.config.Now().Sub(began))
+		pause := min(max(interval, least*r.config.Now().Sub(began)), longest)
 		select {
 		case <-ctx.Done():
 			return
