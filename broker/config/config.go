@@ -179,10 +179,18 @@ type Use struct {
 	Environment string           `yaml:"environment,required"`
 }
 
-// Policies says where the policy files are.
+// What becomes of leases that a new set of policies doesn't allow.
+const (
+	OnPolicyChangeKeep   = "keep"   // they live to their end, and can't be renewed
+	OnPolicyChangeRevoke = "revoke" // they are taken back
+)
+
+// Policies says where the policy files are, and how changes of them come into force.
 type Policies struct {
-	At  strictyaml.Where `yaml:"-"`
-	Dir string           `yaml:"dir"`
+	At             strictyaml.Where `yaml:"-"`
+	Dir            string           `yaml:"dir"`
+	Watch          bool             `yaml:"watch"`            // absent: true
+	OnPolicyChange string           `yaml:"on_policy_change"` // absent: OnPolicyChangeKeep
 }
 
 // Log says how much is logged.

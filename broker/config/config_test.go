@@ -234,6 +234,7 @@ func TestMistakes(t *testing.T) {
 		{"keys of both types", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: software, dir: /keys, pin_file: /pin, token: x}\n  sealing"), []string{"a key of type software has no token"}},
 		{"algorithm", change("{type: software", "{algorithm: RS256, type: software"), []string{"signing with RS256 is not possible"}},
 		{"no sealing key", change("  sealing: {type: software, dir: /keys, pin_file: /pin}\n", ""), []string{"the key keys.sealing is missing"}},
+		{"an unknown answer to changes", change("policies: {dir: /policies}", "policies: {dir: /policies, on_policy_change: revok}"), []string{`on_policy_change can't be "revok"`}},
 		{"no policies", change("policies: {dir: /policies}\n", ""), []string{"the key dir is missing or empty"}},
 		{"environments", minimal + "environments: [a, a, B]\n", []string{"can't be the name of an environment", "the environment a stands here twice"}},
 		{"proxies", minimal + "trusted_proxies: [0.0.0.0/0, x, 10.0.0.1]\n", []string{"is no address or network", "believes everybody's"}},
@@ -354,4 +355,23 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestPolicyDefaults(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		policies string
+		env      []string
+		watch    bool
+		onChange string
+	}{
+		{"{dir: /policies}", nil, true, OnPolicyChangeKeep},
+		{"{dir: /policies, watch: false, on_policy_change: revoke}", nil, false, OnPolicyChangeRevoke},
+		{"{dir: /policies}", []string{"DAYPASSD_POLICIES__WATCH=false", "DAYPASSD_POLICIES__ON_POLICY_CHANGE=revoke"}, false, OnPolicyChangeRevoke},
+	} {
+		got, mistakes := Parse("daypass.yaml", []byte(strings.Replace(minimal, "{dir: /policies}", c.policies, 1)), c.env)
+		if len(mistakes) > 0 || got.Policies.Watch != c.watch || got.Policies.OnPolicyChange != c.onChange {
+			t.Errorf("%s %v: %+v %v", c.policies, c.env, got.Policies, mistakes)
+		}
+	}
 }
