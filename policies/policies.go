@@ -60,9 +60,13 @@ type Grant struct {
 	// MaxActive is how many leases of this grant may be issuing or active at
 	// once. 0: any number.
 	MaxActive int
-	Redact    []string          // RE2 patterns of what must not appear in the job's log
-	Env       map[string]string // value name → environment variable, where the grant renames
-	Digest    string            // the set that allowed it
+	// MaxActivePerJob is the same for each job. 0: any number.
+	MaxActivePerJob int
+	// Broad says that a session token of any grant may ask for this one.
+	Broad  bool
+	Redact []string          // RE2 patterns of what must not appear in the job's log
+	Env    map[string]string // value name → environment variable, where the grant renames
+	Digest string            // the set that allowed it
 }
 
 // The codes of a Denial, as the API shows them.

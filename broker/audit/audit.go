@@ -32,6 +32,8 @@ type Type string
 const (
 	SessionOpened  Type = "session.opened"
 	SessionRevoked Type = "session.revoked"
+	// TokenReusedJTI: a job token came with the jti of another one, and opened no session.
+	TokenReusedJTI Type = "token.jti_reused"
 	LeaseReserved  Type = "lease.reserved" // on record, nothing minted yet
 	LeaseIssued    Type = "lease.issued"
 	LeaseRenewed   Type = "lease.renewed"

@@ -99,11 +99,11 @@ func (s *Store) commitOnce(ctx context.Context, writes []*write) error {
 			activations = append(activations, w)
 		}
 	}
-	// Every transaction takes its locks in the same order: grants, sessions,
-	// leases, and among each by name.
+	// Every transaction takes its locks in the same order: names of what is
+	// counted, sessions, leases, and among each by name.
 	batch := &pgx.Batch{}
 	if len(reservations) > 0 {
-		queueReservations(batch, s.config.Tenant, reservations)
+		s.queueReservations(batch, reservations)
 	}
 	if len(activations) > 0 {
 		queueActivations(batch, activations)
