@@ -97,6 +97,10 @@ type Options struct {
 	Signer func(keys.Signer) keys.Signer
 	// Checkpoint is called between the steps of an exchange.
 	Checkpoint func(step string)
+	// Limits are none unless a test brings some.
+	Limits instance.Limits
+	// Once are the providers whose job tokens may come once.
+	Once map[string]bool
 	// Join makes this broker one more of another's fleet: the same database,
 	// keys, provider and targets.
 	Join *Broker
@@ -209,7 +213,7 @@ func (b *Broker) open() {
 			{Name: "gitlab", Type: "gitlab", Issuer: b.Provider.IssuerURL(devkit.ProfileGitLab), Audience: Audience, SessionTTL: b.options.SessionTTL},
 		},
 		OpenIssuers: b.openIssuers, LoadPolicies: b.loadPolicies, TrustedProxies: b.options.TrustedProxies,
-		Checkpoint: b.options.Checkpoint, IssueTime: b.options.IssueTime,
+		Checkpoint: b.options.Checkpoint, IssueTime: b.options.IssueTime, Limits: b.options.Limits, Once: b.options.Once,
 	})
 	if err != nil {
 		b.Base.Pool.Close()

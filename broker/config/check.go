@@ -24,6 +24,7 @@ func (l *loader) check() {
 	l.issuers()
 	l.need(c.Policies.At, "dir", c.Policies.Dir, "write policies: {dir: /etc/daypass/policies}")
 	l.proxies()
+	l.limits()
 	if c.Log.Level == "" {
 		c.Log.Level = "info"
 	}

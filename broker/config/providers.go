@@ -33,6 +33,7 @@ func (l *loader) providers() {
 			l.add(p.At.Of("audience"), "a name that is this server's alone", "the audience is empty")
 		}
 		l.audience(p)
+		l.replay(p)
 		if p.SessionTTL == 0 && !p.At.Has("session_ttl") {
 			p.SessionTTL = strictyaml.Duration(time.Hour)
 		}

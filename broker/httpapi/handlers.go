@@ -45,8 +45,14 @@ func (s *Server) exchange(c echo.Context) error {
 	if err := format.check(len(wanted)); err != nil {
 		return err
 	}
+	key, err := retryKey(c.Request())
+	if err != nil {
+		return err
+	}
 	noStore(c)
-	out, err := s.config.Broker.Exchange(c.Request().Context(), token, wanted)
+	out, err := s.config.Broker.Exchange(c.Request().Context(), &broker.Ask{
+		Token: token, Grants: wanted, RetryKey: key, Admit: func(check func() error) error { return s.admit(c, check) },
+	})
 	if err != nil {
 		return err
 	}

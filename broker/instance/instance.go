@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 	"github.com/daypass/daypass/broker/installation"
 	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/leases"
+	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/broker/revoker"
 	"github.com/daypass/daypass/issuers"
@@ -50,6 +52,15 @@ type Config struct {
 	Now            func() time.Time
 	Checkpoint     func(step string) // nil in every released program
 	IssueTime      time.Duration     // zero: broker's default
+	Limits         Limits
+	Once           map[string]bool // providers whose job tokens may come once
+}
+
+// Limits are those of the broker, and the one on senders of bad tokens. 0: no limit.
+type Limits struct {
+	broker.Limits
+
+	FailedTokens int // of one address, a minute, through this broker
 }
 
 // Instance is one broker. See [Open].
@@ -157,6 +168,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		Installation: i.Installation, Tenant: Tenant, Verifier: verifier, Policies: func() *policies.Set { return i.set }, Issuers: i.issuers, Store: i.store,
 		SessionTokens: base.Root.Hasher(keys.SessionTokens), Fingerprints: base.Root.Hasher(keys.Fingerprints), Notify: i.revoker.Notify,
 		Logger: config.Logger, IssueTime: config.IssueTime, Checkpoint: config.Checkpoint,
+		Limits: config.Limits.Limits, Once: config.Once, ReusedJTI: i.metrics.reusedJTI,
 	}); err != nil {
 		return nil, err
 	}
@@ -172,6 +184,8 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		},
 		JWKS:           func() ([]byte, error) { return keys.JWKS(config.Signer) },
 		TrustedProxies: config.TrustedProxies,
+		// Half the cores at most are for those whose tokens keep failing.
+		Gate: limit.NewGate(config.Limits.FailedTokens, runtime.GOMAXPROCS(0)/2, config.Now),
 	})
 	return i, err
 }

@@ -299,6 +299,7 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 			CAFile: p.CAFile, AllowPrivateAddress: p.AllowPrivateAddress,
 		})
 	}
+	parts.Once, parts.Limits = settings.Once(), limits(settings.Limits)
 	for _, prefix := range settings.ProxyNetworks {
 		network := &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
 		parts.TrustedProxies = append(parts.TrustedProxies, echo.TrustIPRange(network))
@@ -310,6 +311,15 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 		return policies.LoadDir(ctx, settings.Policies.Dir, policyConfig(settings, &grantChecker{settings: settings, open: open}))
 	}
 	return parts, closeParts, nil
+}
+
+func limits(c config.Limits) instance.Limits {
+	return instance.Limits{
+		Limits: broker.Limits{
+			TenantRequests: c.TenantRequests, JobRequests: c.JobRequests, TenantLeases: c.TenantLeases, JobLeases: c.JobLeases,
+		},
+		FailedTokens: c.FailedTokens,
+	}
 }
 
 func policyConfig(settings *config.Config, checker policies.IssuerChecker) policies.Config {
