@@ -169,6 +169,7 @@ func (f *fixture) checkInvariants(t *testing.T) {
 		"an ended lease without its one end":  `SELECT id FROM leases l WHERE state IN ('revoked', 'expired', 'forgotten') AND 1 <> (SELECT count(*) FROM audit_events e WHERE e.subject = l.id AND type = 'lease.' || l.state)`,
 		"a live lease with an end":            `SELECT id FROM leases l WHERE state IN ('issuing', 'active', 'revoking') AND EXISTS (SELECT FROM audit_events e WHERE e.subject = l.id AND type IN ('lease.revoked', 'lease.expired', 'lease.forgotten'))`,
 		"a lease without its session's token": `SELECT id FROM leases l WHERE NOT EXISTS (SELECT FROM session_tokens t WHERE t.hash = l.session_token AND t.session_id = l.session_id)`,
+		"a lease without its session":         `SELECT id FROM leases l WHERE NOT EXISTS (SELECT FROM sessions s WHERE s.id = l.session_id)`,
 		"a session of nothing":                `SELECT id FROM sessions s WHERE NOT EXISTS (SELECT FROM leases l WHERE l.session_id = s.id)`,
 		"two live exchanges of one retry key": `SELECT encode(retry_key, 'hex') FROM session_tokens t WHERE retry_key IS NOT NULL AND created_at > now() - interval '2 minutes' AND EXISTS (SELECT FROM leases l WHERE l.session_token = t.hash AND l.state IN ('issuing', 'active')) GROUP BY 1 HAVING count(*) > 1`,
 		"a lease that outlives its session":   `SELECT l.id FROM leases l JOIN sessions s ON s.id = l.session_id WHERE l.expires_at > s.expires_at`,

@@ -41,6 +41,7 @@ type modelLease struct {
 
 type modelSession struct {
 	leases.Session
+	opened  bool
 	revoked bool
 }
 
@@ -103,6 +104,9 @@ func (m *model) exchange(t *rapid.T, session *modelSession, retry *leases.Retry,
 	issued := rapid.Bool().Draw(t, "issued")
 	r := m.f.reservation(session.Session, grants...)
 	r.Retry = retry
+	if session.opened && rapid.Bool().Draw(t, "by session token") {
+		r.Session.ID, r.Joined = session.ID, true
+	}
 	active, ofJob, tooMany := 0, 0, false
 	for _, l := range m.leases {
 		if l.live() && l.token.session == session {
@@ -142,7 +146,7 @@ func (m *model) exchange(t *rapid.T, session *modelSession, retry *leases.Retry,
 		t.Fatal(err)
 	}
 	token := &modelToken{session: session, reservation: r}
-	session.ID = r.SessionID
+	session.ID, session.opened = r.SessionID, true
 	m.tokens = append(m.tokens, token)
 	for _, l := range r.Leases {
 		state := leases.Issuing

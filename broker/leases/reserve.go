@@ -152,8 +152,17 @@ func (r *Reservation) retry() Retry {
 	return *r.Retry
 }
 
-// opens is the jti of the token that would open the session.
-func (r *Reservation) opens() []byte {
+// opens is the id of the session that the reservation may open; "" where it
+// joins one, which it must never close.
+func (r *Reservation) opens() string {
+	if r.Joined {
+		return ""
+	}
+	return r.Session.ID
+}
+
+// jti is that of the token that may open a session.
+func (r *Reservation) jti() []byte {
 	if r.Joined {
 		return nil
 	}

@@ -259,9 +259,9 @@ func (s *Store) queueLeases(batch *pgx.Batch, writes []*write, count counting) {
 			return strings.Join(column(r.Rules, func(r Rule) string { return r.ID }), " ")
 		}),
 		text(func(r leaseRow) string { return r.of.Session.Subject }),
-		text(func(r leaseRow) string { return r.of.Session.ID }),
+		text(func(r leaseRow) string { return r.of.opens() }),
 		column(rows, func(r leaseRow) bool { return r.of.Once }),
-		column(rows, func(r leaseRow) []byte { return r.of.opens() }),
+		column(rows, func(r leaseRow) []byte { return r.of.jti() }),
 		column(rows, func(r leaseRow) []byte { return r.of.retry().Key }),
 		column(rows, func(r leaseRow) []byte { return r.of.retry().Request }),
 		instant(func(r leaseRow) time.Time { return r.of.retry().Asked }),

@@ -67,6 +67,7 @@ func (r *Rate) take(key string, spend func(places [rows]int, now, debt time.Dura
 	debt := time.Minute
 	for i, place := range places {
 		// A clock that was set back finds an empty bucket, and no worse.
+		r.full[i][place] = min(r.full[i][place], now+time.Minute)
 		debt = min(debt, max(r.full[i][place]-now, 0))
 	}
 	if wait := debt + r.interval - time.Minute; wait > 0 {
@@ -82,8 +83,6 @@ func (r *Rate) take(key string, spend func(places [rows]int, now, debt time.Dura
 // stays so.
 func (r *Rate) spend(places [rows]int, now, debt time.Duration) {
 	for i, place := range places {
-		if left := r.full[i][place] - now; left < debt || left > time.Minute {
-			r.full[i][place] = now + debt
-		}
+		r.full[i][place] = max(r.full[i][place], now+debt)
 	}
 }
