@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -231,11 +232,21 @@ func (s *Server) caller(c echo.Context, role admin.Role) (broker.Caller, error) 
 }
 
 // admit checks a token when it is the turn of the address that it came from.
+//
+// A sender whose tokens keep failing has to connect anew for each further one. A
+// request that was prepared costs it next to nothing, and a handshake costs it
+// what it costs us. A proxy's connections are not the sender's.
 func (s *Server) admit(c echo.Context, check func() error) error {
-	return s.config.Gate.Check(c.Request().Context(), c.RealIP(), check, func(err error) bool {
+	err := s.config.Gate.Check(c.Request().Context(), c.RealIP(), check, func(err error) bool {
 		_, bad := errors.AsType[*oidc.Error](err)
 		return bad || errors.Is(err, admin.ErrUnknown)
 	})
+	if _, often := errors.AsType[*limit.Error](err); often {
+		if host, _, splitting := net.SplitHostPort(c.Request().RemoteAddr); splitting == nil && host == c.RealIP() {
+			c.Response().Header().Set(echo.HeaderConnection, "close")
+		}
+	}
+	return err
 }
 
 // adminOnly is a caller that must be an admin with that role.
