@@ -55,7 +55,7 @@ func BenchmarkFlood(b *testing.B) {
 			"no such issuer": func(x *brokertest.Broker) string {
 				return x.Token(devkit.ProfileGitHub, map[string]any{"iss": "https://token.example.com"})
 			},
-			"wrong signature": func(x *brokertest.Broker) string { return badSignature(x.Job()) },
+			"wrong signature": badSignature,
 		} {
 			b.Run(name+"/"+token, func(b *testing.B) {
 				x := brokertest.New(b, brokertest.Options{Limits: instance.Limits{FailedTokens: limit}})
@@ -69,7 +69,7 @@ func BenchmarkFlood(b *testing.B) {
 	}
 	b.Run("sender", func(b *testing.B) {
 		x := brokertest.New(b, brokertest.Options{})
-		token := badSignature(x.Job())
+		token := badSignature(x)
 		url := "http://" + canned(b) + api.PathExchange
 		perRequest(b, func() {
 			request, err := http.NewRequestWithContext(b.Context(), http.MethodPost, url, strings.NewReader(`{"grants":["payments/sign"]}`))

@@ -45,10 +45,11 @@ func TestIdempotencyKeyForms(t *testing.T) {
 	}
 }
 
-// badSignature is a token of which nothing is wrong but the signature.
-func badSignature(token string) string {
-	at := strings.LastIndexByte(token, '.')
-	return token[:at+1] + strings.Repeat("A", len(token)-at-1)
+// badSignature is a token of which nothing is wrong but the signature: it is
+// another one's.
+func badSignature(b *brokertest.Broker) string {
+	one, other := b.Job(), b.Job()
+	return one[:strings.LastIndexByte(one, '.')] + other[strings.LastIndexByte(other, '.'):]
 }
 
 // TestFailedTokens: an address whose tokens keep failing is told so, and nobody
@@ -67,7 +68,7 @@ func TestFailedTokens(t *testing.T) {
 	}
 	const exchange = api.PathExchange + "?grant=payments/sign"
 	bad := []struct{ method, path, token string }{
-		{"POST", exchange, badSignature(good)},
+		{"POST", exchange, badSignature(b)},
 		{"POST", exchange, b.Token(devkit.ProfileGitHub, map[string]any{"exp": time.Now().Add(-time.Minute).Unix()})},
 		{"POST", exchange, issuers.Generate(issuers.SessionToken).Reveal()},
 		{"GET", api.PathSession, issuers.Generate(issuers.SessionToken).Reveal()},
@@ -106,7 +107,7 @@ func TestFailedTokensLoseTheirConnection(t *testing.T) {
 	} {
 		b := brokertest.New(t, brokertest.Options{Limits: instance.Limits{FailedTokens: 1}, TrustedProxies: c.trusted})
 		send := func() (closed bool) {
-			request := b.Request("POST", api.PathExchange+"?grant=payments/sign", badSignature(b.Job()), nil)
+			request := b.Request("POST", api.PathExchange+"?grant=payments/sign", badSignature(b), nil)
 			request.Header.Set("X-Forwarded-For", "192.0.2.1")
 			response, err := http.DefaultClient.Do(request)
 			if err != nil {
