@@ -17,10 +17,10 @@ import (
 	"github.com/daypass/daypass/issuers"
 )
 
-// keyed sends an exchange with an Idempotency-Key.
-func keyed(b *brokertest.Broker, token, key string, grants ...string) *brokertest.Answer {
+// keyed sends an exchange with an Idempotency-Key, always the same.
+func keyed(b *brokertest.Broker, token string, grants ...string) *brokertest.Answer {
 	request := b.Request(http.MethodPost, api.PathExchange, token, map[string]any{"grants": grants})
-	request.Header.Set(api.HeaderIdempotencyKey, key)
+	request.Header.Set(api.HeaderIdempotencyKey, "k")
 	return b.Send(request)
 }
 
@@ -130,10 +130,10 @@ func TestRetry(t *testing.T) {
 				t.Parallel()
 				b := brokertest.New(t, brokertest.Options{Once: map[string]bool{"github": once}})
 				token, viewer := b.Job(), b.Admin(admin.Viewer)
-				first := exchanged(t, keyed(b, token, "k", grant))
+				first := exchanged(t, keyed(b, token, grant))
 				// The revoker can't take the first one back: the answer doesn't wait for it.
 				b.DB.Set(brokertest.Hooks{Revoke: func(context.Context, *issuers.RevokeRequest) error { return issuers.ErrUnavailable }})
-				second := exchanged(t, keyed(b, token, "k", grant))
+				second := exchanged(t, keyed(b, token, grant))
 				if a, c := first.Credentials[0].LeaseID, second.Credentials[0].LeaseID; a == c {
 					t.Fatal("the same lease twice")
 				}
@@ -144,10 +144,10 @@ func TestRetry(t *testing.T) {
 					t.Errorf("the second try's lease is %s", l.State)
 				}
 				wantCode(t, b.TryExchange(first.Session.Token, grant), 401, api.CodeInvalidToken)
-				a := keyed(b, token, "k", "payments/read-db")
+				a := keyed(b, token, "payments/read-db")
 				wantCode(t, a, 400, api.CodeInvalidRequest)
 				if grant == "payments/limited" {
-					wantCode(t, keyed(b, second.Session.Token, "k", grant), 429, api.CodeTooManyLeases) // another token: no retry
+					wantCode(t, keyed(b, second.Session.Token, grant), 429, api.CodeTooManyLeases) // another token: no retry
 				}
 				// Format and notation are not what is asked for.
 				request := b.Request(http.MethodPost, api.PathExchange+"?format=env&grant="+grant, token, nil)
@@ -169,9 +169,9 @@ func TestRetryAfterItsTime(t *testing.T) {
 	t.Parallel()
 	b := brokertest.New(t, brokertest.Options{})
 	token := b.Job()
-	exchanged(t, keyed(b, token, "k", "payments/deploy-db"))
+	exchanged(t, keyed(b, token, "payments/deploy-db"))
 	b.Exec(`UPDATE session_tokens SET created_at = created_at - interval '2 minutes'`)
-	exchanged(t, keyed(b, token, "k", "payments/sign"))
+	exchanged(t, keyed(b, token, "payments/sign"))
 	if n := b.Count(`SELECT count(*) FROM leases WHERE state = 'active'`); n != 2 {
 		t.Errorf("%d live leases", n)
 	}
@@ -197,9 +197,9 @@ func TestRetryWhileTheFirstTryIsAtWork(t *testing.T) {
 				return nil
 			}})
 			answer := make(chan *brokertest.Answer)
-			go func() { answer <- keyed(one, token, "k", "payments/limited") }()
+			go func() { answer <- keyed(one, token, "payments/limited") }()
 			<-atWork
-			out := exchanged(t, keyed(two, token, "k", "payments/limited"))
+			out := exchanged(t, keyed(two, token, "payments/limited"))
 			close(goOn)
 			a := <-answer
 			wantCode(t, a, 503, api.CodeUnavailable)
@@ -227,14 +227,14 @@ func TestRetriesRace(t *testing.T) {
 			var running sync.WaitGroup
 			for i := range 12 {
 				running.Go(func() {
-					a := keyed([]*brokertest.Broker{one, two}[i%2], token, "k", "payments/limited")
+					a := keyed([]*brokertest.Broker{one, two}[i%2], token, "payments/limited")
 					if a.Status != http.StatusOK && a.Status != http.StatusServiceUnavailable {
 						t.Errorf("%d %s", a.Status, a.Body)
 					}
 				})
 			}
 			running.Wait()
-			exchanged(t, keyed(two, token, "k", "payments/limited"))
+			exchanged(t, keyed(two, token, "payments/limited"))
 			if n := one.Count(`SELECT count(*) FROM leases WHERE state IN ('issuing', 'active')`); n != 1 {
 				t.Errorf("%d live leases", n)
 			}
@@ -255,12 +255,12 @@ func TestCrashBetweenRetryAndIssue(t *testing.T) {
 		}
 	}})
 	token := b.Job()
-	exchanged(t, keyed(b, token, "k", "payments/limited"))
+	exchanged(t, keyed(b, token, "payments/limited"))
 	crash.Store(true)
-	wantCode(t, keyed(b, token, "k", "payments/limited"), 500, api.CodeInternal)
+	wantCode(t, keyed(b, token, "payments/limited"), 500, api.CodeInternal)
 	settled(t, b)
 	crash.Store(false)
-	exchanged(t, keyed(b, token, "k", "payments/limited"))
+	exchanged(t, keyed(b, token, "payments/limited"))
 }
 
 // TestLimitsOfAJobAndATenant, by what their tokens say.

@@ -33,7 +33,7 @@ const (
 	SessionOpened  Type = "session.opened"
 	SessionRevoked Type = "session.revoked"
 	// TokenReusedJTI: a job token came with the jti of another one, and opened no session.
-	TokenReusedJTI Type = "token.jti_reused"
+	TokenReusedJTI Type = "token.jti_reused" //nolint:gosec // the name of an event
 	LeaseReserved  Type = "lease.reserved" // on record, nothing minted yet
 	LeaseIssued    Type = "lease.issued"
 	LeaseRenewed   Type = "lease.renewed"

@@ -110,6 +110,7 @@ func prepared(b *testing.B, x *brokertest.Broker, token string) func() {
 			b.Fatal(err)
 		}
 		_, _ = io.Copy(io.Discard, response.Body)
+		response.Body.Close() //nolint:errcheck // it was read to its end
 		if response.StatusCode != http.StatusUnauthorized && response.StatusCode != http.StatusTooManyRequests {
 			b.Fatalf("answered %d", response.StatusCode)
 		}

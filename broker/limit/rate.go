@@ -59,7 +59,7 @@ func (r *Rate) take(key string, spend func(places [rows]int, now, debt time.Dura
 	}
 	var places [rows]int
 	for i, seed := range r.seeds {
-		places[i] = int(maphash.String(seed, key) % slots) //nolint:gosec // less than slots
+		places[i] = int(maphash.String(seed, key) % slots)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
