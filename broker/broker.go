@@ -27,9 +27,11 @@ import (
 
 	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/leases"
+	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/policies"
+	"github.com/daypass/daypass/policies/catalogue"
 )
 
 // Issuer is one configured issuer.
@@ -51,6 +53,10 @@ type Config struct {
 	Fingerprints  *keys.Hasher
 	Notify        func(issuer string) // wakes the revoker; must not block
 	Logger        *slog.Logger        // nil: discards
+	Limits        Limits
+	// Once names the providers whose job tokens may come once; those of all others
+	// may come again while their session lives.
+	Once map[string]bool
 
 	// IssueTime is how long an issuer may take; zero: 10 s. Targets refuse to
 	// make anything for a lease after it.
@@ -63,8 +69,11 @@ type Config struct {
 
 // Broker hands out credentials and takes them back. Safe for concurrent use.
 type Broker struct {
-	config   Config
-	refusals *refusals
+	config    Config
+	catalogue map[string]*catalogue.Provider
+	rates     rates
+	reports   *limit.Rate // of reused jtis
+	refusals  *refusals
 }
 
 const (
@@ -91,7 +100,11 @@ func New(config Config) (*Broker, error) {
 	if config.Observe == nil {
 		config.Observe = unobserved{}
 	}
-	return &Broker{config: config, refusals: newRefusals()}, nil
+	now := config.Store.Now
+	return &Broker{
+		config: config, refusals: newRefusals(), catalogue: catalogueByType(), reports: limit.NewRate(reportsPerMinute, now),
+		rates: rates{job: limit.NewRate(config.Limits.JobRequests, now), tenant: limit.NewRate(config.Limits.TenantRequests, now)},
+	}, nil
 }
 
 // RequestError is a request that can't be right, whoever sends it.

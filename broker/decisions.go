@@ -38,14 +38,17 @@ type Observer interface {
 	DenialDropped()
 	// Conflict counts a token with one half of a name and an id.
 	Conflict()
+	// ReusedJTI counts a job token that came with the jti of another.
+	ReusedJTI(provider string)
 }
 
 // unobserved is the observer where there is none.
 type unobserved struct{}
 
-func (unobserved) Denied(bool)    {}
-func (unobserved) DenialDropped() {}
-func (unobserved) Conflict()      {}
+func (unobserved) Denied(bool)      {}
+func (unobserved) DenialDropped()   {}
+func (unobserved) Conflict()        {}
+func (unobserved) ReusedJTI(string) {}
 
 // refusal is what there is to write of one refused request.
 type refusal struct {

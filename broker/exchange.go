@@ -1,11 +1,9 @@
 package broker
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -63,20 +61,67 @@ func (o *order) name() string { return o.grant.Policy + "/" + o.grant.Name }
 
 // ExchangeRequest is one exchange as it is asked for.
 type ExchangeRequest struct {
-	Token     any // JobToken or SessionToken
-	Grants    []GrantRequest
+	Token  any // a JobToken or a SessionToken
+	Grants []GrantRequest
+	// RetryKey is what the client calls this exchange by; "" when it doesn't. A
+	// second one of the same token and key takes the first one's place.
+	RetryKey  string
 	RequestID string     // by which the decision is found again; "": a new one
 	RemoteIP  netip.Addr // who sent it; the zero Addr where it isn't known
+	// Admit runs the check of the token when it is its turn, and returns what that
+	// returns, or an error of its own. A quick check waits for no provider's keys.
+	// Nil: at once.
+	Admit func(check func(quick bool) error) error
 }
 
 // Exchange turns a job token, or the token of a session, into credentials: all
 // of the grants asked for, or none. Whatever error it returns, nothing stays
 // alive that nobody will take back.
-func (b *Broker) Exchange(ctx context.Context, request ExchangeRequest) (*Exchanged, error) {
+func (b *Broker) Exchange(ctx context.Context, request *ExchangeRequest) (*Exchanged, error) {
 	if err := checkRequest(request.Grants); err != nil {
 		return nil, err
 	}
-	caller, err := b.identify(ctx, request.Token)
+	caller, err := b.admit(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	orders, err := b.decide(ctx, caller, request.Grants)
+	if err != nil {
+		return nil, err
+	}
+	secret := issuers.Generate(issuers.SessionToken)
+	reservation := &leases.Reservation{
+		Session: caller.session, Joined: caller.held != nil, Once: caller.held == nil && b.config.Once[caller.session.Provider],
+		Token: leases.Token{
+			Hash: b.config.SessionTokens.Sum(sessionTokenDomain, []byte(secret.Reveal())), KeyID: b.config.SessionTokens.KeyID(),
+			Grants: grantNames(orders),
+		},
+		Retry: b.retry(caller, request), JobKey: caller.job, Whose: caller.whose, MaxPerJob: b.config.Limits.JobLeases, MaxPerTenant: b.config.Limits.TenantLeases,
+		RequestID: caller.request, IP: shownIP(caller.ip),
+	}
+	if err := b.fulfil(ctx, reservation, orders); err != nil {
+		if errors.Is(err, leases.ErrReusedJTI) {
+			b.reusedJTI(ctx, reservation)
+		}
+		return nil, err
+	}
+	return answer(secret, reservation, orders), nil
+}
+
+// admit says who asks, if they may ask now.
+func (b *Broker) admit(ctx context.Context, request *ExchangeRequest) (caller *asking, err error) {
+	check := func(quick bool) (err error) {
+		if quick {
+			ctx = oidc.WithoutWaiting(ctx)
+		}
+		caller, err = b.identify(ctx, request.Token)
+		return err
+	}
+	if request.Admit == nil {
+		err = check(false)
+	} else {
+		err = request.Admit(check)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -84,41 +129,57 @@ func (b *Broker) Exchange(ctx context.Context, request ExchangeRequest) (*Exchan
 		caller.request = ids.New(ids.Request, b.config.Store.Now())
 	}
 	caller.ip = request.RemoteIP.Unmap()
-	orders, err := b.decide(ctx, caller, request.Grants)
-	if err != nil {
-		return nil, err
-	}
-	secret := issuers.Generate(issuers.SessionToken)
-	reservation := &leases.Reservation{Session: caller.session, Joined: caller.held != nil, Token: leases.Token{
-		Hash: b.config.SessionTokens.Sum(sessionTokenDomain, []byte(secret.Reveal())), KeyID: b.config.SessionTokens.KeyID(),
-		Grants: grantNames(orders),
-	}, RequestID: caller.request, IP: shownIP(caller.ip)}
-	free := !slices.ContainsFunc(orders, func(o *order) bool { return !o.about.SideEffectFree })
+	return caller, b.rates.take(caller)
+}
 
-	// A session that is joined may end before the leases that we thought of: once more, within it.
-	ends := caller.session.ExpiresAt
-	for {
+// tries is how often an exchange begins anew because of what it finds on record.
+const tries = 4
+
+// fulfil brings the orders to credentials, and the reservation on record.
+func (b *Broker) fulfil(ctx context.Context, r *leases.Reservation, orders []*order) (err error) {
+	free := !slices.ContainsFunc(orders, func(o *order) bool { return !o.about.SideEffectFree })
+	ends := r.Session.ExpiresAt
+	for range tries {
 		if !earlier(ends, ends).After(b.config.Store.Now()) {
-			return nil, &oidc.Error{Reason: oidc.ReasonExpired, Detail: "the session of this token has ended"}
+			return &oidc.Error{Reason: oidc.ReasonExpired, Detail: "the session of this token has ended"}
 		}
-		if err := b.schedule(reservation, orders, ends, free); err != nil {
-			return nil, err
+		if err := b.schedule(r, orders, ends, free); err != nil {
+			return err
 		}
 		if free {
-			err = b.issueThenReserve(ctx, reservation, orders)
+			err = b.issueThenReserve(ctx, r, orders)
 		} else {
-			err = b.reserveThenIssue(ctx, reservation, orders)
+			err = b.reserveThenIssue(ctx, r, orders)
 		}
 		var sooner *leases.SessionEndsError
-		if !errors.As(err, &sooner) || !sooner.At.Before(ends) {
-			break
+		switch {
+		case errors.As(err, &sooner) && sooner.At.Before(ends):
+			// A session that is joined may end before the leases that we thought of:
+			// once more, within it.
+			ends = sooner.At.UTC()
+		case errors.Is(err, leases.ErrRetry):
+			if err := b.supersede(ctx, r); err != nil {
+				return err
+			}
+		default:
+			return err
 		}
-		ends = sooner.At.UTC()
 	}
+	return err
+}
+
+// supersede hands what an earlier try of the same exchange obtained to the
+// revoker, and doesn't wait for it.
+func (b *Broker) supersede(ctx context.Context, r *leases.Reservation) error {
+	ended, err := b.config.Store.Supersede(ctx, r)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return answer(secret, reservation, orders), nil
+	for _, l := range ended {
+		b.config.Notify(l.Issuer)
+	}
+	b.config.Checkpoint("after_supersede")
+	return nil
 }
 
 func checkRequest(wanted []GrantRequest) error {
@@ -135,97 +196,17 @@ func checkRequest(wanted []GrantRequest) error {
 	return nil
 }
 
-// asking is who asks, whichever token it came with.
-type asking struct {
-	identity policies.Identity
-	session  leases.Session // opened by this exchange, or joined
-	held     *leases.Held   // what a session token stands for; nil for a job token
-	request  string         // the request's id
-	ip       netip.Addr     // who sent it
-	digest   string         // of the set that decides
-}
-
-func (b *Broker) identify(ctx context.Context, token any) (*asking, error) {
-	now := b.config.Store.Now()
-	switch token := token.(type) {
-	case JobToken:
-		id, err := b.config.Verifier.Verify(ctx, string(token))
-		if err != nil {
-			return nil, err
-		}
-		claims, err := json.Marshal(id.Claims)
-		if err != nil {
-			return nil, fmt.Errorf("encoding claims: %w", err)
-		}
-		provider, _ := b.config.Verifier.Provider(id.Provider)
-		return &asking{
-			identity: policies.Identity{Provider: id.Provider, ProviderType: provider.Type, Subject: id.Subject, Claims: id.Claims, Expiry: id.Expiry},
-			session: leases.Session{
-				ID: ids.New(ids.Session, now), Provider: id.Provider, Issuer: id.Issuer, TokenDigest: id.Digest, Subject: id.Subject,
-				Claims: claims, OpenedAt: now, ExpiresAt: now.Add(min(provider.SessionTTL, maxSession)), TokenExpiresAt: id.Expiry,
-			},
-		}, nil
-	case SessionToken:
-		held, err := b.FindSession(ctx, token)
-		if err != nil {
-			return nil, err
-		}
-		if held.RevokedAt != nil || held.TokenRevoked || !now.Before(held.ExpiresAt) {
-			return nil, &oidc.Error{Reason: oidc.ReasonExpired, Detail: "the session of this token has ended"}
-		}
-		identity, err := b.identityOf(&held.Session)
-		if err != nil {
-			return nil, err
-		}
-		return &asking{identity: identity, session: held.Session, held: held}, nil
-	}
-	return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "this call takes a job token or a session token"}
-}
-
-// decodeClaims gives stored claims the types that a verified token has: whole
-// numbers are int64.
-func decodeClaims(stored []byte) (map[string]any, error) {
-	decoder := json.NewDecoder(bytes.NewReader(stored))
-	decoder.UseNumber()
-	var claims map[string]any
-	if err := decoder.Decode(&claims); err != nil {
-		return nil, fmt.Errorf("decoding stored claims: %w", err)
-	}
-	typed, _ := typeNumbers(claims).(map[string]any)
-	return typed, nil
-}
-
-func typeNumbers(v any) any {
-	switch v := v.(type) {
-	case json.Number:
-		if whole, err := v.Int64(); err == nil {
-			return whole
-		}
-		fraction, _ := v.Float64()
-		return fraction
-	case map[string]any:
-		for k := range v {
-			v[k] = typeNumbers(v[k])
-		}
-	case []any:
-		for i := range v {
-			v[i] = typeNumbers(v[i])
-		}
-	}
-	return v
-}
-
 // decide asks the policies for each grant, all on the same set.
 func (b *Broker) decide(ctx context.Context, caller *asking, wanted []GrantRequest) ([]*order, error) {
 	set := b.config.Policies()
 	caller.digest = set.Digest()
 	orders := make([]*order, 0, len(wanted))
 	for _, w := range wanted {
-		if caller.held != nil && !slices.Contains(caller.held.Grants, w.Name) {
-			return nil, &policies.Denial{Code: policies.CodeNotAllowed, Grant: w.Name, Detail: "not among the grants that this session token was made with"}
-		}
 		asked := policies.Request{Grant: w.Name, TTL: w.TTL, IP: caller.ip}
 		grant, err := set.Decide(caller.identity, asked, b.config.Store.Now())
+		if caller.held != nil && !slices.Contains(caller.held.Grants, w.Name) && (err != nil || !grant.Broad) {
+			return nil, &policies.Denial{Code: policies.CodeNotAllowed, Grant: w.Name, Detail: "not among the grants that this session token was made with"}
+		}
 		if denial, ok := errors.AsType[*policies.Denial](err); ok {
 			b.refused(ctx, caller, asked, denial)
 		}
@@ -293,7 +274,8 @@ func (b *Broker) schedule(r *leases.Reservation, orders []*order, sessionEnds ti
 			ID: ids.New(ids.Lease, now), Policy: g.Policy, Grant: g.Name, Job: g.Job, PolicyDigest: g.Digest,
 			Issuer: g.Issuer, Role: g.Role, Kind: o.about.Kind, Target: o.issuer.Target, Revocation: o.about.Revocation,
 			ExpiresAt: expires, MaxExpiresAt: latest, TTL: whole, AskedTTL: g.AskedTTL, Renewable: renewer && latest.After(expires),
-			IssueDeadline: deadline, SettledAt: deadline.Add(o.about.IssueTimeout), MaxActive: g.MaxActive, Rules: rules(g), Issued: issued,
+			IssueDeadline: deadline, SettledAt: deadline.Add(o.about.IssueTimeout), MaxActive: g.MaxActive, MaxActivePerJob: g.MaxActivePerJob,
+			Rules: rules(g), Issued: issued,
 		}
 		r.Leases[i] = o.lease
 	}
@@ -395,7 +377,7 @@ func (b *Broker) undo(ctx context.Context, r *leases.Reservation, orders []*orde
 	for i, o := range orders {
 		leaseIDs[i] = o.lease.ID
 	}
-	_, err := b.config.Store.BeginRevoke(ctx, leaseIDs, leases.Why{Actor: "daypassd", Reason: reason})
+	err := b.config.Store.Undo(ctx, r, leases.Why{Actor: "daypassd", Reason: reason})
 	if err == nil {
 		for _, o := range orders {
 			b.config.Notify(o.grant.Issuer)

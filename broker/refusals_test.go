@@ -15,9 +15,10 @@ import (
 // observed counts what a broker says.
 type observed struct{ denied, dropped, conflicts int }
 
-func (o *observed) Denied(bool)    { o.denied++ }
-func (o *observed) DenialDropped() { o.dropped++ }
-func (o *observed) Conflict()      { o.conflicts++ }
+func (o *observed) Denied(bool)      { o.denied++ }
+func (o *observed) DenialDropped()   { o.dropped++ }
+func (o *observed) Conflict()        { o.conflicts++ }
+func (o *observed) ReusedJTI(string) {}
 
 // TestConflictsBecomeEvents of the request in which they were found, each once.
 func TestConflictsBecomeEvents(t *testing.T) {

@@ -211,6 +211,7 @@ issuers:
       deployer: {member_of: [%s_deploy], owner: %s_owner, scram_iterations: 1, used_by: [{policy: app, environment: production}]}
   - {name: app-jwt, type: jwt, used_by: [{policy: app, environment: production}]}
 policies: {dir: %q}
+limits: {job_requests: 1000000, job_leases: 1000000}
 `, url, f.dir+"/keys", f.dir+"/pin", f.dir+"/keys", f.dir+"/pin", f.provider.IssuerURL("github"),
 		f.server.Port(), f.target(), f.account(), f.dir+"/target.password", f.name, f.name, f.dir+"/policies"))
 	return f.config

@@ -116,6 +116,10 @@ func TestCheckVersions(t *testing.T) {
 	if err := migrations.Check(t.Context(), conn); !errors.Is(err, migrations.ErrTooOld) {
 		t.Errorf("a schema without the newest migration: %v", err)
 	}
+	// One that died before it was put on record runs again.
+	if applied, err := migrations.Up(t.Context(), c); err != nil || !slices.Equal(applied, []int64{migrations.Latest}) {
+		t.Errorf("once more applied %v: %v", applied, err)
+	}
 }
 
 // TestSchemaHoldsTheLine: what no program may write, the database refuses.
@@ -153,7 +157,12 @@ SELECT 'ses_2', tenant, provider, issuer, token_digest, subject, claims, claims_
 		"a second installation":      `INSERT INTO installation SELECT false, id, system_identifier, database_oid, created_at FROM installation`,
 		"a root that is an admin":    `INSERT INTO admin_tokens VALUES ('adm_1', 'main', sha256('a'), 'k', 'root', 'o', 'u', now(), now() + interval '1 hour', NULL, 1)`,
 		"an admin without an end":    `INSERT INTO admin_tokens VALUES ('adm_1', 'main', sha256('a'), 'k', 'viewer', 'o', 'u', now(), now(), NULL, 1)`,
-		"a token in the clear":       `INSERT INTO session_tokens VALUES ('dps_x', 'k', 'ses_1', '{}', now(), NULL)`,
+		"a jti twice": `INSERT INTO sessions (id, tenant, provider, issuer, token_digest, subject, claims, claims_mac, opened_at, expires_at, token_expires_at, events, jti)
+SELECT 'ses_' || n, tenant, provider, issuer, sha256(n::text::bytea), subject, claims, claims_mac, opened_at, expires_at, token_expires_at, 1, sha256('j') FROM sessions, generate_series(2, 3) AS n`,
+		"a jti in the clear":     `UPDATE sessions SET jti = 'x'`,
+		"a job key in the clear": `UPDATE leases SET job_key = 'x'`,
+		"a tenant in the clear":  `UPDATE leases SET whose = 'x'`,
+		"a token in the clear":   `INSERT INTO session_tokens VALUES ('dps_x', 'k', 'ses_1', '{}', now(), NULL)`,
 	} {
 		if _, err := conn.Exec(t.Context(), sql); err == nil {
 			t.Errorf("%s is accepted", name)

@@ -29,6 +29,16 @@ const (
 	MaxToken = 16 << 10 // bearer tokens; more is 401 malformed
 )
 
+// HeaderIdempotencyKey names an exchange, so that it can be tried again: when the
+// same bearer token comes with the same key within two minutes of the last try,
+// what that try issued is taken back, and the answer brings new credentials. The
+// same key with other grants is 400 invalid_request. The key is up to the client:
+// 1 to MaxIdempotencyKey printable ASCII characters.
+const (
+	HeaderIdempotencyKey = "Idempotency-Key"
+	MaxIdempotencyKey    = 128
+)
+
 // MaxGrants is how many grants one exchange may name.
 const MaxGrants = 16
 

@@ -32,7 +32,9 @@ type Type string
 const (
 	SessionOpened  Type = "session.opened"
 	SessionRevoked Type = "session.revoked"
-	LeaseReserved  Type = "lease.reserved" // on record, nothing minted yet
+	// TokenReusedJTI: a job token came with the jti of another one, and opened no session.
+	TokenReusedJTI Type = "token.jti_reused" //nolint:gosec // the name of an event
+	LeaseReserved  Type = "lease.reserved"   // on record, nothing minted yet
 	LeaseIssued    Type = "lease.issued"
 	LeaseRenewed   Type = "lease.renewed"
 	LeaseRevoking  Type = "lease.revoking" // its end came, or somebody asked

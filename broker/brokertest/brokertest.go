@@ -102,6 +102,10 @@ type Options struct {
 	Checkpoint func(step string)
 	// RevokeOnPolicyChange takes leases back that a new set doesn't allow.
 	RevokeOnPolicyChange bool
+	// Limits are none unless a test brings some.
+	Limits instance.Limits
+	// Once are the providers whose job tokens may come once.
+	Once map[string]bool
 	// Join makes this broker one more of another's fleet: the same database,
 	// keys, provider and targets.
 	Join *Broker
@@ -216,7 +220,7 @@ func (b *Broker) open() {
 			{Name: "gitlab", Type: "gitlab", Issuer: b.Provider.IssuerURL(devkit.ProfileGitLab), Audience: Audience, SessionTTL: b.options.SessionTTL},
 		},
 		OpenIssuers: b.openIssuers, LoadPolicies: b.loadPolicies, RevokeOnPolicyChange: b.options.RevokeOnPolicyChange, TrustedProxies: b.options.TrustedProxies,
-		Checkpoint: b.options.Checkpoint, IssueTime: b.options.IssueTime,
+		Checkpoint: b.options.Checkpoint, IssueTime: b.options.IssueTime, Limits: b.options.Limits, Once: b.options.Once,
 	})
 	if err != nil {
 		b.Base.Pool.Close()

@@ -24,6 +24,7 @@ func (l *loader) check() {
 	l.issuers()
 	l.policies()
 	l.proxies()
+	l.limits()
 	if c.Log.Level == "" {
 		c.Log.Level = "info"
 	}

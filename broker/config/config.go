@@ -39,6 +39,7 @@ type Config struct {
 	Policies          Policies         `yaml:"policies"`        // required
 	Environments      []string         `yaml:"environments"`    // absent: development, test, staging, production
 	TrustedProxies    []string         `yaml:"trusted_proxies"` // addresses or networks whose X-Forwarded-For is believed
+	Limits            Limits           `yaml:"limits"`
 	Log               Log              `yaml:"log"`
 
 	Admins *strictyaml.Value `yaml:"admins"` // refused: not enforced by this version
@@ -109,6 +110,7 @@ type Provider struct {
 	SessionTTL          strictyaml.Duration `yaml:"session_ttl"`    // absent: 1h; at most 24h
 	CAFile              string              `yaml:"ca_file"`        // absent: the system's authorities
 	AllowPrivateAddress bool                `yaml:"allow_private_address"`
+	Replay              string              `yaml:"replay"` // ReplaySession (when absent) or ReplayOnce
 }
 
 // The kinds of an Issuer.

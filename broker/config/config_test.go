@@ -48,6 +48,28 @@ func TestMinimal(t *testing.T) {
 	}
 }
 
+func TestLimitsAndReplay(t *testing.T) {
+	defaults := Limits{FailedTokens: 60, JobRequests: 120, TenantRequests: 6000, JobLeases: 100, TenantLeases: 50_000}
+	without := func(l Limits) Limits {
+		l.At = strictyaml.Where{}
+		return l
+	}
+	c, mistakes := parse(t, minimal)
+	if len(mistakes) > 0 || !reflect.DeepEqual(without(c.Limits), defaults) || len(c.Once()) != 0 {
+		t.Errorf("%v; limits %+v, once %v", mistakes, c.Limits, c.Once())
+	}
+	c, mistakes = parse(t, strings.Replace(minimal, "audience: https://ci.example.com", "audience: a, replay: once", 1)+"limits: {job_leases: 7, tenant_requests: 0}\n", "DAYPASSD_LIMITS__FAILED_TOKENS=9")
+	want := defaults
+	want.JobLeases, want.FailedTokens = 7, 9
+	if len(mistakes) > 0 || !reflect.DeepEqual(without(c.Limits), want) || !reflect.DeepEqual(c.Once(), map[string]bool{"github": true}) {
+		t.Errorf("%v; limits %+v, once %v", mistakes, c.Limits, c.Once())
+	}
+	// The example shows what holds when a key is left out.
+	if c, _ := Parse("daypass.example.yaml", example(t), nil); !reflect.DeepEqual(without(c.Limits), defaults) || c.Providers[0].Replay != ReplaySession {
+		t.Errorf("the example says %+v, %q", c.Limits, c.Providers[0].Replay)
+	}
+}
+
 func example(t *testing.T) []byte {
 	t.Helper()
 	data, err := os.ReadFile("../../daypass.example.yaml")
@@ -229,6 +251,10 @@ func TestMistakes(t *testing.T) {
 		{"algorithm none", change("audience: https://ci.example.com", "audience: a, algorithms: [none]"), []string{`job tokens can't be signed with "none"`}},
 		{"symmetric algorithm", change("audience: https://ci.example.com", "audience: a, algorithms: [RS256, HS256]"), []string{`job tokens can't be signed with "HS256"`}},
 		{"algorithm in small", change("audience: https://ci.example.com", "audience: a, algorithms: [rs256]"), []string{`signed with "rs256": the algorithms are RS256`}},
+		{"unknown replay", change("audience: https://ci.example.com", "audience: a, replay: twice"), []string{`replay is session or once, not "twice"`}},
+		{"limit below zero", change("policies: {dir: /policies}", "policies: {dir: /policies}\nlimits: {job_leases: -1}"), []string{"job_leases is a number from 1 to"}},
+		{"enormous limit", change("policies: {dir: /policies}", "policies: {dir: /policies}\nlimits: {failed_tokens: 1000000001}"), []string{"failed_tokens is a number from 1 to"}},
+		{"unknown limit", change("policies: {dir: /policies}", "policies: {dir: /policies}\nlimits: {requests: 1}"), []string{"requests"}},
 		{"software keys not allowed", change("allow_software_keys: true", "allow_software_keys: false"), []string{"software keys", "software keys"}},
 		{"keys without a module", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: pkcs11, pin_file: /pin}\n  sealing"), []string{"the key module is missing", "the key token is missing"}},
 		{"keys of both types", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: software, dir: /keys, pin_file: /pin, token: x}\n  sealing"), []string{"a key of type software has no token"}},

@@ -41,6 +41,7 @@ func (l *loader) providers() {
 		}
 		l.audience(p)
 		l.tokens(p)
+		l.replay(p)
 		if p.SessionTTL == 0 && !p.At.Has("session_ttl") {
 			p.SessionTTL = strictyaml.Duration(time.Hour)
 		}

@@ -163,6 +163,20 @@ func (w wantedGrant) request() (broker.GrantRequest, error) {
 	return broker.GrantRequest{Name: w.name, TTL: ttl}, err
 }
 
+// retryKey reads the header Idempotency-Key; "" where there is none.
+func retryKey(r *http.Request) (string, error) {
+	values := r.Header.Values(api.HeaderIdempotencyKey)
+	if len(values) == 0 {
+		return "", nil
+	}
+	key := values[0]
+	printable := strings.IndexFunc(key, func(c rune) bool { return c < '!' || c > '~' }) < 0
+	if len(values) > 1 || key == "" || len(key) > api.MaxIdempotencyKey || !printable {
+		return "", &broker.RequestError{Detail: fmt.Sprintf("send one header %s with 1 to %d printable ASCII characters, or none", api.HeaderIdempotencyKey, api.MaxIdempotencyKey)}
+	}
+	return key, nil
+}
+
 func isName(s string) bool {
 	return s != "" && len(s) <= 63 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
 }

@@ -46,10 +46,16 @@ func (s *Server) exchange(c echo.Context) error {
 	if err := format.check(len(wanted)); err != nil {
 		return err
 	}
+	key, err := retryKey(c.Request())
+	if err != nil {
+		return err
+	}
 	noStore(c)
-	request := broker.ExchangeRequest{Token: token, Grants: wanted, RequestID: requestID(c)}
+	request := broker.ExchangeRequest{
+		Token: token, Grants: wanted, RetryKey: key, RequestID: requestID(c), Admit: func(check func(quick bool) error) error { return s.admit(c, check) },
+	}
 	request.RemoteIP, _ = netip.ParseAddr(c.RealIP()) // none is the zero Addr: conditions that ask for it deny
-	out, err := s.config.Broker.Exchange(c.Request().Context(), request)
+	out, err := s.config.Broker.Exchange(c.Request().Context(), &request)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/daypass/daypass/broker/brokertest"
 	"github.com/daypass/daypass/broker/httpapi"
 	"github.com/daypass/daypass/broker/leases"
+	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/reloader"
 )
 
@@ -186,6 +187,7 @@ func TestPanicIsAnswered(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	s, err := httpapi.New(httpapi.Config{
 		Broker: &broker.Broker{}, Store: &leases.Store{}, Admins: &admin.Tokens{}, ExternalURL: "https://daypass.example", Metrics: registry, Now: time.Now,
+		Gate:   limit.NewGate(0, 1, time.Now),
 		Logger: slog.New(slog.NewJSONHandler(&log, nil)),
 		Audit:  func(context.Context, audit.Page) ([]audit.Event, error) { return nil, nil },
 		Reload: func(context.Context, reloader.Trigger) (*reloader.Result, error) { return nil, nil },

@@ -13,6 +13,7 @@ import (
 	"github.com/daypass/daypass/broker/admin"
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/leases"
+	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/broker/reloader"
 	"github.com/daypass/daypass/policies"
@@ -47,6 +48,7 @@ func problemOf(err error) *problem {
 		denial      *policies.Denial
 		request     *broker.RequestError
 		tooMany     *leases.TooManyError
+		tooOften    *limit.Error
 		issue       *broker.IssueError
 		tooSoon     *broker.EndsTooSoonError
 		mistakes    *policies.LoadError
@@ -60,7 +62,7 @@ func problemOf(err error) *problem {
 	case errors.As(err, &token):
 		return invalidToken(token.Reason, token.Detail)
 	case errors.Is(err, leases.ErrReplayed):
-		return invalidToken(api.ReasonReplayed, "the session of this job token has ended or was given back: ask the provider for a new token")
+		return invalidToken(api.ReasonReplayed, "this job token was used up: its session has ended or was given back, or it came before where it may come once; ask the provider for a new one, or use the session token of the first answer")
 	case errors.Is(err, admin.ErrUnknown):
 		return invalidToken(api.ReasonExpired, "this admin token is not known, was revoked, or has ended (hint: `daypassd admin token list`)")
 	case errors.As(err, &unavailable):
@@ -71,6 +73,16 @@ func problemOf(err error) *problem {
 		return denied(denial)
 	case errors.As(err, &request):
 		return newProblem(http.StatusBadRequest, api.CodeInvalidRequest, request.Detail)
+	case errors.Is(err, leases.ErrOtherRequest):
+		return newProblem(http.StatusBadRequest, api.CodeInvalidRequest, "this Idempotency-Key came with other grants before: take a new key for each request")
+	case errors.Is(err, leases.ErrOvertaken), errors.Is(err, leases.ErrRetry), errors.Is(err, leases.ErrNotActive):
+		p := newProblem(http.StatusServiceUnavailable, api.CodeUnavailable, "the credentials were taken back while they were made: a retry took their place, or the session was given back; the request may be sent again")
+		p.retryAfter = retrySoon
+		return p
+	case errors.As(err, &tooOften):
+		p := newProblem(http.StatusTooManyRequests, api.CodeRateLimited, tooOften.Error()+": wait as long as Retry-After says")
+		p.retryAfter = tooOften.After
+		return p
 	case errors.Is(err, errTooLarge):
 		return newProblem(http.StatusRequestEntityTooLarge, api.CodeTooLarge, "the body is larger than 64 KiB")
 	case errors.As(err, &tooMany):

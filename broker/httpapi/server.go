@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -20,6 +21,7 @@ import (
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/ids"
 	"github.com/daypass/daypass/broker/leases"
+	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/oidc"
 )
 
@@ -36,6 +38,7 @@ type Config struct {
 	Metrics     *prometheus.Registry
 	Logger      *slog.Logger
 	Now         func() time.Time
+	Gate        *limit.Gate // stands before the check of every token
 	// TrustedProxies are the networks whose X-Forwarded-For is believed; none when empty.
 	TrustedProxies []echo.TrustOption
 }
@@ -50,7 +53,7 @@ type Server struct {
 // New checks the configuration.
 func New(config Config) (*Server, error) {
 	if config.Broker == nil || config.Store == nil || config.Admins == nil || config.Audit == nil || config.Reload == nil || config.ExternalURL == "" ||
-		config.JWKS == nil || config.Ready == nil || config.Metrics == nil || config.Logger == nil || config.Now == nil {
+		config.JWKS == nil || config.Ready == nil || config.Metrics == nil || config.Logger == nil || config.Now == nil || config.Gate == nil {
 		return nil, errors.New("making HTTP API: a required field of its configuration is missing")
 	}
 	return &Server{config: config, metrics: newMetrics(config.Metrics)}, nil
@@ -215,15 +218,21 @@ func (s *Server) caller(c echo.Context, role admin.Role) (broker.Caller, error) 
 	ctx := c.Request().Context()
 	switch token := token.(type) {
 	case broker.SessionToken:
-		held, err := s.config.Broker.FindSession(ctx, token)
-		if err != nil {
+		var held *leases.Held
+		if err := s.admit(c, func(bool) (err error) {
+			held, err = s.config.Broker.FindSession(ctx, token)
+			return err
+		}); err != nil {
 			return broker.Caller{}, err
 		}
 		note(c, slog.String("session", held.ID))
 		return broker.Caller{Session: held}, nil
 	case broker.AdminToken:
-		found, err := s.config.Admins.Authenticate(ctx, string(token))
-		if err != nil {
+		var found *admin.Token
+		if err := s.admit(c, func(bool) (err error) {
+			found, err = s.config.Admins.Authenticate(ctx, string(token))
+			return err
+		}); err != nil {
 			return broker.Caller{}, err
 		}
 		note(c, slog.String("admin", found.ID), slog.String("owner", found.Owner))
@@ -233,6 +242,24 @@ func (s *Server) caller(c echo.Context, role admin.Role) (broker.Caller, error) 
 		return broker.Caller{Admin: found}, nil
 	}
 	return broker.Caller{}, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "this call takes a session token or an admin token, not a job token"}
+}
+
+// admit checks a token when it is the turn of the address that it came from.
+//
+// A sender whose tokens keep failing has to connect anew for each further one. A
+// request that was prepared costs it next to nothing, and a handshake costs it
+// what it costs us. A proxy's connections are not the sender's.
+func (s *Server) admit(c echo.Context, check func(quick bool) error) error {
+	err := s.config.Gate.Check(c.Request().Context(), c.RealIP(), check, func(err error) bool {
+		_, bad := errors.AsType[*oidc.Error](err)
+		return bad || errors.Is(err, admin.ErrUnknown)
+	})
+	if _, often := errors.AsType[*limit.Error](err); often {
+		if host, _, splitting := net.SplitHostPort(c.Request().RemoteAddr); splitting == nil && host == c.RealIP() {
+			c.Response().Header().Set(echo.HeaderConnection, "close")
+		}
+	}
+	return err
 }
 
 // adminOnly is a caller that must be an admin with that role.

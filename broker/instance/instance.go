@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 	"github.com/daypass/daypass/broker/installation"
 	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/leases"
+	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/broker/reloader"
 	"github.com/daypass/daypass/broker/revoker"
@@ -56,6 +58,15 @@ type Config struct {
 	Now                  func() time.Time
 	Checkpoint           func(step string) // nil in every released program
 	IssueTime            time.Duration     // zero: broker's default
+	Limits               Limits
+	Once                 map[string]bool // providers whose job tokens may come once
+}
+
+// Limits are those of the broker, and the one on senders of bad tokens. 0: no limit.
+type Limits struct {
+	broker.Limits
+
+	FailedTokens int // of one address, a minute, through this broker
 }
 
 // Instance is one broker. See [Open].
@@ -160,6 +171,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		Installation: i.Installation, Tenant: Tenant, Verifier: verifier, Policies: func() *policies.Set { return i.reloads.Set() }, Issuers: i.issuers, Store: i.store,
 		SessionTokens: base.Root.Hasher(keys.SessionTokens), Fingerprints: base.Root.Hasher(keys.Fingerprints), Notify: i.revoker.Notify,
 		Logger: config.Logger, IssueTime: config.IssueTime, Checkpoint: config.Checkpoint, Observe: i.metrics,
+		Limits: config.Limits.Limits, Once: config.Once,
 	}); err != nil {
 		return nil, err
 	}
@@ -175,6 +187,8 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		Audit:          i.listAudit,
 		JWKS:           func() ([]byte, error) { return keys.JWKS(config.Signer) },
 		TrustedProxies: config.TrustedProxies,
+		// Half the cores at most are for those whose tokens keep failing.
+		Gate: limit.NewGate(config.Limits.FailedTokens, runtime.GOMAXPROCS(0)/2, config.Now),
 	})
 	return i, err
 }

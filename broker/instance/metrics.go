@@ -15,6 +15,7 @@ type metrics struct {
 	overdue      *prometheus.GaugeVec
 	stuck        *prometheus.GaugeVec
 	degradedness *prometheus.GaugeVec
+	reused       *prometheus.CounterVec
 	policies     policyMetrics
 }
 
@@ -107,9 +108,10 @@ func newMetrics(registry *prometheus.Registry) *metrics {
 		overdue:      prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "daypass_leases_overdue", Help: "Leases that should have been taken back and were not yet, those of issuers that are no longer configured included."}, issuer),
 		stuck:        prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "daypass_leases_stuck", Help: "Leases whose revocation waits for a person: worth an alert."}, issuer),
 		degradedness: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "daypass_issuer_degraded", Help: "1 where the last try of the target failed."}, issuer),
+		reused:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "daypass_jti_reused_total", Help: "Job tokens that were refused because another one had their jti: worth an alert."}, []string{"provider"}),
 	}
 	m.policies = newPolicyMetrics(registry)
-	registry.MustRegister(m.revoked, m.lag, m.failed, m.overdue, m.stuck, m.degradedness)
+	registry.MustRegister(m.revoked, m.lag, m.failed, m.overdue, m.stuck, m.degradedness, m.reused)
 	return m
 }
 
@@ -121,6 +123,9 @@ func (m *metrics) Revoked(issuer string, lag time.Duration) {
 
 // Failed implements revoker.Observer.
 func (m *metrics) Failed(issuer string, _ bool) { m.failed.WithLabelValues(issuer).Inc() }
+
+// ReusedJTI implements broker.Observer.
+func (m *metrics) ReusedJTI(provider string) { m.reused.WithLabelValues(provider).Inc() }
 
 func (m *metrics) degraded(issuer string, is bool) {
 	m.degradedness.WithLabelValues(issuer).Set(oneIf(is))

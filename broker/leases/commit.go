@@ -61,6 +61,10 @@ func (s *Store) writeLoop(ctx context.Context) {
 // the statements; an unexpected one is tried again write by write, so that one
 // bad row never fails its neighbours.
 func (s *Store) commit(ctx context.Context, writes []*write) {
+	writes, later := apart(writes)
+	if len(later) > 0 {
+		defer s.commit(ctx, later)
+	}
 	err := s.commitOnce(ctx, writes)
 	if err != nil && len(writes) > 1 && refused(err) {
 		for _, w := range writes {
@@ -74,6 +78,29 @@ func (s *Store) commit(ctx context.Context, writes []*write) {
 		}
 		close(w.done)
 	}
+}
+
+// apart keeps two tries of one exchange out of one transaction, in which neither
+// would see the other.
+func apart(writes []*write) (now, later []*write) {
+	var seen map[string]bool
+	for _, w := range writes {
+		if w.reserve == nil || w.reserve.Retry == nil {
+			now = append(now, w)
+			continue
+		}
+		key := string(w.reserve.Retry.Key)
+		if seen[key] {
+			later = append(later, w)
+			continue
+		}
+		if seen == nil {
+			seen = map[string]bool{}
+		}
+		seen[key] = true
+		now = append(now, w)
+	}
+	return now, later
 }
 
 // refused says that Postgres rolled the transaction back because of what was
@@ -99,11 +126,11 @@ func (s *Store) commitOnce(ctx context.Context, writes []*write) error {
 			activations = append(activations, w)
 		}
 	}
-	// Every transaction takes its locks in the same order: grants, sessions,
-	// leases, and among each by name.
+	// Every transaction takes its locks in the same order: names of what is
+	// counted, sessions, leases, and among each by name.
 	batch := &pgx.Batch{}
 	if len(reservations) > 0 {
-		queueReservations(batch, s.config.Tenant, reservations)
+		s.queueReservations(batch, reservations)
 	}
 	if len(activations) > 0 {
 		queueActivations(batch, activations)

@@ -26,6 +26,7 @@ type fixture struct {
 	*leases.Store
 	pool     *pgxpool.Pool
 	recorder *audit.Recorder
+	settings leases.Config
 	skew     time.Duration // added to the broker's clock
 }
 
@@ -64,9 +65,31 @@ func newFixture(t *testing.T, change ...func(*leases.Config)) *fixture {
 	if f.Store, err = leases.Open(t.Context(), settings); err != nil {
 		t.Fatal(err)
 	}
+	f.settings = settings
 	t.Cleanup(f.Close)
 	t.Cleanup(func() { f.checkInvariants(t) })
 	return f
+}
+
+// join is the store of another broker on the same database.
+func (f *fixture) join(t *testing.T) *leases.Store {
+	t.Helper()
+	s, err := leases.Open(t.Context(), f.settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// count runs a query for one number.
+func (f *fixture) count(t *testing.T, sql string, args ...any) int {
+	t.Helper()
+	var n int
+	if err := f.pool.QueryRow(t.Context(), sql, args...).Scan(&n); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return n
 }
 
 // job is a job token's session, not yet opened.
@@ -142,10 +165,13 @@ func (f *fixture) checkInvariants(t *testing.T) {
 	for name, query := range map[string]string{
 		"a lease without its events":          `SELECT id FROM leases l WHERE events <> (SELECT count(*) FROM audit_events e WHERE e.subject = l.id) OR events <> (SELECT max(count) FROM audit_events e WHERE e.subject = l.id)`,
 		"a session without its events":        `SELECT id FROM sessions s WHERE events <> (SELECT count(*) FROM audit_events e WHERE e.subject = s.id)`,
-		"an event of nothing":                 `SELECT subject FROM audit_events e WHERE type NOT LIKE 'policies.%' AND NOT EXISTS (SELECT FROM leases l WHERE l.id = e.subject) AND NOT EXISTS (SELECT FROM sessions s WHERE s.id = e.subject)`,
+		"an event of nothing":                 `SELECT subject FROM audit_events e WHERE type NOT LIKE 'policies.%' AND type <> 'token.jti_reused' AND NOT EXISTS (SELECT FROM leases l WHERE l.id = e.subject) AND NOT EXISTS (SELECT FROM sessions s WHERE s.id = e.subject)`,
 		"an ended lease without its one end":  `SELECT id FROM leases l WHERE state IN ('revoked', 'expired', 'forgotten') AND 1 <> (SELECT count(*) FROM audit_events e WHERE e.subject = l.id AND type = 'lease.' || l.state)`,
 		"a live lease with an end":            `SELECT id FROM leases l WHERE state IN ('issuing', 'active', 'revoking') AND EXISTS (SELECT FROM audit_events e WHERE e.subject = l.id AND type IN ('lease.revoked', 'lease.expired', 'lease.forgotten'))`,
 		"a lease without its session's token": `SELECT id FROM leases l WHERE NOT EXISTS (SELECT FROM session_tokens t WHERE t.hash = l.session_token AND t.session_id = l.session_id)`,
+		"a lease without its session":         `SELECT id FROM leases l WHERE NOT EXISTS (SELECT FROM sessions s WHERE s.id = l.session_id)`,
+		"a session of nothing":                `SELECT id FROM sessions s WHERE NOT EXISTS (SELECT FROM leases l WHERE l.session_id = s.id)`,
+		"two live exchanges of one retry key": `SELECT encode(retry_key, 'hex') FROM session_tokens t WHERE retry_key IS NOT NULL AND created_at > now() - interval '2 minutes' AND EXISTS (SELECT FROM leases l WHERE l.session_token = t.hash AND l.state IN ('issuing', 'active')) GROUP BY 1 HAVING count(*) > 1`,
 		"a lease that outlives its session":   `SELECT l.id FROM leases l JOIN sessions s ON s.id = l.session_id WHERE l.expires_at > s.expires_at`,
 	} {
 		var found []string

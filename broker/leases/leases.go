@@ -51,6 +51,7 @@ type Session struct {
 	ExpiresAt      time.Time
 	TokenExpiresAt time.Time
 	RevokedAt      *time.Time
+	JTI            []byte // SHA-256 that names the token's jti; nil: it has none. Not read back.
 
 	claimsMAC [32]byte
 }
@@ -113,8 +114,18 @@ func (l *Lease) ValidElsewhereUntil() *time.Time {
 
 // What callers can do something about.
 var (
-	// ErrReplayed: the job token's session was revoked or has ended.
+	// ErrReplayed: the job token's session was revoked or has ended, or the token
+	// came a second time where it may come once.
 	ErrReplayed = errors.New("job token was used up")
+	// ErrReusedJTI: another job token had this one's jti. It is an ErrReplayed too.
+	ErrReusedJTI = fmt.Errorf("%w: another job token had its jti", ErrReplayed)
+	// ErrRetry: an earlier try of this exchange is on record. Supersede it, and
+	// reserve once more.
+	ErrRetry = errors.New("an earlier try of this exchange is on record")
+	// ErrOvertaken: a later try of this exchange is on record.
+	ErrOvertaken = errors.New("a later try of this exchange took its place")
+	// ErrOtherRequest: the key of this exchange is that of another one.
+	ErrOtherRequest = errors.New("another exchange came with the same key")
 	// ErrUnavailable: the database didn't answer, or its clock and ours disagree.
 	ErrUnavailable = errors.New("lease store unavailable")
 	// ErrNotFound: no such lease or session, or not one that the caller may see.
@@ -127,12 +138,31 @@ var (
 	ErrNotStuck = errors.New("lease is not stuck")
 )
 
-// TooManyError says that a grant's max_active is reached.
-type TooManyError struct{ Grant string }
+// The limits on live leases.
+const (
+	LimitGrant       = "max_active"         // of a grant
+	LimitGrantPerJob = "max_active_per_job" // of a grant, for each job
+	LimitJob         = "job_leases"         // of one job
+	LimitTenant      = "tenant_leases"      // of one tenant
+)
+
+// TooManyError says that a limit on live leases is reached.
+type TooManyError struct {
+	Grant string // that could not be had
+	Limit string // one of the limits
+}
 
 // Error implements error.
 func (e *TooManyError) Error() string {
-	return fmt.Sprintf("grant %s has as many active leases as its policy allows", e.Grant)
+	switch e.Limit {
+	case LimitGrantPerJob:
+		return fmt.Sprintf("this job holds as many leases of grant %s as its policy allows at once (%s)", e.Grant, e.Limit)
+	case LimitJob:
+		return fmt.Sprintf("this job holds as many leases as the broker allows one job at once (%s)", e.Limit)
+	case LimitTenant:
+		return fmt.Sprintf("whose job this is holds as many leases as the broker allows one tenant at once (%s)", e.Limit)
+	}
+	return fmt.Sprintf("grant %s has as many active leases as its policy allows (%s)", e.Grant, e.Limit)
 }
 
 // SessionEndsError says that the session ends before the lease would. Reserve

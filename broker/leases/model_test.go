@@ -41,6 +41,7 @@ type modelLease struct {
 
 type modelSession struct {
 	leases.Session
+	opened  bool
 	revoked bool
 }
 
@@ -49,6 +50,7 @@ type modelToken struct {
 	session     *modelSession
 	reservation *leases.Reservation
 	activated   bool
+	superseded  bool
 }
 
 // modelClaim is a lease as somebody has it in hand.
@@ -57,7 +59,10 @@ type modelClaim struct {
 	events int // of the lease when it was taken in hand
 }
 
-const modelLimit = 2 // max_active of the limited grant
+const (
+	modelLimit    = 2 // max_active of the limited grant
+	modelJobLimit = 5 // live leases of one job
+)
 
 func (l *modelLease) live() bool { return l.state == leases.Issuing || l.state == leases.Active }
 
@@ -87,14 +92,32 @@ func (m *model) reserve(t *rapid.T) {
 	}
 	session := rapid.SampledFrom(m.sessions).Draw(t, "session")
 	grants := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "b", "limited"}), 1, 3, rapid.ID).Draw(t, "grants")
+	var retry *leases.Retry
+	if rapid.Bool().Draw(t, "with a key") {
+		retry = &leases.Retry{Key: key(ids.New(ids.Request, m.f.Now())), Request: key("request"), Asked: m.f.Now()}
+	}
+	m.exchange(t, session, retry, grants)
+}
+
+// exchange reserves, and says what the store should have said.
+func (m *model) exchange(t *rapid.T, session *modelSession, retry *leases.Retry, grants []string) {
 	issued := rapid.Bool().Draw(t, "issued")
 	r := m.f.reservation(session.Session, grants...)
-	active, tooMany := 0, false
+	r.Retry = retry
+	if session.opened && rapid.Bool().Draw(t, "by session token") {
+		r.Session.ID, r.Joined = session.ID, true
+	}
+	active, ofJob, tooMany := 0, 0, false
 	for _, l := range m.leases {
+		if l.live() && l.token.session == session {
+			ofJob++
+		}
 		if l.limited && l.live() {
 			active++
 		}
 	}
+	r.MaxPerJob, r.JobKey, r.Whose = modelJobLimit, session.TokenDigest[:16], key(m.issuer)
+	tooMany = ofJob+len(grants) > modelJobLimit
 	for i := range r.Leases {
 		l := &r.Leases[i]
 		l.Policy, l.Issuer, l.Issued, l.SettledAt = m.issuer, m.issuer, issued, r.Now.Add(time.Hour)
@@ -104,7 +127,7 @@ func (m *model) reserve(t *rapid.T) {
 		}
 		if l.Grant == "limited" {
 			l.MaxActive = modelLimit
-			tooMany = active >= modelLimit
+			tooMany = tooMany || active >= modelLimit
 		}
 	}
 	err := m.f.Reserve(t.Context(), r)
@@ -116,14 +139,14 @@ func (m *model) reserve(t *rapid.T) {
 		return
 	case tooMany:
 		if _, ok := errors.AsType[*leases.TooManyError](err); !ok {
-			t.Fatalf("one more than max_active: %v", err)
+			t.Fatalf("one more than a limit: %v", err)
 		}
 		return
 	case err != nil:
 		t.Fatal(err)
 	}
 	token := &modelToken{session: session, reservation: r}
-	session.ID = r.SessionID
+	session.ID, session.opened = r.SessionID, true
 	m.tokens = append(m.tokens, token)
 	for _, l := range r.Leases {
 		state := leases.Issuing
@@ -133,6 +156,39 @@ func (m *model) reserve(t *rapid.T) {
 		m.leases[l.ID] = &modelLease{state: state, events: 1, expiry: l.Revocation == issuers.Expiry, limited: l.Grant == "limited", token: token}
 		m.order = append(m.order, l.ID)
 	}
+}
+
+// retry sends an exchange again.
+func (m *model) retry(t *rapid.T) {
+	tried := slices.DeleteFunc(slices.Clone(m.tokens), func(token *modelToken) bool {
+		return token.superseded || token.reservation.Retry == nil || token.session.revoked
+	})
+	if len(tried) == 0 {
+		t.Skip("no exchange to send again")
+	}
+	first := rapid.SampledFrom(tried).Draw(t, "exchange")
+	retry := *first.reservation.Retry
+	retry.Asked = m.f.Now()
+	var grants []string
+	for _, l := range first.reservation.Leases {
+		grants = append(grants, l.Grant)
+	}
+	r := m.f.reservation(first.session.Session, grants...)
+	r.Retry = &retry
+	if err := m.f.Reserve(t.Context(), r); !errors.Is(err, leases.ErrRetry) {
+		t.Fatalf("a second try: %v", err)
+	}
+	ended, err := m.f.Supersede(t.Context(), r)
+	if err != nil || len(ended) != len(grants) {
+		t.Fatalf("%d of %d: %v", len(ended), len(grants), err)
+	}
+	first.superseded = true
+	for _, l := range m.leases {
+		if l.token == first {
+			l.end(true)
+		}
+	}
+	m.exchange(t, first.session, &retry, grants)
 }
 
 func (m *model) activate(t *rapid.T) {
@@ -342,7 +398,7 @@ func TestModel(t *testing.T) {
 		runs++
 		m := &model{f: f, issuer: fmt.Sprintf("model-%d", runs), leases: map[string]*modelLease{}}
 		rt.Repeat(map[string]func(*rapid.T){
-			"reserve": m.reserve, "activate": m.activate, "beginRevoke": m.beginRevoke, "revokeSession": m.revokeSession, "pass": m.pass, "claim": m.claim,
+			"reserve": m.reserve, "retry": m.retry, "activate": m.activate, "beginRevoke": m.beginRevoke, "revokeSession": m.revokeSession, "pass": m.pass, "claim": m.claim,
 			"complete": m.complete, "postpone": m.postpone, "forget": m.forget, "read": m.read, "renew": m.renew,
 		})
 		m.check(rt)

@@ -97,21 +97,27 @@ func (s *Store) endAll(ctx context.Context, tx pgx.Tx, ls []*Lease, why Why, due
 // once. The revoker does the rest.
 func (s *Store) BeginRevoke(ctx context.Context, leaseIDs []string, why Why) ([]*Lease, error) {
 	var ended []*Lease
-	err := s.inTx(ctx, "beginning to revoke", func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, selectLeases+` WHERE l.tenant = $1 AND l.id = ANY($2) ORDER BY l.id FOR UPDATE OF l`, s.config.Tenant, leaseIDs)
-		if err != nil {
-			return unavailable("beginning to revoke", err)
-		}
-		if ended, err = pgx.CollectRows(rows, scanLease); err != nil {
-			return unavailable("beginning to revoke", err)
-		}
-		const again = `UPDATE leases SET due_at = $2 WHERE id = ANY($1) AND state = 'revoking' AND due_at > $2`
-		if _, err := tx.Exec(ctx, again, leaseIDs, s.Now()); err != nil {
-			return unavailable("beginning to revoke", err)
-		}
-		return s.endAll(ctx, tx, ended, why, s.Now())
+	err := s.inTx(ctx, "beginning to revoke", func(tx pgx.Tx) (err error) {
+		ended, err = s.beginRevoke(ctx, tx, leaseIDs, why)
+		return err
 	})
 	return ended, err
+}
+
+func (s *Store) beginRevoke(ctx context.Context, tx pgx.Tx, leaseIDs []string, why Why) ([]*Lease, error) {
+	rows, err := tx.Query(ctx, selectLeases+` WHERE l.tenant = $1 AND l.id = ANY($2) ORDER BY l.id FOR UPDATE OF l`, s.config.Tenant, leaseIDs)
+	if err != nil {
+		return nil, unavailable("beginning to revoke", err)
+	}
+	ended, err := pgx.CollectRows(rows, scanLease)
+	if err != nil {
+		return nil, unavailable("beginning to revoke", err)
+	}
+	const again = `UPDATE leases SET due_at = $2 WHERE id = ANY($1) AND state = 'revoking' AND due_at > $2`
+	if _, err := tx.Exec(ctx, again, leaseIDs, s.Now()); err != nil {
+		return nil, unavailable("beginning to revoke", err)
+	}
+	return ended, s.endAll(ctx, tx, ended, why, s.Now())
 }
 
 // RevokeSession ends a session: its job token is used up from here on, and what

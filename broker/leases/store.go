@@ -36,6 +36,7 @@ type Config struct {
 type Store struct {
 	config Config
 	queue  chan *write
+	rooms  rooms
 	offset atomic.Int64 // database clock minus ours, in nanoseconds
 	stop   context.CancelFunc
 	done   sync.WaitGroup

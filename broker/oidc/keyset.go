@@ -69,6 +69,26 @@ var (
 	errCrowd       = errors.New("many tokens wait for them already")
 )
 
+// notWaiting is the context key of [WithoutWaiting].
+type notWaiting struct{}
+
+// WithoutWaiting makes Verify answer at once that the provider's keys are not
+// available where it would wait for them. They are fetched all the same.
+func WithoutWaiting(ctx context.Context) context.Context {
+	return context.WithValue(ctx, notWaiting{}, true)
+}
+
+func mayNotWait(ctx context.Context) bool { return ctx.Value(notWaiting{}) != nil }
+
+func (f *fetching) isDone() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // fetching is one fetch under way. set and err may be read once done is closed.
 type fetching struct {
 	done chan struct{}
@@ -180,7 +200,7 @@ func (k *keySet) refresh(ctx context.Context, now time.Time) (set *snapshot, own
 		return nil, false, k.unavailable(k.pause(now), errAskedBefore)
 	}
 	defer k.waiting.Add(-1)
-	if k.waiting.Add(1) > maxWaiting {
+	if k.waiting.Add(1) > maxWaiting || mayNotWait(ctx) && !f.isDone() {
 		return nil, own, k.unavailable(0, errCrowd)
 	}
 	select {

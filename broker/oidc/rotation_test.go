@@ -392,6 +392,12 @@ func TestWaitingTokensAreBounded(t *testing.T) {
 		t.Errorf("a token whose key is at hand: %v", err)
 	}
 	keys.waiting.Add(1 - maxWaiting)
+	// Whoever is told not to wait doesn't, and has what is at hand.
+	for s, good := range map[*signer]bool{made: false, r.key: true} {
+		if _, err := r.verifier.Verify(WithoutWaiting(t.Context()), r.token(t, s)); (err == nil) != good || !good && !errors.Is(err, ErrUnavailable) {
+			t.Errorf("without waiting: %v, good: %t", err, good)
+		}
+	}
 	close(answer)
 	wantReason(t, <-first, ReasonSignature)
 	if n := keys.waiting.Load(); n != 0 {

@@ -301,6 +301,7 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 			CAFile: p.CAFile, AllowPrivateAddress: p.AllowPrivateAddress,
 		})
 	}
+	parts.Once, parts.Limits = settings.Once(), limits(settings.Limits)
 	for _, prefix := range settings.ProxyNetworks {
 		network := &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
 		parts.TrustedProxies = append(parts.TrustedProxies, echo.TrustIPRange(network))
@@ -321,6 +322,15 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 
 // stillTime is how long a policy folder must not change before it counts.
 const stillTime = 2 * time.Second
+
+func limits(c config.Limits) instance.Limits {
+	return instance.Limits{
+		Limits: broker.Limits{
+			TenantRequests: c.TenantRequests, JobRequests: c.JobRequests, TenantLeases: c.TenantLeases, JobLeases: c.JobLeases,
+		},
+		FailedTokens: c.FailedTokens,
+	}
+}
 
 func policyConfig(settings *config.Config, checker policies.IssuerChecker) policies.Config {
 	return policies.Config{Environments: settings.Environments, Providers: settings.PolicyProviders(), Issuers: checker, Now: time.Now()}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"runtime"
+	"strconv"
 
 	"golang.org/x/sync/errgroup"
 
@@ -11,8 +12,8 @@ import (
 const audience = "https://ci.daypass.example.com"
 
 // tokens are job tokens that are ready to be sent: RS256 with 2048 bits, with
-// the claims that GitHub sends, each with a jti of its own. They live for five
-// minutes, so they are signed anew for every round.
+// the claims that GitHub sends, each with a jti and of a job of its own. They live
+// for five minutes, so they are signed anew for every round.
 type tokens struct {
 	provider *devkit.Provider
 	list     []string
@@ -25,7 +26,7 @@ func (t *tokens) sign(n int) error {
 	for hand := range hands {
 		signing.Go(func() error {
 			for i := hand; i < n; i += hands {
-				token, err := t.provider.Token(devkit.ProfileGitHub, audience, nil)
+				token, err := t.provider.Token(devkit.ProfileGitHub, audience, map[string]any{"check_run_id": strconv.Itoa(i)})
 				if err != nil {
 					return err
 				}
