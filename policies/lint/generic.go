@@ -173,13 +173,16 @@ func (p *policy) checkLifetime(g *document.Grant) {
 	if session == 0 {
 		return
 	}
-	ttl, err := strictyaml.ParseDuration(g.TTL)
-	if err != nil {
-		ttl = 0 // none, or until the job's token expires
+	var ttl time.Duration // 0: none, or until the job's token expires
+	if g.TTL != "" && g.TTL != document.UntilTokenExpires {
+		ttl, _ = strictyaml.ParseDuration(g.TTL) // one that is none is the loader's to refuse
 	}
-	for key, length := range map[string]time.Duration{"ttl": ttl, "max_ttl": g.MaxTTL.Std()} {
-		if length > session {
-			p.add(Warning, g.At.Of(key), "write "+short(session)+" or less, or raise session_ttl", "%s is %s, and the session ends after %s", key, short(length), short(session))
+	for _, of := range [...]struct {
+		key    string
+		length time.Duration
+	}{{"ttl", ttl}, {"max_ttl", g.MaxTTL.Std()}} {
+		if of.length > session {
+			p.add(Warning, g.At.Of(of.key), "write "+short(session)+" or less, or raise session_ttl", "%s is %s, and the session ends after %s", of.key, short(of.length), short(session))
 		}
 	}
 }

@@ -130,14 +130,14 @@ func gh007() *Rule {
 		Bad:    onePolicy("test", "github", somePush+"\nworkflow_ref: {glob: acme/payments/.github/workflows/deploy.yml@**}"),
 		Good:   onePolicy("test", "github", somePush+"\nworkflow_ref: acme/payments/.github/workflows/deploy.yml@refs/heads/main"),
 		entry: func(e *entry) {
-			for path, sha := range map[string]string{"workflow_ref": "workflow_sha", "job_workflow_ref": "job_workflow_sha"} {
-				l := e.says(path)
-				if l == nil || e.pinned(sha) {
+			for _, of := range [...]struct{ path, sha string }{{"workflow_ref", "workflow_sha"}, {"job_workflow_ref", "job_workflow_sha"}} {
+				l := e.says(of.path)
+				if l == nil || e.pinned(of.sha) {
 					continue
 				}
 				for n := range l.items {
 					if i := &l.items[n]; e.wide(i) && slices.ContainsFunc(e.starts(i), func(start string) bool { return !fixedRef(start) }) {
-						e.add(Warning, i.at, "pin it @refs/heads/main, or pin "+sha, "%s fits the workflow at any ref: whoever pushes a branch edits it there", path)
+						e.add(Warning, i.at, "pin it @refs/heads/main, or pin "+of.sha, "%s fits the workflow at any ref: whoever pushes a branch edits it there", of.path)
 					}
 				}
 			}

@@ -22,6 +22,11 @@ type judge struct {
 	patterns pattern.Compiler
 	readings map[string]*reading // of regular expressions, by their text
 	places   map[string]elsewhere
+	buffers  struct { // of the file before, to be used again
+		entries []*entry
+		lines   []line
+		items   []item
+	}
 
 	found  []found
 	rule   *Rule // whose check runs
@@ -87,6 +92,7 @@ type policy struct {
 // policy judges one file.
 func (j *judge) policy(f *document.File) {
 	p := &policy{judge: j, file: f, doc: &f.Policy, production: f.Policy.Environment == production}
+	p.entries, p.lines, p.items = j.buffers.entries[:0], j.buffers.lines[:0], j.buffers.items[:0]
 	for i := range p.doc.Jobs {
 		p.entry(&p.doc.Jobs[i], nil)
 	}
@@ -112,6 +118,7 @@ func (j *judge) policy(f *document.File) {
 			r.policy(p)
 		}
 	}
+	j.buffers.entries, j.buffers.lines, j.buffers.items = p.entries, p.lines, p.items
 }
 
 // eachGrant calls the function for every grant, with its block.

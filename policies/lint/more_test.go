@@ -289,8 +289,8 @@ tests:
 		got = append(got, fmt.Sprintf("%s %d:%d %s", f.Rule, f.Line, f.Col, f.Hint))
 	}
 	want := []string{
-		"GEN-010 8:49 did you mean sha?", "GEN-010 8:75 ",
-		`GEN-009 12:53 quote it: "1"`, "GEN-010 12:62 did you mean ref?", "GEN-010 12:75 known are branch, tag", "GEN-009 12:103 ",
+		"GEN-010 8:51 did you mean sha?", "GEN-010 8:76 ",
+		`GEN-009 12:53 quote it: "1"`, "GEN-010 12:62 did you mean ref?", "GEN-010 12:75 known are branch, tag", "GEN-009 12:102 ",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
