@@ -22,7 +22,7 @@ func bk001() *Rule {
 		Good:   onePolicy("test", "buildkite", buildkiteIDs),
 		entry: func(e *entry) {
 			switch {
-			case e.shared() && !e.pinned(whose("buildkite")...): // GEN-002
+			case e.anonymous(): // GEN-002
 			case !e.fixed("organization_id"):
 				e.add(Error, e.claims(), `add organization_id: "…", and ask for it by --claim organization_id`, "organization_id is not pinned: slugs can be given up, and the issuer is everybody's")
 			case !e.pinned("pipeline_id", "pipeline_slug"):
@@ -104,7 +104,7 @@ func cc001() *Rule {
 			switch i := anyProject(e); {
 			case i != nil:
 				e.add(Warning, i.at, "pin "+circleProject+", and leave sub out", "sub fits any project of the organisation")
-			case e.shared() && !e.pinned(whose("circleci")...): // GEN-002
+			case e.anonymous(): // GEN-002
 			case !e.fixed(circleProject) && e.says("sub") == nil:
 				e.add(Warning, e.claims(), "add "+circleProject+`: "…"`, "any project of the organisation would do")
 			}
@@ -139,7 +139,7 @@ func cc002() *Rule {
 		Bad:    onePolicy("test", "circleci", strings.Replace(circleJob, circleOrigin+": github.com/acme/payments\n", "", 1)),
 		Good:   onePolicy("test", "circleci", circleJob),
 		entry: func(e *entry) {
-			if !e.pinned(circleOrigin) && !originInSubject(e) && !(e.shared() && !e.pinned(whose("circleci")...)) {
+			if !e.pinned(circleOrigin) && !originInSubject(e) && !e.anonymous() {
 				e.add(Error, e.claims(), "add "+circleOrigin+": github.com/OWNER/NAME", "vcs-origin is not pinned: builds of forks would match, where they get tokens")
 			}
 		},
@@ -164,7 +164,7 @@ func cc003() *Rule {
 		Bad:    onePolicy("test", "circleci", strings.TrimSuffix(circleJob, "\n"+circleRerun+": false")),
 		Good:   onePolicy("test", "circleci", circleJob),
 		entry: func(e *entry) {
-			if !e.only(circleRerun, false) && !(e.shared() && !e.pinned(whose("circleci")...)) {
+			if !e.only(circleRerun, false) && !e.anonymous() {
 				e.add(Warning, e.near(circleRerun), "add "+circleRerun+": false", "a job with a person's shell in it may have the grant")
 			}
 		},

@@ -247,9 +247,16 @@ func templateClaims(text string) []string {
 		if !closed {
 			return names
 		}
-		if name, ok := strings.CutPrefix(strings.Trim(inner, " "), "claims."); ok && name != "" {
+		if name, ok := strings.CutPrefix(strings.Trim(inner, " "), "claims."); ok && isName(name) {
 			names = append(names, name)
 		}
 		text = after
 	}
+}
+
+// isName says whether a template can name such a claim.
+func isName(name string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
+		return r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	})
 }

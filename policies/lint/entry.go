@@ -1,6 +1,7 @@
 package lint
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -31,7 +32,7 @@ type line struct {
 }
 
 // form is how an item is written.
-type form int
+type form byte
 
 const (
 	exact    form = iota // a value
@@ -64,7 +65,9 @@ func (p *policy) entry(job *document.Job, exception *document.Exception) {
 	first := len(p.lines)
 	e.read("", job.Claims)
 	e.own = p.lines[first:len(p.lines):len(p.lines)]
-	slices.SortFunc(e.own, func(a, b line) int { return strings.Compare(a.path, b.path) })
+	slices.SortFunc(e.own, func(a, b line) int {
+		return cmp.Or(strings.Compare(a.path, b.path), cmp.Compare(a.at.Line, b.at.Line), cmp.Compare(a.at.Col, b.at.Col))
+	})
 	if job.Condition != "" && p.ctx.Conditions != nil {
 		e.spoken = p.ctx.Conditions(job.Condition)
 	}
@@ -140,7 +143,8 @@ func scalar(raw any) any {
 	}
 }
 
-// says is what the entry's `claims` say of a claim; nil: nothing.
+// says is what the entry's `claims` say of a claim; nil: nothing. Of an id that
+// stands by itself and in a pair too, it is the first.
 func (e *entry) says(path string) *line {
 	for i := range e.own {
 		if e.own[i].path == path {
@@ -167,8 +171,7 @@ func (e *entry) pinned(paths ...string) bool {
 // fixed says whether one of the claims can have listed values alone.
 func (e *entry) fixed(paths ...string) bool {
 	return slices.ContainsFunc(paths, func(path string) bool {
-		l := e.says(path)
-		return l != nil && !e.open(l) || e.speaks(path)
+		return e.speaks(path) || slices.ContainsFunc(e.own, func(l line) bool { return l.path == path && !e.open(&l) })
 	})
 }
 

@@ -30,12 +30,16 @@ func gen002() *Rule {
 		Bad:    onePolicy("test", "github", "ref: refs/heads/main\nevent_name: push"),
 		Good:   onePolicy("test", "github", somePush+"\nref: refs/heads/main"),
 		entry: func(e *entry) {
-			if e.shared() && !e.pinned(whose(e.config.Type)...) {
+			if e.anonymous() {
 				e.add(Error, e.claims(), "add "+e.known.Tenant[0]+`: "…"`, "nothing says whose job this is: any stranger's at %s would match", e.known.Title)
 			}
 		},
 	}
 }
+
+// anonymous says whether nothing tells whose job it is where that could be anybody's:
+// GEN-002, beside which other rules have nothing to add.
+func (e *entry) anonymous() bool { return e.shared() && !e.pinned(whose(e.config.Type)...) }
 
 // whose are the claims of a type that say whose job it is, by id or by name.
 func whose(typ string) []string {

@@ -30,7 +30,7 @@ func gh001() *Rule {
 		Bad:    onePolicy("test", "github", "repository: acme/payments\nevent_name: push"),
 		Good:   onePolicy("test", "github", "repository: {name: acme/payments, id: \"123\"}\nevent_name: push"),
 		entry: func(e *entry) {
-			if githubOwned(e) || e.shared() && !e.pinned(whose("github")...) || onlyWorkflow(e) {
+			if githubOwned(e) || e.anonymous() || onlyWorkflow(e) {
 				return // or GEN-002's, or GH-006's
 			}
 			at, hint := e.claims(), `add repository_id: "…": gh api repos/OWNER/NAME --jq .id prints it`

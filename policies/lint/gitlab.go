@@ -26,7 +26,7 @@ func gl001() *Rule {
 		Bad:    onePolicy("test", "gitlab", "project_path: acme/payments\npipeline_source: push"),
 		Good:   onePolicy("test", "gitlab", "project_path: {name: acme/payments, id: \"20\"}\npipeline_source: push"),
 		entry: func(e *entry) {
-			if e.fixed("project_id", "namespace_id", "job_project_id", "job_namespace_id") || e.shared() && !e.pinned(whose("gitlab")...) {
+			if e.fixed("project_id", "namespace_id", "job_project_id", "job_namespace_id") || e.anonymous() {
 				return // or GEN-002's
 			}
 			at, hint := e.claims(), `add project_id: "…", which the project's page shows`

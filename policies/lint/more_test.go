@@ -74,6 +74,7 @@ func TestSeverities(t *testing.T) {
 		{"test", "github", `repository_id: {regex: "12?|[0-9]{3}"}, event_name: push`, "GH-001 error"},
 		{"test", "github", `repository: [{name: a/b, id: "1"}, a/c], event_name: push`, "GH-001 error"},
 		{"test", "github", `repository: [{name: a/b, id: "1"}, {name: a/c, id: "2"}], event_name: push`, ""},
+		{"test", "github", `repository: {name: a/b, id: "1"}, repository_id: {glob: 1*}, event_name: push`, ""},
 		{"test", "github", `enterprise_id: "1", event_name: push`, "GH-001 error, GH-016 warning"},
 		{"test", "github", `repository_owner: acme, repository_id: "1", event_name: push`, ""},
 		{"test", "github", push + `, repository: {glob: acme*}`, "GEN-004 error"},

@@ -98,7 +98,7 @@ func tf001() *Rule {
 		Good:   onePolicy("test", "terraform", terraformIDs),
 		entry: func(e *entry) {
 			owner := e.fixed("terraform_organization_id")
-			if owner && e.fixed("terraform_workspace_id", "terraform_project_id", "terraform_stack_id") || e.shared() && !e.pinned(whose("terraform")...) {
+			if owner && e.fixed("terraform_workspace_id", "terraform_project_id", "terraform_stack_id") || e.anonymous() {
 				return
 			}
 			missing := "terraform_workspace_id"

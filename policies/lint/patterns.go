@@ -77,8 +77,14 @@ func reachOf(path, start string) reach {
 
 func reachOfSub(start string) reach {
 	for _, of := range []struct{ prefix, owner, repository string }{
-		{"repo:", "/", ":"}, {"project_path:", "/", ":"}, {"organization:", ":", "*"}, {"org/", "/", "*"},
-		{"p://", "/", "*"}, {"sc://", "/", "*"}, {"spiffe://", "/", "*"}, {"system:serviceaccount:", ":", "*"},
+		{"repo:", "/", ":"},
+		{"project_path:", "/", ":"},
+		{"organization:", ":", "*"},
+		{"org/", "/", "*"},
+		{"p://", "/", "*"},
+		{"sc://", "/", "*"},
+		{"spiffe://", "/", "*"},
+		{"system:serviceaccount:", ":", "*"},
 	} {
 		if rest, ok := strings.CutPrefix(start, of.prefix); ok {
 			return within(rest, of.owner, of.repository)

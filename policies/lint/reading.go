@@ -2,6 +2,7 @@ package lint
 
 import (
 	"regexp/syntax"
+	"slices"
 )
 
 // maxBranches is how many beginnings of a regular expression are told apart.
@@ -121,12 +122,7 @@ func wideEnds(re *syntax.Regexp) bool {
 	case syntax.OpConcat:
 		return wideEnds(re.Sub[0]) || wideEnds(re.Sub[len(re.Sub)-1])
 	case syntax.OpAlternate:
-		for _, sub := range re.Sub {
-			if wideEnds(sub) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(re.Sub, wideEnds)
 	case syntax.OpCapture:
 		return wideEnds(re.Sub[0])
 	case syntax.OpStar, syntax.OpPlus, syntax.OpRepeat:
