@@ -168,6 +168,9 @@ func gen017() *Rule {
 }
 
 func (p *policy) checkLifetime(g *document.Grant) {
+	if g.TTL == "" && g.MaxTTL == 0 {
+		return
+	}
 	var session time.Duration
 	for _, e := range p.jobsOf(g) {
 		if ttl := e.config.SessionTTL; ttl > 0 && (session == 0 || ttl < session) {

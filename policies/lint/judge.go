@@ -26,6 +26,8 @@ type judge struct {
 		entries []*entry
 		lines   []line
 		items   []item
+		jobs    []*entry
+		key     []byte
 	}
 
 	found  []found
@@ -132,9 +134,9 @@ func (p *policy) eachGrant(visit func(*document.Grant)) {
 }
 
 // jobsOf are the entries by which a grant can be had: its jobs, and then those of
-// its exceptions.
+// its exceptions. They are good until the next call.
 func (p *policy) jobsOf(g *document.Grant) []*entry {
-	var list []*entry
+	list := p.buffers.jobs[:0]
 	for _, e := range p.entries {
 		switch {
 		case e.exception != nil && e.exception.Grant == g.Name,
@@ -142,6 +144,7 @@ func (p *policy) jobsOf(g *document.Grant) []*entry {
 			list = append(list, e)
 		}
 	}
+	p.buffers.jobs = list
 	return list
 }
 

@@ -31,10 +31,10 @@ func gen014() *Rule {
 			if len(e.own) == 0 {
 				return
 			}
-			key := e.key()
-			first, found := e.places[key]
+			e.buffers.key = e.key(e.buffers.key[:0])
+			first, found := e.places[string(e.buffers.key)]
 			if !found {
-				e.places[key] = elsewhere{e.doc.Name, e.job.At.Pos}
+				e.places[string(e.buffers.key)] = elsewhere{e.doc.Name, e.job.At.Pos}
 				return
 			}
 			if first.policy != e.doc.Name {
@@ -44,14 +44,13 @@ func gen014() *Rule {
 	}
 }
 
-// key is the same for entries that match the same tokens by the same text.
-func (e *entry) key() string {
-	key := make([]byte, 0, 256)
-	key = strconv.AppendQuote(key, e.job.Provider)
-	key = strconv.AppendQuote(key, e.job.Condition)
+// key appends what is the same for entries that match the same tokens by the same
+// text.
+func (e *entry) key(key []byte) []byte {
+	key = appendText(appendText(key, e.job.Provider), e.job.Condition)
 	for i := range e.own {
 		l := &e.own[i]
-		key = strconv.AppendQuote(append(key, '\n'), l.path)
+		key = appendText(append(key, '\n'), l.path)
 		if len(l.items) == 1 {
 			key = l.items[0].appendTo(key)
 			continue
@@ -65,14 +64,20 @@ func (e *entry) key() string {
 			key = append(key, value...)
 		}
 	}
-	return string(key)
+	return key
+}
+
+// appendText appends a text with its length before it, so that no two different
+// lists of texts look the same.
+func appendText(key []byte, text string) []byte {
+	return append(append(strconv.AppendInt(key, int64(len(text)), 10), ':'), text...)
 }
 
 func (i *item) appendTo(key []byte) []byte {
 	key = append(key, ' ', byte('0'+i.form))
 	switch raw := i.raw.(type) {
 	case string:
-		return strconv.AppendQuote(key, raw)
+		return appendText(append(key, '"'), raw)
 	case int64:
 		return strconv.AppendInt(key, raw, 10)
 	default:
@@ -104,6 +109,9 @@ func twoJobs(first, second string) string {
 }
 
 func (p *policy) checkShadows(g *document.Grant) {
+	if len(p.entries) < 2 {
+		return
+	}
 	jobs := p.jobsOf(g)
 	jobs = jobs[:min(len(jobs), maxCompared)]
 	for n, e := range jobs {
