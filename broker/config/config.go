@@ -103,8 +103,11 @@ type Provider struct {
 	Type                string              `yaml:"type,required"` // one of ProviderTypes
 	Issuer              string              `yaml:"issuer,required"`
 	Audience            string              `yaml:"audience,required"`
-	SessionTTL          strictyaml.Duration `yaml:"session_ttl"` // absent: 1h; at most 24h
-	CAFile              string              `yaml:"ca_file"`     // absent: the system's authorities
+	AudienceAlone       bool                `yaml:"audience_alone"` // tokens for other audiences too are refused
+	Algorithms          []string            `yaml:"algorithms"`     // absent: all that the provider declares
+	MaxTokenAge         strictyaml.Duration `yaml:"max_token_age"`  // absent: 24h, and tokens may lack iat
+	SessionTTL          strictyaml.Duration `yaml:"session_ttl"`    // absent: 1h; at most 24h
+	CAFile              string              `yaml:"ca_file"`        // absent: the system's authorities
 	AllowPrivateAddress bool                `yaml:"allow_private_address"`
 }
 

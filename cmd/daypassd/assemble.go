@@ -295,7 +295,8 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 	}
 	for _, p := range settings.Providers {
 		parts.Providers = append(parts.Providers, oidc.Provider{
-			Name: p.Name, Type: p.Type, Issuer: p.Issuer, Audience: p.Audience, SessionTTL: time.Duration(p.SessionTTL),
+			Name: p.Name, Type: p.Type, Issuer: p.Issuer, Audience: p.Audience, AudienceAlone: p.AudienceAlone,
+			Algorithms: p.Algorithms, MaxTokenAge: p.MaxTokenAge.Std(), SessionTTL: p.SessionTTL.Std(),
 			CAFile: p.CAFile, AllowPrivateAddress: p.AllowPrivateAddress,
 		})
 	}

@@ -14,10 +14,12 @@ func IsObject(p *catalogue.Provider, path string, fields map[string]strictyaml.V
 			return c.Kind == catalogue.Object
 		}
 	}
-	for _, key := range []string{"glob", "regex", "contains", "id", "name"} {
+	for _, key := range []string{"glob", "regex", "contains"} {
 		if _, found := fields[key]; found {
 			return false
 		}
 	}
-	return len(fields) > 0 && (p == nil || p.Open)
+	_, hasID := fields["id"]
+	_, hasName := fields["name"]
+	return len(fields) > 0 && !(hasID && hasName) && (p == nil || p.Open)
 }

@@ -129,7 +129,7 @@ func (j *judge) report(rule string, severity Severity, at strictyaml.Pos, hint, 
 func (j *judge) waivers(f *document.File) []waiver {
 	var list []waiver
 	lines := bytes.Split(f.Data, []byte("\n"))
-	for _, c := range comments(f.Data) {
+	for _, c := range strictyaml.Comments(f.Data) {
 		text, ok := strings.CutPrefix(c.Text, waiverMark)
 		if !ok {
 			continue
