@@ -125,8 +125,15 @@ func TestIndexedGrant(t *testing.T) {
 	}
 	set := mustLoad(t, text+"any, pair]}]\n")
 	for _, tc := range []struct{ id, name, ref, job string }{
-		{"0", "x", "main", "j0"}, {"997", "x", "main", "j997"}, {"7788", "x", "any", "any"}, {"77", "x", "any", "any"}, {"77", "x", "main", "j77"},
-		{"5000", "acme/pay", "main", "pair"}, {"5000", "acme/other", "main", ""}, {"998", "x", "main", ""}, {"12", "x", "other", ""},
+		{"0", "x", "main", "j0"},
+		{"997", "x", "main", "j997"},
+		{"7788", "x", "any", "any"},
+		{"77", "x", "any", "any"},
+		{"77", "x", "main", "j77"},
+		{"5000", "acme/pay", "main", "pair"},
+		{"5000", "acme/other", "main", ""},
+		{"998", "x", "main", ""},
+		{"12", "x", "other", ""},
 	} {
 		got, err := set.Decide(github("repository_id="+tc.id, "repository="+tc.name, "ref=refs/heads/"+tc.ref), Request{Grant: "p/g"}, noon)
 		if tc.job == "" && err == nil || tc.job != "" && (err != nil || got.Job != tc.job) {

@@ -21,5 +21,5 @@ func IsObject(p *catalogue.Provider, path string, fields map[string]strictyaml.V
 	}
 	_, hasID := fields["id"]
 	_, hasName := fields["name"]
-	return len(fields) > 0 && !(hasID && hasName) && (p == nil || p.Open)
+	return len(fields) > 0 && (!hasID || !hasName) && (p == nil || p.Open)
 }

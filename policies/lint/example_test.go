@@ -8,6 +8,7 @@ import (
 	"testing/fstest"
 
 	"github.com/daypass/daypass/policies"
+	"github.com/daypass/daypass/policies/lint"
 )
 
 // formatExample is the format's own example, but for the part that isn't enforced
@@ -88,5 +89,29 @@ func TestModels(t *testing.T) {
 				t.Errorf("%s: %s", name, got)
 			}
 		}
+	}
+}
+
+// TestPagesOfProviders: the entries to begin from refuse nowhere, in production.
+func TestPagesOfProviders(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join("..", "..", "docs", "providers.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	for part := range strings.SplitSeq(string(data), "```yaml\n") {
+		text, _, found := strings.Cut(part, "```")
+		if !found || !strings.HasPrefix(text, "  - name: ") {
+			continue
+		}
+		count++
+		for _, found := range check(t, "policy: p\nowner: o\nenvironment: production\njobs:\n"+text+"grants: [{name: g, issuer: i}]\n") {
+			if found.Severity == lint.Error {
+				t.Errorf("%s %s in\n%s", found.Rule, found.Mistake, text)
+			}
+		}
+	}
+	if count < 11 {
+		t.Errorf("%d entries", count)
 	}
 }
