@@ -185,7 +185,7 @@ environment: production
 jobs:
   - name: main
     provider: github
-    claims: {repository_id: "74", repository_owner_id: "65", ref: refs/heads/main}
+    claims: {repository_id: "74", repository_owner_id: "65", ref: refs/heads/main, event_name: push}
     condition: int(claims.run_attempt) <= 3
 grants:
   - {name: db, jobs: [main], issuer: app-db, role: deployer, ttl: 10m, max_ttl: 30m}

@@ -17,7 +17,7 @@ import (
 
 const two = `policy: pay
 owner: a@example.com
-environment: production
+environment: staging
 jobs:
   - name: release
     provider: github
@@ -52,7 +52,7 @@ func TestDecideAllows(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &Grant{
-		Policy: "pay", Name: "db", Environment: "production", Job: "release", Issuer: "db", Role: "r", TTL: 15 * time.Minute, MaxTTL: time.Hour,
+		Policy: "pay", Name: "db", Environment: "staging", Job: "release", Issuer: "db", Role: "r", TTL: 15 * time.Minute, MaxTTL: time.Hour,
 		MaxActive: 5, Redact: []string{"x+"}, Env: map[string]string{"user": "DB_USER"}, Digest: set.Digest(),
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -211,8 +211,8 @@ type rule struct {
 // the files one after the other.
 func TestDecideAgreesWithNaive(t *testing.T) {
 	value := rapid.OneOf(rapid.Map(rapid.SampledFrom([]string{"a", "b", "1", "true", "a/b", "ab", "a-b/a"}), toAny), rapid.Map(rapid.Int64Range(0, 2), func(n int64) any { return n }), rapid.Map(rapid.Bool(), func(b bool) any { return b }))
-	name := rapid.SampledFrom([]string{"sub", "team", "n", "x"})
-	provider := rapid.SampledFrom([]string{"oidc", "buildkite"})
+	name := rapid.SampledFrom([]string{"who", "team", "n", "x"})
+	provider := rapid.SampledFrom([]string{"oidc", "other"})
 	rapid.Check(t, func(t *rapid.T) {
 		policies := rapid.MapOfN(rapid.SampledFrom([]string{"p", "q", "r"}), rapid.SliceOfN(rapid.Custom(func(t *rapid.T) rule {
 			return rule{

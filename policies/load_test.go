@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "write the golden file anew")
 
 func testConfig() Config {
 	return Config{
-		Providers: map[string]lint.Provider{"github": {Type: "github"}, "gitlab": {Type: "gitlab"}, "oidc": {Type: "oidc"}, "buildkite": {Type: "buildkite"}},
+		Providers: map[string]lint.Provider{"github": {Type: "github"}, "gitlab": {Type: "gitlab"}, "oidc": {Type: "oidc"}, "buildkite": {Type: "buildkite"}, "other": {Type: "oidc"}},
 		Issuers: checker(func(use GrantUse) error {
 			if use.Issuer != "db" && use.Issuer != "jwt" {
 				return fmt.Errorf("no issuer %q", use.Issuer)

@@ -117,7 +117,7 @@ func TestIndexedGrant(t *testing.T) {
 	for i := range count - 2 {
 		fmt.Fprintf(&jobs, "  - {name: j%d, provider: github, claims: {repository_id: \"%d\", ref: refs/heads/main}}\n", i, i)
 	}
-	jobs.WriteString("  - {name: any, provider: github, claims: {repository_id: {glob: 77*}, ref: refs/heads/any}}\n")
+	jobs.WriteString("  - {name: any, provider: github, claims: {repository_id: {glob: 77*}, repository_owner_id: \"2\", ref: refs/heads/any}}\n")
 	jobs.WriteString("  - {name: pair, provider: github, claims: {repository: {name: acme/pay, id: \"5000\"}, ref: refs/heads/main}}\n")
 	text := "policy: p\nowner: o\nenvironment: test\njobs:\n" + jobs.String() + "grants: [{name: g, issuer: db, jobs: ["
 	for i := range count - 2 {
@@ -125,8 +125,15 @@ func TestIndexedGrant(t *testing.T) {
 	}
 	set := mustLoad(t, text+"any, pair]}]\n")
 	for _, tc := range []struct{ id, name, ref, job string }{
-		{"0", "x", "main", "j0"}, {"997", "x", "main", "j997"}, {"7788", "x", "any", "any"}, {"77", "x", "any", "any"}, {"77", "x", "main", "j77"},
-		{"5000", "acme/pay", "main", "pair"}, {"5000", "acme/other", "main", ""}, {"998", "x", "main", ""}, {"12", "x", "other", ""},
+		{"0", "x", "main", "j0"},
+		{"997", "x", "main", "j997"},
+		{"7788", "x", "any", "any"},
+		{"77", "x", "any", "any"},
+		{"77", "x", "main", "j77"},
+		{"5000", "acme/pay", "main", "pair"},
+		{"5000", "acme/other", "main", ""},
+		{"998", "x", "main", ""},
+		{"12", "x", "other", ""},
 	} {
 		got, err := set.Decide(github("repository_id="+tc.id, "repository="+tc.name, "ref=refs/heads/"+tc.ref), Request{Grant: "p/g"}, noon)
 		if tc.job == "" && err == nil || tc.job != "" && (err != nil || got.Job != tc.job) {

@@ -108,7 +108,7 @@ func TestPatternsMatch(t *testing.T) {
 // A pattern's claim is named as any other is, but a token that only fits a
 // pattern for an id is a stranger still.
 func TestPatternsInDenials(t *testing.T) {
-	set := mustLoad(t, strings.Replace(minimal, `repository_id: "1"`, `repository_id: ["1", {glob: 2*}], ref: {glob: refs/tags/*}`, 1))
+	set := mustLoad(t, strings.Replace(minimal, `repository_id: "1"`, `repository_id: ["1", {glob: 2*}], repository_owner_id: "2", ref: {glob: refs/tags/*}`, 1))
 	for id, want := range map[string][]string{"1": {"ref"}, "2": nil, "3": nil} {
 		_, err := set.Decide(github("repository_id="+id), Request{Grant: "p/g"}, noon)
 		var denial *Denial
@@ -122,7 +122,7 @@ func TestPatternsInDenials(t *testing.T) {
 }
 
 func TestPatternsCompileOnce(t *testing.T) {
-	text := strings.Replace(minimal, `repository_id: "1"`, `ref: {glob: refs/tags/*}`, 1)
+	text := strings.Replace(minimal, `repository_id: "1"`, `ref: {glob: refs/tags/*}, repository_id: "1"`, 1)
 	set := mustLoad(t, text, strings.Replace(text, "policy: p", "policy: q", 1))
 	if set.policies["p"].jobs[0].claims[0].patterns[0] != set.policies["q"].jobs[0].claims[0].patterns[0] {
 		t.Error("one pattern was compiled twice")

@@ -64,8 +64,8 @@ func TestTestsAskForTheTime(t *testing.T) {
 		`claims.x == "1" && ["a"].all(a, request.time.getHours() < 25)`: true, `.request.time.getHours() < 25`: true,
 		`claims.x == "1" && request.ttl == duration("0s")`: false, `claims.x != "request.time"`: false,
 	} {
-		text := strings.Replace(minimal, `claims: {repository_id: "1"}`, `claims: {repository_id: "1"}, condition: '`+condition+`'`, 1) + `tests:
-  - {name: a, job: {provider: github, claims: {repository_id: "1", x: "1"}}, allow: [g]}
+		text := strings.Replace(minimal, `github, claims: {repository_id: "1"}`, `oidc, claims: {sub: "1"}, condition: '`+condition+`'`, 1) + `tests:
+  - {name: a, job: {provider: oidc, claims: {sub: "1", x: "1"}}, allow: [g]}
 `
 		_, err := loadText(t, text)
 		if asked := err != nil && strings.Contains(err.Error(), "has to say when"); asked != timed || !asked && err != nil {

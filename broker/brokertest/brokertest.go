@@ -63,10 +63,10 @@ environment: production
 jobs:
   - name: release
     provider: github
-    claims: {repository_id: "74", repository_owner_id: "65", ref: refs/heads/main}
+    claims: {repository_id: "74", repository_owner_id: "65", ref: refs/heads/main, event_name: push}
   - name: nightly
     provider: github
-    claims: {repository_id: "74", repository_owner_id: "65", ref: refs/heads/main, environment: nightly}
+    claims: {repository_id: "74", repository_owner_id: "65", ref: refs/heads/main, event_name: push, environment: nightly}
 grants:
   - {name: deploy-db, jobs: [release], issuer: db, role: deployer, ttl: 10m, max_ttl: 1h, redact: [{pattern: 'pay_live_[0-9a-z]{24}'}]}
   - {name: read-db, jobs: [release], issuer: db, role: reader, ttl: 5m, env: {username: READ_USER, password: READ_PASSWORD, url: READ_URL}}

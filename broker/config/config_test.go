@@ -242,6 +242,8 @@ func TestMistakes(t *testing.T) {
 		{"provider over http", change("https://token", "http://token"), []string{"the issuer is not https"}},
 		{"provider of unknown type", change("type: github", "type: githup"), []string{"did you mean github?"}},
 		{"provider's name", change("name: github", "name: Git Hub"), []string{`"Git Hub" can't be the name of a provider`}},
+		{"a shared audience", change("audience: https://ci.example.com", "audience: sts.amazonaws.com"), []string{"[GEN-001] other services accept tokens for the audience sts.amazonaws.com too"}},
+		{"GitLab.com with an authority of its own", change("type: github, issuer: https://token.actions.githubusercontent.com", "type: gitlab, issuer: https://gitlab.com, allow_private_address: true"), []string{"[GL-008] GitLab.com has no private address"}},
 		{"provider without audience", change(", audience: https://ci.example.com", ""), []string{"the key audience is missing"}},
 		{"long session", change("audience: https://ci.example.com", "audience: a, session_ttl: 2d"), []string{"session_ttl is between 1m and 24h"}},
 		{"token age of zero", change("audience: https://ci.example.com", "audience: a, max_token_age: 0s"), []string{"max_token_age is between 1m and 31d"}},
@@ -304,7 +306,7 @@ func TestMistakes(t *testing.T) {
 
 func TestWarnings(t *testing.T) {
 	for text, want := range map[string]string{
-		strings.Replace(minimal, "audience: https://ci.example.com", "audience: sts.amazonaws.com", 1):                   "other services accept tokens",
+		strings.Replace(minimal, "type: github, issuer: https://token.actions.githubusercontent.com", "type: jenkins, issuer: https://jenkins.example.com/oidc", 1): "[JK-002] this issuer signs for all jobs",
 		minimal + "issuers: [{name: j, type: jwt}]\n":                                                                    "issuer j can be used by no policy",
 		minimal + "issuers: [{name: j, type: jwt, roles: {r: {audiences: [a]}}}]\n":                                      "role r of issuer j can be used by no policy",
 		strings.Replace(minimal, minimal[strings.Index(minimal, "providers"):strings.Index(minimal, "policies")], "", 1): "nobody can get anything",

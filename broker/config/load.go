@@ -158,7 +158,10 @@ func (c *Config) PolicyProviders() map[string]lint.Provider {
 	providers := make(map[string]lint.Provider, len(c.Providers))
 	for i := range c.Providers {
 		p := &c.Providers[i]
-		providers[p.Name] = lint.Provider{Type: p.Type, Issuer: p.Issuer, Audience: p.Audience, SessionTTL: p.SessionTTL.Std()}
+		providers[p.Name] = lint.Provider{
+			Type: p.Type, Issuer: p.Issuer, Audience: p.Audience, SessionTTL: p.SessionTTL.Std(),
+			MaxTokenAge: p.MaxTokenAge.Std(), Private: p.CAFile != "" || p.AllowPrivateAddress,
+		}
 	}
 	return providers
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/policies/lint"
 	"github.com/daypass/daypass/policies/strictyaml"
 )
 
@@ -39,7 +40,6 @@ func (l *loader) providers() {
 		if p.At.Has("audience") && p.Audience == "" && l.fresh(p.At, "audience") {
 			l.add(p.At.Of("audience"), "a name that is this server's alone", "the audience is empty")
 		}
-		l.audience(p)
 		l.tokens(p)
 		l.replay(p)
 		if p.SessionTTL == 0 && !p.At.Has("session_ttl") {
@@ -52,14 +52,30 @@ func (l *loader) providers() {
 			l.twoProviders(p, &c.Providers[j])
 		}
 	}
+	l.lintProviders()
 }
 
-// audience warns of audiences that other services accept as well: whoever gets
-// such a token could use it here, and we there.
-func (l *loader) audience(p *Provider) {
-	common := []string{"sts.amazonaws.com", "api://AzureADTokenExchange", "sigstore", "vault", "https://kubernetes.default.svc", "kubernetes"}
-	if slices.Contains(common, p.Audience) || (p.Audience != "" && p.Audience == p.Issuer) || strings.HasPrefix(p.Audience, "https://github.com/") {
-		l.warn(p.At.Of("audience"), "take a name that is this server's alone, such as its external_url", "other services accept tokens for the audience %s too", p.Audience)
+// lintProviders asks the linter, whose errors are mistakes of the configuration.
+func (l *loader) lintProviders() {
+	at := func(name, key string) strictyaml.Pos {
+		i := slices.IndexFunc(l.config.Providers, func(p Provider) bool { return p.Name == name })
+		return l.config.Providers[i].At.Of(key)
+	}
+	for _, found := range lint.CheckProviders(lint.Context{Providers: l.config.PolicyProviders()}, at) {
+		if found.Line == 0 {
+			continue // of one that was not read
+		}
+		m := found.Mistake
+		m.Text = "[" + found.Rule + "] " + m.Text
+		switch found.Severity {
+		case lint.Error:
+			if !l.reported(strictyaml.Pos{Line: m.Line, Col: m.Col}) {
+				l.mistakes = append(l.mistakes, m)
+			}
+		case lint.Warning:
+			l.config.Warnings = append(l.config.Warnings, m)
+		default:
+		}
 	}
 }
 

@@ -297,7 +297,7 @@ func TestPanicIsAFailure(t *testing.T) {
 func TestTwoRevokersShareTheWork(t *testing.T) {
 	t.Parallel()
 	var policy strings.Builder
-	policy.WriteString("policy: many\nowner: x@example.com\nenvironment: production\njobs: [{name: any, provider: github, claims: {repository_id: \"74\"}}]\ngrants:\n")
+	policy.WriteString("policy: many\nowner: x@example.com\nenvironment: production\njobs: [{name: any, provider: github, claims: {repository_id: \"74\", ref: refs/heads/main, event_name: push}}]\ngrants:\n")
 	var grants []string
 	for i := range 16 {
 		fmt.Fprintf(&policy, "  - {name: g%d, issuer: db, role: deployer, ttl: 10m, env: {username: USER_%d, password: PASSWORD_%d}}\n", i, i, i)
