@@ -34,7 +34,7 @@ const (
 	SessionRevoked Type = "session.revoked"
 	// TokenReusedJTI: a job token came with the jti of another one, and opened no session.
 	TokenReusedJTI Type = "token.jti_reused" //nolint:gosec // the name of an event
-	LeaseReserved  Type = "lease.reserved" // on record, nothing minted yet
+	LeaseReserved  Type = "lease.reserved"   // on record, nothing minted yet
 	LeaseIssued    Type = "lease.issued"
 	LeaseRenewed   Type = "lease.renewed"
 	LeaseRevoking  Type = "lease.revoking" // its end came, or somebody asked
