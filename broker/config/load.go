@@ -160,7 +160,7 @@ func (c *Config) PolicyProviders() map[string]lint.Provider {
 		p := &c.Providers[i]
 		providers[p.Name] = lint.Provider{
 			Type: p.Type, Issuer: p.Issuer, Audience: p.Audience, SessionTTL: p.SessionTTL.Std(),
-			MaxTokenAge: p.MaxTokenAge.Std(), Private: p.CAFile != "" || p.AllowPrivateAddress,
+			ReplayOnce: p.Replay == ReplayOnce, MaxTokenAge: p.MaxTokenAge.Std(), Private: p.CAFile != "" || p.AllowPrivateAddress,
 		}
 	}
 	return providers
