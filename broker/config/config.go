@@ -19,6 +19,7 @@ import (
 	"net/netip"
 
 	"github.com/daypass/daypass/issuers"
+	"github.com/daypass/daypass/policies/catalogue"
 	"github.com/daypass/daypass/policies/strictyaml"
 )
 
@@ -187,7 +188,5 @@ type Log struct {
 	Level string           `yaml:"level"` // debug, info, warn, error; absent: info
 }
 
-// ProviderTypes lists the types of providers.
-func ProviderTypes() []string {
-	return []string{"azure", "bitbucket", "buildkite", "circleci", "github", "gitlab", "jenkins", "kubernetes", "oidc", "terraform"}
-}
+// ProviderTypes lists the types of providers: those of the catalogue.
+func ProviderTypes() []string { return catalogue.Types() }

@@ -3,9 +3,10 @@
 // to somebody else and which are names that can be, whose job a token is, and
 // which tokens are of one job.
 //
-// It is data, and imports nothing of ours. The linter asks it about what a policy
-// names, the policies about whose job a token is, and the broker about which
-// tokens are of one job.
+// It is data: one file for each type of provider, made into one index at first
+// use. The linter asks it about what a policy names, the policies about whose job
+// a token is, and the broker about which tokens are of one job. What it hands out
+// is shared, and not to be changed.
 package catalogue
 
 import (
@@ -13,6 +14,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/daypass/daypass/policies/strictyaml"
 )
 
 // Kind is the JSON type of a claim.
@@ -25,6 +28,9 @@ const (
 	Bool   Kind = "truth value"
 	List   Kind = "list"   // of texts
 	Object Kind = "object" // see Claim.Fields
+	// Objects is a list of objects, whose Fields are theirs. No value in a policy
+	// can be equal to one.
+	Objects Kind = "list of objects"
 )
 
 // Nature says how far a claim may be trusted to mean the same tomorrow.
@@ -41,10 +47,10 @@ const (
 // Claim is one claim of a provider's tokens.
 type Claim struct {
 	Name     string // as in the token
-	Kind     Kind
+	Kind     Kind   // `aud` is a list too where a token is for several
 	Nature   Nature
-	ID       string   // of a name: the claim that holds the id of the same thing; else ""
-	Optional bool     // not in every token
+	ID       string   // of a name: the path of the claim that holds the id of the same thing; else ""
+	Optional bool     // not in every token, or null in some; of a field: not in every such object
 	Values   []string // all values that there are; nil: not a closed list
 	Fields   []Claim  // of an Object
 	Doc      string   // one line
@@ -55,70 +61,95 @@ type Claim struct {
 // Provider is one type of provider. Paths of claims within it name the claim,
 // and its fields behind a |: kubernetes.io|serviceaccount|uid.
 type Provider struct {
-	Type   string // as in the server's configuration: github
-	Title  string // GitHub Actions
+	Type  string // as in the server's configuration: github
+	Title string // GitHub Actions
+	// Claims are its own and, behind them, the registered ones (RFC 7519 §4.1). Its
+	// own entry for one of those says what is particular here.
 	Claims []Claim
 	// Prefixes begin the names of claims that tenants define themselves, all texts:
 	// repo_property_.
 	Prefixes []string
 	// Open says that tokens may hold claims that no list can name.
 	Open bool
-	// Tenant are paths of the ids that say whose job it is, most narrow first.
+	// Tenant are paths of the ids that say whose job it is, most narrow first. None:
+	// its tokens have no id of a tenant, and a whole issuer is one.
 	Tenant []string
 	// JobKey are paths of the claims that together name one job. A token that lacks
-	// one of them is a job of its own.
+	// one of them is a job of its own, and so is every token where there are none.
 	JobKey []string
+	// Issuers are the forms of `iss`. Words in capitals stand for what differs.
+	Issuers []string
 	// SharedIssuers are the `iss` values at which any stranger can have an account.
 	SharedIssuers []string
-	// HasJTI says that its tokens carry a `jti`.
+	// HasJTI says that every one of its tokens carries a `jti`.
 	HasJTI bool
+	// Lifetime is how long its tokens live, in words.
+	Lifetime string
 	// Docs is where the provider describes its tokens.
 	Docs string
+
+	byPath map[string]*Claim // nil in one that isn't of the catalogue
 }
 
 // Lookup finds a type of provider; false where the catalogue knows nothing of it.
 func Lookup(typ string) (*Provider, bool) {
-	for _, p := range providers() {
-		if p.Type == typ {
-			return p, true
-		}
-	}
-	return nil, false
+	p, ok := all().byType[typ]
+	return p, ok
 }
 
 // Types lists the types, in the order of the alphabet.
-func Types() []string {
-	var list []string
-	for _, p := range providers() {
-		list = append(list, p.Type)
-	}
-	slices.Sort(list)
-	return list
-}
+func Types() []string { return slices.Clone(all().types) }
 
 // Claim finds a claim by its path.
 func (p *Provider) Claim(path string) (*Claim, bool) {
-	name, rest, nested := strings.Cut(path, "|")
-	list := p.Claims
-	for {
-		i := slices.IndexFunc(list, func(c Claim) bool { return c.Name == name })
-		if i < 0 {
-			return nil, false
-		}
-		if !nested {
-			return &list[i], true
-		}
-		list = list[i].Fields
-		name, rest, nested = strings.Cut(rest, "|")
+	index := p.byPath
+	if index == nil {
+		index = indexOf(p.Claims)
 	}
+	c, ok := index[path]
+	return c, ok
+}
+
+// Knows says whether a token may hold a claim at that path: one of the list, one
+// that tenants define themselves, or any where the provider is Open.
+func (p *Provider) Knows(path string) bool {
+	if _, ok := p.Claim(path); ok || p.Open {
+		return true
+	}
+	return slices.ContainsFunc(p.Prefixes, func(prefix string) bool {
+		return len(path) > len(prefix) && strings.HasPrefix(path, prefix)
+	})
+}
+
+// Suggest is the path of the claim that somebody meant who wrote name: the one
+// that ends in it (project-id for oidc.circleci.com/project-id), else the one
+// nearest in spelling. Empty where none is near.
+func (p *Provider) Suggest(name string) string {
+	paths := p.paths()
+	var ends []string
+	for _, path := range paths {
+		if strings.HasSuffix(path, "|"+name) || strings.HasSuffix(path, "/"+name) {
+			ends = append(ends, path)
+		}
+	}
+	if len(ends) == 1 && !slices.Contains(paths, name) {
+		return ends[0]
+	}
+	return strictyaml.Nearest(name, paths)
 }
 
 // Job is what all tokens of one job have in common and no others: empty where a
-// claim of the key is missing, so that the token is a job of its own.
-func (p *Provider) Job(claims map[string]any) string { return join(claims, p.JobKey) }
+// claim of the key is missing, or there is no key, so that the token is a job of
+// its own. It is unique within one issuer.
+func (p *Provider) Job(claims map[string]any) string {
+	if len(p.JobKey) == 0 {
+		return ""
+	}
+	return join(claims, p.JobKey)
+}
 
 // Whose is what all tokens of one tenant have in common: the widest id of Tenant
-// that the token has. Empty where it has none.
+// that the token has. Empty where it has none. It is unique within one issuer.
 func (p *Provider) Whose(claims map[string]any) string {
 	for _, path := range slices.Backward(p.Tenant) {
 		if key := join(claims, []string{path}); key != "" {

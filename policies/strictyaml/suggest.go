@@ -8,13 +8,7 @@ import (
 // Suggest is a hint that names the known word nearest to what was written, or
 // else all known words where they are few; "" when there is nothing to say.
 func Suggest(word string, known []string) string {
-	best, distance := "", 1+max(1, len(word)/3)
-	for _, candidate := range known {
-		if d := editDistance(strings.ToLower(word), candidate); d < distance {
-			best, distance = candidate, d
-		}
-	}
-	if best != "" {
+	if best := Nearest(word, known); best != "" {
 		return "did you mean " + best + "?"
 	}
 	if len(known) == 0 || len(known) > 24 {
@@ -22,6 +16,18 @@ func Suggest(word string, known []string) string {
 	}
 	sorted := slices.Sorted(slices.Values(known))
 	return "known are " + strings.Join(sorted, ", ")
+}
+
+// Nearest is the known word nearest to what was written, whatever the case; ""
+// when none is near.
+func Nearest(word string, known []string) string {
+	best, distance := "", 1+max(1, len(word)/3)
+	for _, candidate := range known {
+		if d := editDistance(strings.ToLower(word), strings.ToLower(candidate)); d < distance {
+			best, distance = candidate, d
+		}
+	}
+	return best
 }
 
 // editDistance is how many letters have to be added, removed, changed or
