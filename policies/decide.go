@@ -32,7 +32,7 @@ func (s *Set) Decide(id Identity, req Request, now time.Time) (*Grant, error) {
 		if len(reasons) < maxReasons {
 			reasons = append(reasons, fmt.Sprintf("job %s: %v", j.name, err))
 		}
-		if j.ours(&id) && (denial.Claims == nil || len(missing) < len(denial.Claims)) {
+		if j.ours(&id) && (denial.Claims == nil || distance(missing) < distance(denial.Claims)) {
 			denial.Claims, denial.Ours = missing, true
 		}
 		denial.Conflicts = append(denial.Conflicts, j.conflicts(&id)...)
@@ -42,6 +42,15 @@ func (s *Set) Decide(id Identity, req Request, now time.Time) (*Grant, error) {
 	}
 	denial.Detail = strings.Join(reasons, "; ")
 	return nil, denial
+}
+
+// distance orders misses: the fewer claims, the closer, and closest where all
+// claims match and only the condition or the end stands against it.
+func distance(missing []string) int {
+	if len(missing) == 1 && (missing[0] == ConditionClaim || missing[0] == ExceptionClaim) {
+		return 0
+	}
+	return len(missing)
 }
 
 // unknown refuses a grant that doesn't exist. Only a job that may use some grant

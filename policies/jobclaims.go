@@ -62,12 +62,14 @@ func (r *claimReader) isObject(path string, fields map[string]strictyaml.Value) 
 			return c.Kind == catalogue.Object
 		}
 	}
-	for _, key := range []string{"glob", "regex", "contains", "id", "name"} {
+	for _, key := range []string{"glob", "regex", "contains"} {
 		if _, found := fields[key]; found {
 			return false
 		}
 	}
-	return len(fields) > 0 && (r.provider == nil || r.provider.Open)
+	_, hasID := fields["id"]
+	_, hasName := fields["name"]
+	return len(fields) > 0 && !(hasID && hasName) && (r.provider == nil || r.provider.Open)
 }
 
 // alternatives reads the value or pattern of a claim, or the list of those of

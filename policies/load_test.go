@@ -33,7 +33,7 @@ type checker func(use GrantUse) error
 
 func (c checker) CheckGrant(use GrantUse) error { return c(use) }
 
-func loadText(t testing.TB, texts ...string) (*Set, error) {
+func loadText(t tester, texts ...string) (*Set, error) {
 	t.Helper()
 	files := fstest.MapFS{}
 	for i, text := range texts {
