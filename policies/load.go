@@ -194,7 +194,7 @@ func compile(ctx context.Context, files []named, cfg Config) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	set := &Set{digest: digest(files), policies: make(map[string]*policy), grants: make(map[string]*grant), skipped: skipped(cfg)}
+	set := &Set{digest: digest(files), policies: make(map[string]*policy), grants: make(map[string]*grant), skipped: Skipped(cfg)}
 	var findings []lint.Finding
 	places := make(map[string]strictyaml.Pos) // policy → where it stands
 	documents := make([]*document.File, 0, len(read))
@@ -262,8 +262,8 @@ func (c *shared) lint(files []*document.File) []lint.Finding {
 	}})
 }
 
-// skipped says in words what can't be checked.
-func skipped(cfg Config) []string {
+// Skipped says in words which checks are left out with this configuration.
+func Skipped(cfg Config) []string {
 	var list []string
 	if cfg.Providers == nil {
 		list = append(list, "names of providers: no configuration to check them against; one that is called as a type (github) is taken to be of it")
