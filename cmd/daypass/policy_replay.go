@@ -235,29 +235,26 @@ func replayOf(r *rerun.Report) replayJSON {
 
 func (p *program) printReplay(r *rerun.Report) error {
 	var b strings.Builder
+	// What comes from tokens can't begin a line of its own.
+	line := func(format string, args ...any) { b.WriteString(clean(fmt.Sprintf(format, args...)) + "\n") }
 	for i := range r.Groups {
 		g := &r.Groups[i]
 		d := &g.Example
-		then := "was allowed, would be denied"
+		then, when := "was allowed, would be denied", "now"
 		if g.Change == rerun.Allowed {
-			then = "was denied, would be allowed"
+			then, when = "was denied, would be allowed", "then"
 		}
-		fmt.Fprintf(&b, "%s, job %s: %s %s\n", g.Grant, g.Job, plural(g.Count, "decision"), then)
-		fmt.Fprintf(&b, "  between %s and %s\n", stamp(g.First), stamp(g.Last))
-		fmt.Fprintf(&b, "  such as request %s at %s: %s %s\n", d.RequestID, stamp(d.At), d.Identity.Provider, d.Identity.Subject)
+		line("%s, job %s: %s %s", g.Grant, g.Job, plural(g.Count, "decision"), then)
+		line("  between %s and %s", stamp(g.First), stamp(g.Last))
+		line("  such as request %s at %s: %s %s", d.RequestID, stamp(d.At), d.Identity.Provider, d.Identity.Subject)
 		if len(g.Claims) > 0 {
-			fmt.Fprintf(&b, "  claims that don't match: %s\n", strings.Join(g.Claims, ", "))
+			line("  claims that don't match: %s", strings.Join(g.Claims, ", "))
 		}
 		if g.Why != "" {
-			if g.Change == rerun.Allowed {
-				b.WriteString("  denied then: ")
-			} else {
-				b.WriteString("  denied now: ")
-			}
-			b.WriteString(strings.Join(strings.Fields(g.Why), " ") + "\n")
+			line("  denied %s: %s", when, g.Why)
 		}
 	}
-	fmt.Fprintf(&b, "%s: %d would be denied, %d would be allowed, %d as before\n", plural(r.Decisions, "decision"), r.Denied, r.Allowed, r.Same)
-	_, err := cleaner{p.stdout}.Write([]byte(b.String()))
+	line("%s: %d would be denied, %d would be allowed, %d as before", plural(r.Decisions, "decision"), r.Denied, r.Allowed, r.Same)
+	_, err := io.WriteString(p.stdout, b.String())
 	return err
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/daypass/daypass/policies"
 	"github.com/daypass/daypass/policies/lint"
@@ -65,7 +66,8 @@ func Text(w io.Writer, findings []lint.Finding) error {
 		if f.Hint != "" {
 			hint = " (hint: " + f.Hint + ")"
 		}
-		if _, err := fmt.Fprintf(w, "%s: %s: [%s] %s%s\n", at, f.Severity, f.Rule, f.Text, hint); err != nil {
+		line := fmt.Sprintf("%s: %s: [%s] %s%s", at, f.Severity, f.Rule, f.Text, hint)
+		if _, err := io.WriteString(w, strings.NewReplacer("\n", " ", "\r", " ").Replace(line)+"\n"); err != nil {
 			return err
 		}
 	}
