@@ -3,11 +3,10 @@ package strictyaml
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
-	"time"
-
-	"github.com/goccy/go-yaml/ast"
+	"sync"
 )
 
 // decoder fills Go values from nodes and collects what is wrong.
@@ -16,378 +15,285 @@ type decoder struct {
 	mistakes []Mistake
 }
 
-func (d *decoder) pos(node ast.Node) Pos {
-	switch n := node.(type) {
-	case *ast.MappingNode: // its own token is the first colon
-		if !n.IsFlowStyle && len(n.Values) > 0 {
-			return d.pos(n.Values[0].Key)
-		}
-	case *ast.MappingValueNode:
-		return d.pos(n.Key)
-	}
-	if node == nil || node.GetToken() == nil || node.GetToken().Position == nil {
-		return Pos{File: d.file}
-	}
-	p := node.GetToken().Position
-	return Pos{File: d.file, Line: p.Line, Col: p.Column}
-}
-
-func (d *decoder) add(node ast.Node, hint, format string, args ...any) {
-	d.mistakes = append(d.mistakes, d.pos(node).Mistake(hint, format, args...))
-}
-
-// entries are the keys and values of a mapping; false when it isn't one.
-func entries(node ast.Node) ([]*ast.MappingValueNode, bool) {
-	switch n := node.(type) {
-	case *ast.MappingNode:
-		return n.Values, true
-	case *ast.MappingValueNode:
-		return []*ast.MappingValueNode{n}, true
-	default:
-		return nil, false
-	}
-}
-
-// bare is the node without what the scan has reported already: anchors and tags.
-// It is nil for an alias, whose value is unknown.
-func bare(node ast.Node) ast.Node {
-	for range MaxDepth {
-		switch n := node.(type) {
-		case *ast.TagNode:
-			node = n.Value
-		case *ast.AnchorNode:
-			node = n.Value
-		case *ast.AliasNode:
-			return nil
-		default:
-			return node
-		}
-	}
-	return nil
+func (d *decoder) add(at *node, hint, format string, args ...any) {
+	d.mistakes = append(d.mistakes, at.pos(d.file).Mistake(hint, format, args...))
 }
 
 // empty reports a value that isn't there.
-func (d *decoder) empty(node ast.Node) bool {
-	if node == nil {
-		return true // reported by the scan
+func (d *decoder) empty(n *node) bool {
+	if n.kind == nothing {
+		d.add(n, "give it a value or leave the key out", "no value")
 	}
-	if node.Type() == ast.NullType {
-		d.add(node, "give it a value or leave the key out", "no value")
-		return true
-	}
-	return false
+	return n.kind == nothing || n.kind == unknown
 }
 
-func (d *decoder) decode(node ast.Node, into reflect.Value, depth int) {
-	node = bare(node)
-	if d.empty(node) {
+// known reads a value into a field of one of the types that this package knows by
+// name; false when it is of none of them.
+func (d *decoder) known(n *node, into any, depth int) bool {
+	switch into := into.(type) {
+	case *Value:
+		if v, ok := d.value(n, depth); ok {
+			*into = v
+		}
+	case *map[string]Value:
+		if n.kind != mappingOf {
+			return false
+		}
+		*into = d.values(n, depth)
+	case *string:
+		d.text(n, into)
+	case *Duration:
+		d.duration(n, into)
+	case *Time:
+		d.time(n, into)
+	case *Date:
+		d.date(n, into)
+	case Unmarshaler:
+		before := len(d.mistakes)
+		v, ok := d.value(n, depth)
+		if !ok || len(d.mistakes) > before {
+			return true
+		}
+		if hint, err := into.DecodeYAML(v); err != nil {
+			d.add(n, hint, "%s", err)
+		}
+	default:
+		return false
+	}
+	return true
+}
+
+func (d *decoder) decode(n *node, into reflect.Value, depth int) {
+	if d.empty(n) {
 		return
 	}
 	if depth > MaxDepth {
-		d.add(node, "", "%s", tooDeep)
+		d.add(n, "", "%s", tooDeep)
 		return
 	}
-	switch into.Addr().Interface().(type) {
-	case *Value:
-		if v, ok := d.value(node, depth); ok {
-			into.Set(reflect.ValueOf(v))
-		}
-		return
-	case *Duration:
-		d.duration(node, into)
-		return
-	case *Time:
-		d.time(node, into)
-		return
-	case *Date:
-		d.date(node, into)
+	if d.known(n, into.Addr().Interface(), depth) {
 		return
 	}
 	switch into.Kind() {
 	case reflect.Pointer:
 		into.Set(reflect.New(into.Type().Elem()))
-		d.decode(node, into.Elem(), depth)
+		d.decode(n, into.Elem(), depth)
 	case reflect.Struct:
-		d.structure(node, into, depth)
+		d.structure(n, into, depth)
 	case reflect.Map:
-		d.mapping(node, into, depth)
+		d.mapping(n, into, depth)
 	case reflect.Slice:
-		d.list(node, into, depth)
+		d.list(n, into, depth)
 	case reflect.String:
-		d.text(node, into)
+		var text string
+		d.text(n, &text)
+		into.SetString(text)
 	case reflect.Bool:
-		if s, ok := leaf(node); ok && !s.quoted && (s.text == "true" || s.text == "false") {
-			into.SetBool(s.text == "true")
+		if n.plain() && (n.text == "true" || n.text == "false") {
+			into.SetBool(n.text == "true")
 			return
 		}
-		d.add(node, "write true or false", "true or false is wanted here, this is %s", kind(node))
+		d.add(n, "write true or false", "true or false is wanted here, this is %s", n.describe())
 	case reflect.Int, reflect.Int64, reflect.Int32:
-		d.integer(node, into)
+		d.integer(n, into)
 	case reflect.Float64:
-		if s, ok := leaf(node); ok && !s.quoted && decimalFloat.MatchString(s.text) {
-			if f, err := strconv.ParseFloat(s.text, 64); err == nil {
+		if n.plain() && decimalFloat.MatchString(n.text) {
+			if f, err := strconv.ParseFloat(n.text, 64); err == nil {
 				into.SetFloat(f)
 				return
 			}
 		}
-		d.add(node, "", "a number is wanted here, this is %s", kind(node))
+		d.add(n, "", "a number is wanted here, this is %s", n.describe())
 	default:
 		panic(fmt.Sprintf("strictyaml: fields of type %s are not known", into.Type()))
 	}
 }
 
+// layout is what a struct knows.
+type layout struct {
+	fields []field
+	names  []string // of the fields
+	places []int    // the fields of type Where
+}
+
 // field is one key that a struct knows.
 type field struct {
+	name     string
 	index    int
 	required bool
 }
 
-func fields(t reflect.Type) (map[string]field, []string) {
-	known, names := make(map[string]field), []string(nil)
+// layouts are the layouts of the types that were read so far, which are as many
+// as the program has.
+var layouts sync.Map //nolint:gochecknoglobals // a cache: a type has but one layout
+
+func layoutOf(t reflect.Type) *layout {
+	known, _ := layouts.Load(t)
+	if l, ok := known.(*layout); ok {
+		return l
+	}
+	l := &layout{}
 	for i := range t.NumField() {
+		if t.Field(i).Type == reflect.TypeFor[Where]() {
+			l.places = append(l.places, i)
+		}
 		tag := t.Field(i).Tag.Get("yaml")
 		if tag == "" || tag == "-" {
 			continue
 		}
 		name, option, _ := strings.Cut(tag, ",")
-		known[name] = field{index: i, required: option == "required"}
-		names = append(names, name)
+		l.fields = append(l.fields, field{name: name, index: i, required: option == "required"})
+		l.names = append(l.names, name)
 	}
-	return known, names
+	layouts.Store(t, l)
+	return l
 }
 
-func (d *decoder) structure(node ast.Node, into reflect.Value, depth int) {
-	pairs, ok := entries(node)
-	known, names := fields(into.Type())
-	if !ok {
-		d.add(node, Suggest("", names), "a mapping is wanted here, this is %s", kind(node))
+func (d *decoder) structure(n *node, into reflect.Value, depth int) {
+	l := layoutOf(into.Type())
+	if n.kind != mappingOf {
+		d.add(n, Suggest("", l.names), "a mapping is wanted here, this is %s", n.describe())
 		return
 	}
-	where := Where{Pos: d.pos(node), keys: make(map[string]Pos, len(pairs))}
-	d.each(pairs, func(key string, keyNode, value ast.Node) {
-		where.keys[key] = d.pos(value)
-		f, found := known[key]
-		if !found {
-			d.add(keyNode, Suggest(key, names), "unknown key %s", show(key))
+	where := Where{Pos: n.pos(d.file), keys: make([]keyPlace, 0, len(n.items)/2)}
+	d.each(n, func(key, value *node) {
+		k := keyPlace{name: key.text, line: key.line, col: key.col}
+		k.value.line, k.value.col = value.line, value.col
+		where.keys = append(where.keys, k)
+		i := slices.Index(l.names, key.text)
+		if i < 0 {
+			d.add(key, Suggest(key.text, l.names), "unknown key %s", show(key.text))
 			return
 		}
-		d.decode(value, into.Field(f.index), depth+1)
+		d.decode(value, into.Field(l.fields[i].index), depth+1)
 	})
-	for _, name := range names {
-		if known[name].required && !where.Has(name) {
-			d.mistakes = append(d.mistakes, where.Mistake("", "the key %s is missing", name))
+	for _, f := range l.fields {
+		if f.required && !where.Has(f.name) {
+			d.mistakes = append(d.mistakes, where.Mistake("", "the key %s is missing", f.name))
 		}
 	}
-	for i := range into.NumField() {
-		if into.Type().Field(i).Type == reflect.TypeFor[Where]() {
-			into.Field(i).Set(reflect.ValueOf(where))
+	for _, i := range l.places {
+		if at, ok := reflect.TypeAssert[*Where](into.Field(i).Addr()); ok {
+			*at = where
 		}
 	}
 }
 
 // each calls visit for every key of a mapping, but once.
-func (d *decoder) each(pairs []*ast.MappingValueNode, visit func(key string, keyNode, value ast.Node)) {
-	seen := make(map[string]Pos, len(pairs))
-	for _, pair := range pairs {
-		switch pair.Key.(type) {
-		case *ast.MergeKeyNode, *ast.MappingKeyNode:
-			continue // reported by the scan
-		}
-		keyNode := bare(pair.Key)
-		if keyNode == nil {
+func (d *decoder) each(n *node, visit func(key, value *node)) {
+	var seen keySet
+	for i := 0; i < len(n.items); i += 2 {
+		key := &n.items[i]
+		if !key.leaf() || len(key.text) > 256 {
+			d.add(key, "", "this can't be a key")
 			continue
 		}
-		s, ok := leaf(keyNode)
-		if !ok || len(s.text) > 256 {
-			d.add(pair.Key, "", "this can't be a key")
-			continue
-		}
-		if !s.quoted {
-			if what := surprise(s.text); what != "" {
-				d.add(pair.Key, quote(s.text), "the key %s could be taken for %s", show(s.text), what)
+		if key.plain() {
+			if what := surprise(key.text); what != "" {
+				d.add(key, quote(key.text), "the key %s could be taken for %s", show(key.text), what)
 				continue
 			}
 		}
-		if first, found := seen[s.text]; found {
-			d.add(pair.Key, "", "the key %s stands here twice, first in line %d", show(s.text), first.Line)
+		if first := seen.add(key); first != nil {
+			d.add(key, "", "the key %s stands here twice, first in line %d", show(key.text), first.line)
 			continue
 		}
-		seen[s.text] = d.pos(pair.Key)
-		visit(s.text, pair.Key, pair.Value)
+		visit(key, &n.items[i+1])
 	}
 }
 
-func (d *decoder) mapping(node ast.Node, into reflect.Value, depth int) {
-	pairs, ok := entries(node)
-	if !ok {
-		d.add(node, "", "a mapping is wanted here, this is %s", kind(node))
+// keySet are the keys of a mapping so far. It makes a map only of many.
+type keySet struct {
+	few   [16]*node
+	count int
+	many  map[string]*node
+}
+
+// add returns the key of the same text that was added before, or nil.
+func (s *keySet) add(key *node) *node {
+	for _, k := range s.few[:s.count] {
+		if k.text == key.text {
+			return k
+		}
+	}
+	if s.count < len(s.few) {
+		s.few[s.count] = key
+		s.count++
+		return nil
+	}
+	if first, found := s.many[key.text]; found {
+		return first
+	}
+	if s.many == nil {
+		s.many = make(map[string]*node)
+	}
+	s.many[key.text] = key
+	return nil
+}
+
+func (d *decoder) mapping(n *node, into reflect.Value, depth int) {
+	if n.kind != mappingOf {
+		d.add(n, "", "a mapping is wanted here, this is %s", n.describe())
 		return
 	}
-	into.Set(reflect.MakeMapWithSize(into.Type(), len(pairs)))
-	d.each(pairs, func(key string, _, value ast.Node) {
+	into.Set(reflect.MakeMapWithSize(into.Type(), len(n.items)/2))
+	d.each(n, func(key, value *node) {
 		item := reflect.New(into.Type().Elem()).Elem()
 		d.decode(value, item, depth+1)
-		if v, isValue := reflect.TypeAssert[Value](item); isValue && v.Line == 0 {
-			return // a mistake: nothing was read
-		}
-		into.SetMapIndex(reflect.ValueOf(key).Convert(into.Type().Key()), item)
+		into.SetMapIndex(reflect.ValueOf(key.text).Convert(into.Type().Key()), item)
 	})
 }
 
-func (d *decoder) list(node ast.Node, into reflect.Value, depth int) {
-	list, ok := node.(*ast.SequenceNode)
-	if !ok {
-		d.add(node, "put it in brackets: […]", "a list is wanted here, this is %s", kind(node))
+func (d *decoder) list(n *node, into reflect.Value, depth int) {
+	if n.kind != listOf {
+		d.add(n, "put it in brackets: […]", "a list is wanted here, this is %s", n.describe())
 		return
 	}
-	into.Set(reflect.MakeSlice(into.Type(), len(list.Values), len(list.Values)))
-	for i, item := range list.Values {
-		d.decode(item, into.Index(i), depth+1)
+	into.Set(reflect.MakeSlice(into.Type(), len(n.items), len(n.items)))
+	for i := range n.items {
+		d.decode(&n.items[i], into.Index(i), depth+1)
 	}
-}
-
-func (d *decoder) text(node ast.Node, into reflect.Value) {
-	s, ok := leaf(node)
-	if !ok {
-		hint := ""
-		if m, isMap := node.(*ast.MappingNode); isMap && m.IsFlowStyle {
-			hint = "a text that begins with { stands in quotes"
-		}
-		d.add(node, hint, "a text is wanted here, this is %s", kind(node))
-		return
-	}
-	if !s.quoted {
-		if what := surprise(s.text); what != "" {
-			d.add(node, quote(s.text), "a text is wanted here, this could be taken for %s", what)
-			return
-		}
-	}
-	into.SetString(s.text)
-}
-
-func (d *decoder) integer(node ast.Node, into reflect.Value) {
-	s, ok := leaf(node)
-	if !ok || s.quoted || !decimalInt.MatchString(s.text) {
-		d.add(node, "write it in decimal digits, without quotes", "a whole number is wanted here, this is %s", kind(node))
-		return
-	}
-	n, err := strconv.ParseInt(s.text, 10, into.Type().Bits())
-	if err != nil {
-		d.add(node, "", "the number %s is too large", s.text)
-		return
-	}
-	into.SetInt(n)
-}
-
-func (d *decoder) duration(node ast.Node, into reflect.Value) {
-	s, ok := leaf(node)
-	if !ok {
-		d.add(node, durationHint, "a duration is wanted here, this is %s", kind(node))
-		return
-	}
-	length, err := ParseDuration(s.text)
-	if err != nil {
-		d.add(node, durationHint, "a duration is wanted here, this is %s", kind(node))
-		return
-	}
-	into.SetInt(int64(length))
-}
-
-func (d *decoder) time(node ast.Node, into reflect.Value) {
-	if s, ok := leaf(node); ok {
-		if moment, err := time.Parse(time.RFC3339, s.text); err == nil {
-			into.Set(reflect.ValueOf(Time(moment)))
-			return
-		}
-	}
-	d.add(node, timeHint, "a time is wanted here, this is %s", kind(node))
-}
-
-func (d *decoder) date(node ast.Node, into reflect.Value) {
-	if s, ok := leaf(node); ok {
-		for _, form := range []string{time.DateOnly, time.RFC3339} {
-			if moment, err := time.Parse(form, s.text); err == nil {
-				into.Set(reflect.ValueOf(Date(moment)))
-				return
-			}
-		}
-	}
-	d.add(node, dateHint, "a day is wanted here, this is %s", kind(node))
 }
 
 // value reads anything.
-func (d *decoder) value(node ast.Node, depth int) (Value, bool) {
-	node = bare(node)
-	if d.empty(node) {
+func (d *decoder) value(n *node, depth int) (Value, bool) {
+	if d.empty(n) {
 		return Value{}, false
 	}
 	if depth > MaxDepth {
-		d.add(node, "", "%s", tooDeep)
+		d.add(n, "", "%s", tooDeep)
 		return Value{}, false
 	}
-	v := Value{Pos: d.pos(node)}
-	if pairs, ok := entries(node); ok {
-		mapping := make(map[string]Value, len(pairs))
-		d.each(pairs, func(key string, _, item ast.Node) {
-			if read, ok := d.value(item, depth+1); ok {
-				mapping[key] = read
-			}
-		})
-		v.Raw = mapping
-		return v, true
-	}
-	if list, ok := node.(*ast.SequenceNode); ok {
-		items := make([]Value, 0, len(list.Values))
-		for _, item := range list.Values {
-			if read, ok := d.value(item, depth+1); ok {
+	v, ok := Value{Pos: n.pos(d.file)}, true
+	switch n.kind {
+	case mappingOf:
+		v.Raw = d.values(n, depth)
+	case listOf:
+		items := make([]Value, 0, len(n.items))
+		for i := range n.items {
+			if read, ok := d.value(&n.items[i], depth+1); ok {
 				items = append(items, read)
 			}
 		}
 		v.Raw = items
-		return v, true
+	case fixedText:
+		v.Raw = n.text
+	case plainText:
+		v.Raw, ok = d.plain(n)
+	default:
+		d.add(n, "", "this can't be a value")
+		ok = false
 	}
-	s, ok := leaf(node)
-	if !ok {
-		d.add(node, "", "this can't be a value")
-		return v, false
-	}
-	v.Raw, ok = d.plain(node, s)
 	return v, ok
 }
 
-// plain gives a scalar its type, when all readers of YAML agree on it.
-func (d *decoder) plain(node ast.Node, s scalar) (any, bool) {
-	if s.quoted {
-		return s.text, true
-	}
-	if s.text == "true" || s.text == "false" {
-		return s.text == "true", true
-	}
-	if decimalInt.MatchString(s.text) {
-		n, err := strconv.ParseInt(s.text, 10, 64)
-		if err != nil {
-			d.add(node, quote(s.text), "the number %s is too large", s.text)
+// values reads a mapping of anything.
+func (d *decoder) values(n *node, depth int) map[string]Value {
+	mapping := make(map[string]Value, len(n.items)/2)
+	d.each(n, func(key, item *node) {
+		if v, ok := d.value(item, depth+1); ok {
+			mapping[key.text] = v
 		}
-		return n, err == nil
-	}
-	if decimalFloat.MatchString(s.text) {
-		f, err := strconv.ParseFloat(s.text, 64)
-		return f, err == nil
-	}
-	if what := surprise(s.text); what != "" {
-		d.add(node, quote(s.text), "this could be taken for %s", what)
-		return nil, false
-	}
-	return s.text, true
-}
-
-// show is a key as mistakes quote it: short, and of visible characters.
-func show(key string) string {
-	if len(key) > 40 {
-		key = strings.ToValidUTF8(key[:40], "") + "…"
-	}
-	if strings.ContainsFunc(key, func(r rune) bool { return invisible(r) || r == ' ' }) || key == "" {
-		return strconv.Quote(key)
-	}
-	return key
+	})
+	return mapping
 }

@@ -6,9 +6,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/token"
 )
 
 // Duration is a length of time as it stands in a file: 90s, 15m, 1h30m, 7d.
@@ -69,16 +66,25 @@ var (
 	dateLike   = regexp.MustCompile(`^[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ].*)?$`)
 )
 
+// numeric says whether the text begins as all numbers and dates do.
+func numeric(text string) bool {
+	return text != "" && (text[0] >= '0' && text[0] <= '9' || text[0] == '-' || text[0] == '+' || text[0] == '.')
+}
+
 // surprise says what a plain (unquoted) text might be taken for by another
 // reader of YAML, or "" when all agree that it is a text.
 func surprise(text string) string {
-	switch strings.ToLower(text) {
-	case "yes", "no", "on", "off", "y", "n", "true", "false":
-		return "a truth value"
-	case "null", "~", "":
-		return "nothing"
+	if len(text) <= len("false") {
+		switch strings.ToLower(text) {
+		case "yes", "no", "on", "off", "y", "n", "true", "false":
+			return "a truth value"
+		case "null", "~", "":
+			return "nothing"
+		}
 	}
 	switch {
+	case !numeric(text):
+		return ""
 	case numberLike.MatchString(text):
 		return "a number"
 	case dateLike.MatchString(text):
@@ -98,8 +104,9 @@ func (t Time) Std() time.Time { return time.Time(t) }
 
 const timeHint = "write it as RFC 3339 does: 2026-11-23T10:00:00Z"
 
-// Date is a day as it stands in a file, 2026-12-01, which means its start at
-// 00:00 UTC; or a moment, as RFC 3339 writes it.
+// Date is a day as it stands in a file, such as 2026-12-01: the moment at which
+// it begins, in UTC. Where the hour matters, a time as RFC 3339 writes it may
+// stand instead. Neither needs quotes.
 type Date time.Time
 
 // Std is the moment as the standard library has it.
@@ -107,46 +114,13 @@ func (d Date) Std() time.Time { return time.Time(d) }
 
 const dateHint = "write a day: 2026-12-01"
 
-// scalar is a leaf of the file.
-type scalar struct {
-	text   string
-	quoted bool // quotes or a block (| or >): certainly a text
-}
-
-// leaf reads a node as a scalar; false when it is a list or a mapping.
-func leaf(node ast.Node) (scalar, bool) {
-	switch n := node.(type) {
-	case *ast.StringNode:
-		quoted := n.Token.Type == token.SingleQuoteType || n.Token.Type == token.DoubleQuoteType
-		return scalar{n.Value, quoted}, true
-	case *ast.LiteralNode:
-		return scalar{n.Value.Value, true}, true
-	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
-		return scalar{node.GetToken().Value, false}, true
-	default:
-		return scalar{}, false
-	}
+// Unmarshaler is a type of fields with a form of its own, which it reads by a
+// method of its pointer. What it doesn't accept becomes a mistake at the place of
+// the value, with the error for a text; the hint says what to write, and may be
+// empty. It is asked only about values without mistakes of their own: a plain
+// scalar that could be taken for several things has been refused before.
+type Unmarshaler interface {
+	DecodeYAML(v Value) (hint string, err error)
 }
 
 func quote(text string) string { return "quote it: " + strconv.Quote(text) }
-
-// kind names what stands in the file, for mistakes.
-func kind(node ast.Node) string {
-	switch node.(type) {
-	case *ast.MappingNode, *ast.MappingValueNode:
-		return "a mapping"
-	case *ast.SequenceNode:
-		return "a list"
-	}
-	s, ok := leaf(node)
-	if !ok {
-		return "something else"
-	}
-	if s.quoted {
-		return "a text"
-	}
-	if what := surprise(s.text); what != "" {
-		return what
-	}
-	return "a text"
-}

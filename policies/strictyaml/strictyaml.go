@@ -18,9 +18,15 @@
 //		Claims map[string]strictyaml.Value `yaml:"claims"`      // anything, with positions
 //	}
 //
-// Fields may be strings, bools, integers, floats, [Duration], [Time], [Value], structs,
-// pointers to one of these, slices of them, and maps of them by string. A field
-// without a `yaml` tag is left alone, unless it is of type [Where].
+// Fields may be strings, bools, integers, floats, [Duration], [Time], [Date], [Value],
+// types that read themselves ([Unmarshaler]), structs, pointers to one of these,
+// slices of them, and maps of them by string. A field without a `yaml` tag is left
+// alone, unless it is of type [Where].
+//
+// Nearly all files are written in a small part of YAML, which a reader of this
+// package's own reads fast. A file that it doesn't know how to read, right or
+// wrong, goes to a parser of all of YAML, which is slower and says best what is
+// wrong. Both read the same wherever the first reads anything.
 package strictyaml
 
 import (
@@ -29,10 +35,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
-	"github.com/goccy/go-yaml/token"
 )
 
 // The limits of one file.
@@ -41,6 +43,10 @@ const (
 	MaxDepth = 32      // mappings and lists within one another
 	MaxKeys  = 20_000  // keys, since the parser's time grows with their square
 )
+
+// enough mistakes of characters and tokens: a file with more is not looked at any
+// further, since the parser takes long over some of them.
+const enough = 1000
 
 // Pos is a place in a file. Line and Col count from 1, Col in characters.
 type Pos struct {
@@ -61,21 +67,52 @@ func (p Pos) Mistake(hint, format string, args ...any) Mistake {
 // from, so that what turns out wrong later can still be pointed at.
 type Where struct {
 	Pos
-	keys map[string]Pos
+	keys []keyPlace
+}
+
+// keyPlace is one key of a mapping, with its place and that of its value.
+type keyPlace struct {
+	name      string
+	line, col int32
+	value     struct{ line, col int32 }
+}
+
+// find is the place of a key; nil when it isn't there.
+func (w Where) find(key string) *keyPlace {
+	for i := range w.keys {
+		if w.keys[i].name == key {
+			return &w.keys[i]
+		}
+	}
+	return nil
 }
 
 // Has says whether the key stands in the file.
-func (w Where) Has(key string) bool {
-	_, ok := w.keys[key]
-	return ok
-}
+func (w Where) Has(key string) bool { return w.find(key) != nil }
 
 // Of is the place of a key's value, or that of the mapping where the key is absent.
 func (w Where) Of(key string) Pos {
-	if p, ok := w.keys[key]; ok {
-		return p
+	if k := w.find(key); k != nil {
+		return Pos{File: w.File, Line: int(k.value.line), Col: int(k.value.col)}
 	}
 	return w.Pos
+}
+
+// Key is the place of a key itself, or that of the mapping where it is absent.
+func (w Where) Key(key string) Pos {
+	if k := w.find(key); k != nil {
+		return Pos{File: w.File, Line: int(k.line), Col: int(k.col)}
+	}
+	return w.Pos
+}
+
+// Keys are the keys of the mapping, in the order of the file.
+func (w Where) Keys() []string {
+	names := make([]string, len(w.keys))
+	for i, k := range w.keys {
+		names[i] = k.name
+	}
+	return names
 }
 
 // Value is whatever stands at one place of a file: a string, int64, float64,
@@ -150,47 +187,22 @@ func Decode(filename string, data []byte, into any) []Mistake {
 	if !ok {
 		return Sort(s.mistakes)
 	}
-	tokens, ok := s.tokens(text)
+	root, ok := s.read(text)
 	if !ok {
 		return Sort(s.mistakes)
 	}
-	root := s.parse(tokens)
-	if root == nil {
-		return Sort(s.mistakes)
-	}
 	d := &decoder{file: filename, mistakes: s.mistakes}
-	d.decode(root, target.Elem(), 1)
+	d.decode(&root, target.Elem(), 1)
 	return Sort(d.mistakes)
 }
 
-// parse reads the only document of the file. It returns nil after a mistake.
-func (s *scan) parse(tokens token.Tokens) (root ast.Node) {
-	defer func() {
-		// The parser is somebody else's and reads what anybody wrote: a bug of
-		// its own must not take the program down.
-		if r := recover(); r != nil {
-			s.mistakes = append(s.mistakes, Mistake{File: s.file, Text: "this is not YAML that can be read", Hint: "simplify the file until it can"})
-			root = nil
+// read makes a tree of the text. It returns false when nothing can be decoded.
+func (s *scan) read(text string) (node, bool) {
+	if len(s.mistakes) == 0 {
+		r := reader{text: text}
+		if root, ok := r.read(); ok {
+			return root, true
 		}
-	}()
-	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
-	if err != nil {
-		s.syntax(err)
-		return nil
 	}
-	var bodies []ast.Node
-	for _, doc := range file.Docs {
-		if doc.Body == nil || doc.Body.Type() == ast.DirectiveType || doc.Body.Type() == ast.CommentType {
-			continue
-		}
-		bodies = append(bodies, doc.Body)
-	}
-	if len(bodies) == 0 {
-		s.mistakes = append(s.mistakes, Mistake{File: s.file, Text: "the file is empty"})
-		return nil
-	}
-	if len(bodies) > 1 && len(s.mistakes) == 0 {
-		s.at(bodies[1].GetToken()).add("one file holds one document", "put this document into a file of its own")
-	}
-	return bodies[0]
+	return s.slow(text)
 }
