@@ -137,9 +137,15 @@ func replaceFile(name string, data []byte) error {
 	return nil
 }
 
+// maxDiff bounds the table of lineDiff.
+const maxDiff = 4_000_000
+
 // lineDiff shows the lines that differ, as diff -u does with all lines around.
 func lineDiff(name, before, after string) string {
 	a, b := strings.SplitAfter(before, "\n"), strings.SplitAfter(after, "\n")
+	if len(a)*len(b) > maxDiff {
+		return name + ": laid out otherwise, and too long to show how\n"
+	}
 	// common[i][j] is how many lines a[i:] and b[j:] have in common, in order.
 	common := make([][]int, len(a)+1)
 	for i := range common {
