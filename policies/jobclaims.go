@@ -46,30 +46,12 @@ func (r *claimReader) read(above string, claims map[string]strictyaml.Value) {
 			continue
 		}
 		path := above + name
-		if fields, isMapping := v.Raw.(map[string]strictyaml.Value); isMapping && r.isObject(path, fields) {
+		if fields, isMapping := v.Raw.(map[string]strictyaml.Value); isMapping && document.IsObject(r.provider, path, fields) {
 			r.read(path+"|", fields)
 			continue
 		}
 		r.list = append(r.list, r.alternatives(path, v))
 	}
-}
-
-// isObject says whether a mapping stands for the fields of a claim, not for a
-// pattern or a pair.
-func (r *claimReader) isObject(path string, fields map[string]strictyaml.Value) bool {
-	if r.provider != nil {
-		if c, known := r.provider.Claim(path); known {
-			return c.Kind == catalogue.Object
-		}
-	}
-	for _, key := range []string{"glob", "regex", "contains"} {
-		if _, found := fields[key]; found {
-			return false
-		}
-	}
-	_, hasID := fields["id"]
-	_, hasName := fields["name"]
-	return len(fields) > 0 && !(hasID && hasName) && (r.provider == nil || r.provider.Open)
 }
 
 // alternatives reads the value or pattern of a claim, or the list of those of

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/daypass/daypass/policies/catalogue"
 	"github.com/daypass/daypass/policies/document"
 	"github.com/daypass/daypass/policies/strictyaml"
 )
@@ -171,12 +172,14 @@ func (c *changes) job(lead string, before, after *document.Job) {
 	if before.Provider != after.Provider {
 		c.add(Changed, after.At.Of("provider"), "%sprovider %s is %s now", lead, before.Provider, after.Provider)
 	}
-	old, next := lines("", before.Claims), lines("", after.Claims)
+	known, _ := catalogue.Lookup(after.Provider)
+	old, next := lines(known, "", before.Claims), lines(known, "", after.Claims)
 	names := maps.Clone(old)
 	maps.Copy(names, next)
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		o, wasThere := old[name]
 		n, isThere := next[name]
+		name = strings.ReplaceAll(name, "|", ".")
 		switch {
 		case !wasThere:
 			c.add(Narrows, n.at, "%sclaim %s must be %s", lead, name, n)

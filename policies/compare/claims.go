@@ -1,11 +1,14 @@
 package compare
 
 import (
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/daypass/daypass/policies/catalogue"
+	"github.com/daypass/daypass/policies/document"
 	"github.com/daypass/daypass/policies/pattern"
 	"github.com/daypass/daypass/policies/strictyaml"
 )
@@ -35,18 +38,14 @@ func (l line) String() string {
 	return "any of " + strings.Join(list, ", ")
 }
 
-// words are those that make a mapping a way to match, not fields of a claim.
-func words() []string { return []string{"glob", "regex", "contains", "name", "id"} }
-
-// lines reads the claims of a job entry, fields of objects under name.field.
-func lines(above string, claims map[string]strictyaml.Value) map[string]line {
+// lines reads the claims of a job entry, fields of objects under name|field. The
+// type of the provider is taken from its name, where that is one: nil otherwise.
+func lines(p *catalogue.Provider, above string, claims map[string]strictyaml.Value) map[string]line {
 	found := make(map[string]line, len(claims))
 	for name, v := range claims {
 		fields, isMapping := v.Raw.(map[string]strictyaml.Value)
-		if isMapping && !slices.ContainsFunc(words(), func(word string) bool { _, ok := fields[word]; return ok }) {
-			for below, l := range lines(above+name+".", fields) {
-				found[below] = l
-			}
+		if isMapping && document.IsObject(p, above+name, fields) {
+			maps.Copy(found, lines(p, above+name+"|", fields))
 			continue
 		}
 		items, isList := v.Raw.([]strictyaml.Value)

@@ -204,7 +204,7 @@ func TestNothingIsOverlooked(t *testing.T) {
 			})
 		}
 		c := &changes{}
-		old, next := lines("", map[string]strictyaml.Value{"x": {Raw: before}}), lines("", map[string]strictyaml.Value{"x": {Raw: after}})
+		old, next := lines(nil, "", map[string]strictyaml.Value{"x": {Raw: before}}), lines(nil, "", map[string]strictyaml.Value{"x": {Raw: after}})
 		c.claim("", old["x"], next["x"])
 		has := func(effects ...Effect) bool {
 			return slices.ContainsFunc(c.list, func(change Change) bool { return slices.Contains(effects, change.Effect) })

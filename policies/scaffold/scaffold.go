@@ -72,14 +72,15 @@ func Tenants(p *catalogue.Provider) []string {
 }
 
 // pins are what else a job entry should ask for, with a value to begin with.
-func pins(typ string) map[string]any {
+func pins(typ, repository string) map[string]any {
 	return map[string]map[string]any{
 		"github":    {"ref": "refs/heads/main", "event_name": "push", "runner_environment": "github-hosted"},
 		"gitlab":    {"ref": "main", "ref_type": "branch", "ref_protected": "true", "pipeline_source": "push"},
 		"buildkite": {"build_branch": "main", "build_source": "webhook"},
-		"circleci":  {"oidc.circleci.com/vcs-ref": "refs/heads/main", "oidc.circleci.com/ssh-rerun": false},
+		"circleci":  {"oidc.circleci.com/vcs-origin": "github.com/" + repository, "oidc.circleci.com/vcs-ref": "refs/heads/main", "oidc.circleci.com/ssh-rerun": false},
 		"terraform": {"terraform_run_phase": "apply"},
 		"bitbucket": {"branchName": "main"},
+		"azure":     {"rpo_ref": "refs/heads/main"},
 	}[typ]
 }
 
@@ -105,7 +106,7 @@ func (o *Options) Hint() string {
 
 // claims are those of the job entry.
 func (o *Options) claims(p *catalogue.Provider) (map[string]any, error) {
-	claims := maps.Clone(pins(p.Type))
+	claims := maps.Clone(pins(p.Type, o.Repository))
 	if claims == nil {
 		claims = map[string]any{}
 	}
@@ -217,7 +218,7 @@ func (o *Options) FromToken(claims map[string]any) error {
 		}
 		take(path)
 	}
-	for path := range pins(p.Type) {
+	for path := range pins(p.Type, o.Repository) {
 		take(path)
 	}
 	for i := range p.Claims {

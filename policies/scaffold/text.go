@@ -73,7 +73,7 @@ func order(tenants []string, path string) string {
 
 // pinned are claims that say which branch a job is of.
 func pinned(path string) bool {
-	return slices.Contains([]string{"ref", "build_branch", "branchName", "oidc.circleci.com/vcs-ref", "terraform_run_phase"}, path)
+	return slices.Contains([]string{"ref", "rpo_ref", "build_branch", "branchName", "oidc.circleci.com/vcs-ref", "terraform_run_phase"}, path)
 }
 
 func (o *Options) test(b *strings.Builder, name string, claims map[string]any, paths []string, allow bool) {
