@@ -158,6 +158,7 @@ func (f *fakeBroker) routes() http.Handler {
 			ID: "evt_1", At: issued, Type: "lease.issued", Subject: "lse_1", Count: 1, Actor: "provider:github\x1b[2J",
 		}}})
 	})
+	policyRoutes(mux)
 	mux.HandleFunc("GET /github", func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer runner-token" {
 			w.WriteHeader(401)

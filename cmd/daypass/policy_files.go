@@ -20,10 +20,13 @@ import (
 )
 
 // sources are the folders and files of a command line, as one tree: what the
-// first names stands below the folder 0, and so on.
+// first names stands below the folder daypass-source-0, and so on.
 type sources struct {
 	mounts []mount
 }
+
+// mountPrefix begins the names of those folders; no message holds it by chance.
+const mountPrefix = "daypass-source-"
 
 type mount struct {
 	shown string // the folder as it was given, or that of the file
@@ -71,7 +74,7 @@ func (s *sources) close() {
 // server sees, and so is the digest.
 func (s *sources) source() policies.Source {
 	if len(s.mounts) == 1 {
-		return policies.Source{FS: s, Root: "0"}
+		return policies.Source{FS: s, Root: mountPrefix + "0"}
 	}
 	return policies.Source{FS: s}
 }
@@ -81,7 +84,7 @@ func (s *sources) name(file string) string {
 	n := 0
 	if len(s.mounts) > 1 {
 		first, rest, _ := strings.Cut(file, "/")
-		number, err := strconv.Atoi(first)
+		number, err := strconv.Atoi(strings.TrimPrefix(first, mountPrefix))
 		if err != nil || number < 0 || number >= len(s.mounts) {
 			return file
 		}
@@ -90,10 +93,21 @@ func (s *sources) name(file string) string {
 	return filepath.Join(s.mounts[n].shown, filepath.FromSlash(file))
 }
 
+// text puts the names of files within a message as they are called from here.
+func (s *sources) text(text string) string {
+	for i, m := range s.mounts {
+		if len(s.mounts) > 1 {
+			shown := strings.TrimSuffix(filepath.Join(m.shown, "x"), "x") // "" for the current folder
+			text = strings.ReplaceAll(text, mountPrefix+strconv.Itoa(i)+"/", shown)
+		}
+	}
+	return text
+}
+
 // split finds the mount of a name, and the name below it.
 func (s *sources) split(name string) (*mount, string, error) {
 	first, rest, _ := strings.Cut(name, "/")
-	n, err := strconv.Atoi(first)
+	n, err := strconv.Atoi(strings.TrimPrefix(first, mountPrefix))
 	if err != nil || n < 0 || n >= len(s.mounts) || !fs.ValidPath(name) {
 		return nil, "", fs.ErrNotExist
 	}
@@ -133,7 +147,7 @@ func (s *sources) ReadDir(name string) ([]fs.DirEntry, error) {
 			if err != nil {
 				return nil, err
 			}
-			list[i] = numbered{fs.FileInfoToDirEntry(info), strconv.Itoa(i)}
+			list[i] = numbered{fs.FileInfoToDirEntry(info), mountPrefix + strconv.Itoa(i)}
 		}
 		return list, nil
 	}
@@ -243,6 +257,7 @@ func (p *program) loadPolicies(ctx context.Context, args []string, configFile st
 	}
 	for i := range l.findings {
 		l.findings[i].File = s.name(l.findings[i].File)
+		l.findings[i].Text = s.text(l.findings[i].Text)
 	}
 	if configFile == "" {
 		l.skipped = policies.Skipped(cfg)

@@ -31,6 +31,9 @@ Without flags the result goes to standard output; "-" reads standard input.`,
   daypass policy fmt --diff policies/payments.yaml
   daypass policy fmt - < payments.yaml`,
 		RunE: func(_ *cobra.Command, args []string) error {
+			if o.write && (o.check || o.diff) || o.check && o.diff {
+				return usage("-w, --check and --diff go alone")
+			}
 			files, err := p.fmtFiles(args)
 			if err != nil {
 				return err
@@ -56,7 +59,6 @@ Without flags the result goes to standard output; "-" reads standard input.`,
 	flags.BoolVarP(&o.write, "write", "w", false, "write the files")
 	flags.BoolVar(&o.check, "check", false, "name the files that are laid out otherwise, and fail when there are any")
 	flags.BoolVar(&o.diff, "diff", false, "show what would change, and fail when anything would")
-	cmd.MarkFlagsMutuallyExclusive("write", "check", "diff")
 	return cmd
 }
 

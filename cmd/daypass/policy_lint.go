@@ -3,11 +3,13 @@ package main
 import (
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/daypass/daypass/policies/lint"
 	"github.com/daypass/daypass/policies/report"
+	"github.com/daypass/daypass/policies/strictyaml"
 )
 
 func (p *program) policyLintCommand() *cobra.Command {
@@ -32,6 +34,8 @@ without it what it left out. Exit code 1 means errors: these policies wouldn't l
   daypass policy lint --explain TEST`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
+			case rules && explain != "":
+				return usage("--rules and --explain go alone")
 			case rules:
 				return p.listRules(out.value)
 			case explain != "":
@@ -41,6 +45,7 @@ without it what it left out. Exit code 1 means errors: these policies wouldn't l
 			if err != nil {
 				return err
 			}
+			l.lintProviders(p.now())
 			if err := p.printFindings(l, out.value); err != nil {
 				return fmt.Errorf("printing findings: %w", err)
 			}
@@ -57,8 +62,23 @@ without it what it left out. Exit code 1 means errors: these policies wouldn't l
 	flags.BoolVar(&strict, "strict", false, "fail on warnings too")
 	flags.BoolVar(&rules, "rules", false, "list the rules instead")
 	flags.StringVar(&explain, "explain", "", "explain the rule of this id instead")
-	cmd.MarkFlagsMutuallyExclusive("rules", "explain")
 	return cmd
+}
+
+// lintProviders adds what is wrong with the providers of the configuration.
+func (l *loadedPolicies) lintProviders(now time.Time) {
+	if l.config == nil {
+		return
+	}
+	at := func(provider, key string) strictyaml.Pos {
+		for i := range l.config.Providers {
+			if l.config.Providers[i].Name == provider {
+				return l.config.Providers[i].At.Of(key)
+			}
+		}
+		return l.config.At.Pos
+	}
+	l.findings = append(l.findings, lint.CheckProviders(lint.Context{Providers: l.config.PolicyProviders(), Now: now}, at)...)
 }
 
 func (p *program) printFindings(l *loadedPolicies, out string) error {
