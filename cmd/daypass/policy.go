@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -25,16 +26,6 @@ func (*program) now() time.Time { return time.Now() }
 
 func configFlag(cmd *cobra.Command, to *string) {
 	cmd.Flags().StringVar(to, "config", "", "the server's configuration, to check issuers, roles, providers and environments against; its secrets aren't needed")
-}
-
-// atMost wants no more than n arguments.
-func atMost(n int) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) > n {
-			return usage("%d arguments, want at most %d (hint: %s --help)", len(args), n, cmd.CommandPath())
-		}
-		return nil
-	}
 }
 
 // skipping says what was not checked.
@@ -90,11 +81,9 @@ func (c *choice) Type() string { return strings.Join(c.words, "|") }
 
 // Set implements pflag.Value.
 func (c *choice) Set(text string) error {
-	for _, word := range c.words {
-		if word == text {
-			c.value = text
-			return nil
-		}
+	if !slices.Contains(c.words, text) {
+		return usage("want one of %s", strings.Join(c.words, ", "))
 	}
-	return usage("want one of %s", strings.Join(c.words, ", "))
+	c.value = text
+	return nil
 }

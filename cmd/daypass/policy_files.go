@@ -66,7 +66,7 @@ func openSources(args []string) (*sources, error) {
 
 func (s *sources) close() {
 	for _, m := range s.mounts {
-		m.root.Close() //nolint:errcheck,gosec // it was only read
+		m.root.Close() //nolint:errcheck // it was only read
 	}
 }
 
@@ -306,8 +306,8 @@ func plural(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}
-	if strings.HasSuffix(what, "y") {
-		return fmt.Sprintf("%d %sies", n, strings.TrimSuffix(what, "y"))
+	if stem, ok := strings.CutSuffix(what, "y"); ok {
+		return fmt.Sprintf("%d %sies", n, stem)
 	}
 	return fmt.Sprintf("%d %ss", n, what)
 }

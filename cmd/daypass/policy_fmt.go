@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -110,15 +111,15 @@ func (p *program) fmtFile(f policyFile, o fmtOptions) (differs bool, err error) 
 // replaceFile writes a file beside it and puts it in its place, so that nobody
 // reads half of it, and with the same mode.
 func replaceFile(name string, data []byte) error {
-	real, err := filepath.EvalSymlinks(name)
+	target, err := filepath.EvalSymlinks(name)
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", name, err)
 	}
-	info, err := os.Stat(real)
+	info, err := os.Stat(target)
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", name, err)
 	}
-	temporary, err := os.CreateTemp(filepath.Dir(real), ".daypass-fmt-*")
+	temporary, err := os.CreateTemp(filepath.Dir(target), ".daypass-fmt-*")
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", name, err)
 	}
@@ -131,7 +132,7 @@ func replaceFile(name string, data []byte) error {
 		err = closing
 	}
 	if err == nil {
-		err = os.Rename(temporary.Name(), real)
+		err = os.Rename(temporary.Name(), target)
 	}
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", name, err)
@@ -153,9 +154,9 @@ func lineDiff(name, before, after string) string {
 	for i := range common {
 		common[i] = make([]int, len(b)+1)
 	}
-	for i := len(a) - 1; i >= 0; i-- {
-		for j := len(b) - 1; j >= 0; j-- {
-			if common[i][j] = max(common[i+1][j], common[i][j+1]); a[i] == b[j] {
+	for i, x := range slices.Backward(a) {
+		for j, y := range slices.Backward(b) {
+			if common[i][j] = max(common[i+1][j], common[i][j+1]); x == y {
 				common[i][j] = common[i+1][j+1] + 1
 			}
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -138,12 +139,13 @@ func (p *program) explainRule(id, out string) error {
 	if out == "json" {
 		return p.printJSON(ruleOf(r))
 	}
-	text := fmt.Sprintf("%s (%s): %s\n", r.ID, r.Severity, r.Title)
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s (%s): %s\n", r.ID, r.Severity, r.Title)
 	for _, part := range []struct{ head, body string }{{"Why", r.Why}, {"Fix", r.Fix}, {"Source", r.Source}} {
 		if part.body != "" {
-			text += "\n" + part.head + ": " + part.body + "\n"
+			text.WriteString("\n" + part.head + ": " + part.body + "\n")
 		}
 	}
-	_, err := io.WriteString(p.stdout, text)
+	_, err := io.WriteString(p.stdout, text.String())
 	return err
 }

@@ -144,34 +144,26 @@ func layOut(data []byte) ([]byte, error) {
 // arrange puts the keys of known mappings into the order of the structs that
 // they are read into. t is nil where the keys are anybody's.
 func arrange(b *block, t reflect.Type, top bool) {
-	for t != nil && t.Kind() == reflect.Slice {
-		if !b.list {
-			return // refused by the reader
-		}
-		for _, e := range b.entries {
-			if e.child != nil {
-				arrange(e.child, t.Elem(), false)
-			}
-		}
-		b.entries[0].blank = false
-		return
-	}
-	if t != nil && t.Kind() == reflect.Struct && !b.list {
+	of := func(*entry) reflect.Type { return nil }
+	switch {
+	case t != nil && t.Kind() == reflect.Slice && b.list:
+		of = func(*entry) reflect.Type { return t.Elem() }
+	case t != nil && t.Kind() == reflect.Struct && !b.list:
 		keys := keysOf(t)
 		slices.SortStableFunc(b.entries, func(x, y *entry) int { return keys[x.name] - keys[y.name] })
-		for _, e := range b.entries {
-			if i, known := keys[e.name]; known && e.child != nil {
-				arrange(e.child, t.Field(i).Type, false)
+		of = func(e *entry) reflect.Type {
+			if i, known := keys[e.name]; known {
+				return t.Field(i).Type
 			}
-			if top && slices.Contains([]string{"jobs", "grants", "exceptions", "tests"}, e.name) {
-				e.blank = true
-			}
+			return nil
 		}
-	} else {
-		for _, e := range b.entries {
-			if e.child != nil {
-				arrange(e.child, nil, false)
-			}
+	}
+	for _, e := range b.entries {
+		if e.child != nil {
+			arrange(e.child, of(e), false)
+		}
+		if top && slices.Contains([]string{"jobs", "grants", "exceptions", "tests"}, e.name) {
+			e.blank = true
 		}
 	}
 	b.entries[0].blank = false

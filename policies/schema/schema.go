@@ -35,16 +35,16 @@ func JSON() ([]byte, error) {
 // structure is the schema of a mapping with known keys.
 func structure(t reflect.Type) object {
 	properties, required := object{}, []string{}
-	for i := range t.NumField() {
-		tag := t.Field(i).Tag.Get("yaml")
-		if tag == "" || tag == "-" || t.Field(i).Type == reflect.TypeFor[*strictyaml.Value]() {
+	for field := range t.Fields() {
+		tag := field.Tag.Get("yaml")
+		if tag == "" || tag == "-" || field.Type == reflect.TypeFor[*strictyaml.Value]() {
 			continue // a part of the format that this version refuses
 		}
 		name, option, _ := strings.Cut(tag, ",")
 		if option == "required" {
 			required = append(required, name)
 		}
-		property := of(t.Field(i).Type)
+		property := of(field.Type)
 		maps.Copy(property, about(t.Name()+"."+name))
 		properties[name] = property
 	}
