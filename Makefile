@@ -9,10 +9,10 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 LINT_VERSION := $(shell awk '$$1 == "github.com/golangci/golangci-lint/v2" {print $$2}' tools/go.mod)
 LINT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/daypass/tools/golangci-lint-$(LINT_VERSION)
 
-.PHONY: help deps build test demo dev bench lint fmt ci fuzz clean
+.PHONY: help deps build test demo dev bench bench-policy lint fmt ci fuzz clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 deps: ## install what building and testing need (Debian, Ubuntu), or say how
 	@sh scripts/deps.sh
@@ -22,9 +22,10 @@ build: ## build/bin/daypassd (cgo, for PKCS#11) and build/bin/daypass (static)
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o build/bin/daypass ./cmd/daypass
 	CGO_ENABLED=0 go build -trimpath -o build/bin/verifyjwt ./e2e/verifyjwt
 
-test: deps ## vet and test everything, with the race detector
+test: deps ## vet and test everything, with the race detector; fuzz what reads policies and tokens for a moment
 	go vet ./...
 	go test -race -timeout 14m ./...
+	FUZZ='FuzzLoad|FuzzDecode|FuzzVerify|FuzzMatch|FuzzCondition' FUZZTIME=2s sh scripts/fuzz.sh
 
 demo: deps build ## a whole exchange on this machine, from job token to revoked credential
 	scripts/demo.sh
@@ -35,6 +36,10 @@ dev: deps build ## a broker with a private Postgres and a demo provider, until C
 bench: deps build ## measure, print a table, write build/bench/bench.json
 	@mkdir -p build/bench
 	go run ./e2e/bench -out build/bench/bench.json
+
+bench-policy: ## measure decisions, loading and token checks, write build/bench/bench-policy.json
+	@mkdir -p build/bench
+	go run ./e2e/bench/policy -out build/bench/bench-policy.json
 
 lint: $(LINT) ## golangci-lint with .golangci.yml
 	$(LINT) run ./...

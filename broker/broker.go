@@ -58,10 +58,14 @@ type Config struct {
 	// Checkpoint is called between the steps of an exchange, where tests stop the
 	// process. Nil in every released program.
 	Checkpoint func(step string)
+	Observe    Observer // nil: nobody
 }
 
 // Broker hands out credentials and takes them back. Safe for concurrent use.
-type Broker struct{ config Config }
+type Broker struct {
+	config   Config
+	refusals *refusals
+}
 
 const (
 	defaultIssueTime = 10 * time.Second
@@ -84,7 +88,10 @@ func New(config Config) (*Broker, error) {
 	if config.Checkpoint == nil {
 		config.Checkpoint = func(string) {}
 	}
-	return &Broker{config: config}, nil
+	if config.Observe == nil {
+		config.Observe = unobserved{}
+	}
+	return &Broker{config: config, refusals: newRefusals()}, nil
 }
 
 // RequestError is a request that can't be right, whoever sends it.
@@ -107,6 +114,18 @@ func (e *IssueError) Error() string { return fmt.Sprintf("issuing %s: %s", e.Gra
 // Unwrap gives what the issuer said.
 func (e *IssueError) Unwrap() error { return e.err }
 
+// EndsTooSoonError is a grant whose end, set by an exception or by the job's own
+// token, leaves no time for a credential.
+type EndsTooSoonError struct {
+	Grant string
+	Until time.Time
+}
+
+// Error implements error.
+func (e *EndsTooSoonError) Error() string {
+	return fmt.Sprintf("grant %s ends for this job at %s, with an exception or with the job's own token: that leaves less than a second", e.Grant, e.Until.UTC().Format(time.RFC3339))
+}
+
 // ErrForbidden says that the caller may not do that to this lease.
 var ErrForbidden = errors.New("not allowed for this token")
 
@@ -117,8 +136,9 @@ var ErrNotRenewable = errors.New("lease is not renewable")
 var ErrAlreadyRevoked = errors.New("lease was already revoked")
 
 // Renew gives a lease a later end: ttl from now (zero: the grant's own), within
-// the policy's max_ttl and the session. The target goes first: when we die in
-// between, the lease still ends when it was going to.
+// the policy's max_ttl and the session, if the set in force would still allow it.
+// The target goes first: when we die in between, the lease still ends when it was
+// going to.
 func (b *Broker) Renew(ctx context.Context, caller Caller, id string, ttl time.Duration) (*leases.Lease, error) {
 	l, err := b.Lease(ctx, caller, id)
 	if err != nil {
@@ -133,16 +153,17 @@ func (b *Broker) Renew(ctx context.Context, caller Caller, id string, ttl time.D
 	if !known || !can || !l.Renewable {
 		return nil, fmt.Errorf("%w: it ends at %s, and its policy, session or kind allows no later end", ErrNotRenewable, l.ExpiresAt.Format(time.RFC3339))
 	}
+	latest, err := b.latestEnd(ctx, l)
+	if err != nil {
+		return nil, err
+	}
 	if ttl == 0 || ttl > l.TTL {
 		ttl = l.TTL
 	}
-	expires := now.Add(ttl).Truncate(time.Second)
-	if expires.After(l.MaxExpiresAt) {
-		expires = l.MaxExpiresAt
-	}
+	expires := earlier(now.Add(ttl), latest)
 	if !expires.After(l.ExpiresAt) {
-		if expires.Equal(l.MaxExpiresAt) {
-			return nil, fmt.Errorf("%w: it has reached the latest end that its policy and session allow, %s", ErrNotRenewable, l.MaxExpiresAt.Format(time.RFC3339))
+		if expires.Equal(latest) {
+			return nil, fmt.Errorf("%w: it has reached the latest end that its policy and session allow, %s", ErrNotRenewable, latest.Format(time.RFC3339))
 		}
 		return l, nil // it ends later already
 	}
@@ -162,6 +183,29 @@ func (b *Broker) Renew(ctx context.Context, caller Caller, id string, ttl time.D
 		return nil, err
 	}
 	return l, nil
+}
+
+// latestEnd is how far renewals of a lease can reach by the set in force. Its
+// policy may have changed since it was issued, on this broker or by another's
+// hand: so it is decided again, as at that time.
+func (b *Broker) latestEnd(ctx context.Context, l *leases.Lease) (time.Time, error) {
+	session, err := b.config.Store.Session(ctx, l.SessionID)
+	if err != nil {
+		return time.Time{}, err
+	}
+	grant, err := b.StillAllowed(b.config.Policies(), l, session)
+	if err != nil {
+		b.config.Logger.InfoContext(ctx, "a lease is not renewed: the set in force doesn't allow it", "lease", l.ID, "reason", err)
+		return time.Time{}, fmt.Errorf("%w: the policy changed since it was issued, and gives this job no such grant any more; it ends at %s", ErrNotRenewable, l.ExpiresAt.Format(time.RFC3339))
+	}
+	latest := earlier(l.MaxExpiresAt, l.IssuedAt.Add(max(grant.MaxTTL, grant.TTL)))
+	if !grant.Until.IsZero() {
+		latest = earlier(latest, grant.Until)
+	}
+	if latest.Before(l.ExpiresAt) {
+		latest = l.ExpiresAt
+	}
+	return latest, nil
 }
 
 // Lease reads a lease that the caller may see; ErrNotFound otherwise.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -60,18 +61,30 @@ type order struct {
 
 func (o *order) name() string { return o.grant.Policy + "/" + o.grant.Name }
 
+// ExchangeRequest is one exchange as it is asked for.
+type ExchangeRequest struct {
+	Token     any // JobToken or SessionToken
+	Grants    []GrantRequest
+	RequestID string     // by which the decision is found again; "": a new one
+	RemoteIP  netip.Addr // who sent it; the zero Addr where it isn't known
+}
+
 // Exchange turns a job token, or the token of a session, into credentials: all
 // of the grants asked for, or none. Whatever error it returns, nothing stays
 // alive that nobody will take back.
-func (b *Broker) Exchange(ctx context.Context, token any, wanted []GrantRequest) (*Exchanged, error) {
-	if err := checkRequest(wanted); err != nil {
+func (b *Broker) Exchange(ctx context.Context, request ExchangeRequest) (*Exchanged, error) {
+	if err := checkRequest(request.Grants); err != nil {
 		return nil, err
 	}
-	caller, err := b.identify(ctx, token)
+	caller, err := b.identify(ctx, request.Token)
 	if err != nil {
 		return nil, err
 	}
-	orders, err := b.decide(caller, wanted)
+	if caller.request = request.RequestID; caller.request == "" {
+		caller.request = ids.New(ids.Request, b.config.Store.Now())
+	}
+	caller.ip = request.RemoteIP.Unmap()
+	orders, err := b.decide(ctx, caller, request.Grants)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +92,7 @@ func (b *Broker) Exchange(ctx context.Context, token any, wanted []GrantRequest)
 	reservation := &leases.Reservation{Session: caller.session, Joined: caller.held != nil, Token: leases.Token{
 		Hash: b.config.SessionTokens.Sum(sessionTokenDomain, []byte(secret.Reveal())), KeyID: b.config.SessionTokens.KeyID(),
 		Grants: grantNames(orders),
-	}}
+	}, RequestID: caller.request, IP: shownIP(caller.ip)}
 	free := !slices.ContainsFunc(orders, func(o *order) bool { return !o.about.SideEffectFree })
 
 	// A session that is joined may end before the leases that we thought of: once more, within it.
@@ -88,7 +101,9 @@ func (b *Broker) Exchange(ctx context.Context, token any, wanted []GrantRequest)
 		if !earlier(ends, ends).After(b.config.Store.Now()) {
 			return nil, &oidc.Error{Reason: oidc.ReasonExpired, Detail: "the session of this token has ended"}
 		}
-		b.schedule(reservation, orders, ends, free)
+		if err := b.schedule(reservation, orders, ends, free); err != nil {
+			return nil, err
+		}
 		if free {
 			err = b.issueThenReserve(ctx, reservation, orders)
 		} else {
@@ -125,6 +140,9 @@ type asking struct {
 	identity policies.Identity
 	session  leases.Session // opened by this exchange, or joined
 	held     *leases.Held   // what a session token stands for; nil for a job token
+	request  string         // the request's id
+	ip       netip.Addr     // who sent it
+	digest   string         // of the set that decides
 }
 
 func (b *Broker) identify(ctx context.Context, token any) (*asking, error) {
@@ -141,7 +159,7 @@ func (b *Broker) identify(ctx context.Context, token any) (*asking, error) {
 		}
 		provider, _ := b.config.Verifier.Provider(id.Provider)
 		return &asking{
-			identity: policies.Identity{Provider: id.Provider, ProviderType: provider.Type, Subject: id.Subject, Claims: id.Claims},
+			identity: policies.Identity{Provider: id.Provider, ProviderType: provider.Type, Subject: id.Subject, Claims: id.Claims, Expiry: id.Expiry},
 			session: leases.Session{
 				ID: ids.New(ids.Session, now), Provider: id.Provider, Issuer: id.Issuer, TokenDigest: id.Digest, Subject: id.Subject,
 				Claims: claims, OpenedAt: now, ExpiresAt: now.Add(min(provider.SessionTTL, maxSession)), TokenExpiresAt: id.Expiry,
@@ -155,15 +173,11 @@ func (b *Broker) identify(ctx context.Context, token any) (*asking, error) {
 		if held.RevokedAt != nil || held.TokenRevoked || !now.Before(held.ExpiresAt) {
 			return nil, &oidc.Error{Reason: oidc.ReasonExpired, Detail: "the session of this token has ended"}
 		}
-		claims, err := decodeClaims(held.Claims)
+		identity, err := b.identityOf(&held.Session)
 		if err != nil {
 			return nil, err
 		}
-		provider, _ := b.config.Verifier.Provider(held.Provider)
-		return &asking{
-			identity: policies.Identity{Provider: held.Provider, ProviderType: provider.Type, Subject: held.Subject, Claims: claims},
-			session:  held.Session, held: held,
-		}, nil
+		return &asking{identity: identity, session: held.Session, held: held}, nil
 	}
 	return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "this call takes a job token or a session token"}
 }
@@ -202,14 +216,19 @@ func typeNumbers(v any) any {
 }
 
 // decide asks the policies for each grant, all on the same set.
-func (b *Broker) decide(caller *asking, wanted []GrantRequest) ([]*order, error) {
+func (b *Broker) decide(ctx context.Context, caller *asking, wanted []GrantRequest) ([]*order, error) {
 	set := b.config.Policies()
+	caller.digest = set.Digest()
 	orders := make([]*order, 0, len(wanted))
 	for _, w := range wanted {
 		if caller.held != nil && !slices.Contains(caller.held.Grants, w.Name) {
 			return nil, &policies.Denial{Code: policies.CodeNotAllowed, Grant: w.Name, Detail: "not among the grants that this session token was made with"}
 		}
-		grant, err := set.Decide(caller.identity, policies.Request{Grant: w.Name, TTL: w.TTL}, b.config.Store.Now())
+		asked := policies.Request{Grant: w.Name, TTL: w.TTL, IP: caller.ip}
+		grant, err := set.Decide(caller.identity, asked, b.config.Store.Now())
+		if denial, ok := errors.AsType[*policies.Denial](err); ok {
+			b.refused(ctx, caller, asked, denial)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -245,7 +264,7 @@ func checkEnv(orders []*order) error {
 
 // schedule sets every end once, by the database's clock. JWT `exp`, `VALID UNTIL`
 // and the like derive from it.
-func (b *Broker) schedule(r *leases.Reservation, orders []*order, sessionEnds time.Time, issued bool) {
+func (b *Broker) schedule(r *leases.Reservation, orders []*order, sessionEnds time.Time, issued bool) error {
 	now := b.config.Store.Now()
 	r.Now = now
 	r.Leases = make([]leases.NewLease, len(orders))
@@ -260,17 +279,25 @@ func (b *Broker) schedule(r *leases.Reservation, orders []*order, sessionEnds ti
 		if g.AskedTTL > 0 {
 			ttl = min(ttl, g.AskedTTL)
 		}
-		expires := earlier(now.Add(ttl), sessionEnds)
-		latest := earlier(now.Add(max(g.MaxTTL, ttl)), sessionEnds)
+		ends := sessionEnds
+		if !g.Until.IsZero() {
+			ends = earlier(ends, g.Until)
+			if ends.Sub(now) < time.Second {
+				return &EndsTooSoonError{Grant: o.name(), Until: ends}
+			}
+		}
+		expires := earlier(now.Add(ttl), ends)
+		latest := earlier(now.Add(max(g.MaxTTL, ttl)), ends)
 		_, renewer := o.issuer.Issuer.(issuers.Renewer)
 		o.lease = leases.NewLease{
 			ID: ids.New(ids.Lease, now), Policy: g.Policy, Grant: g.Name, Job: g.Job, PolicyDigest: g.Digest,
 			Issuer: g.Issuer, Role: g.Role, Kind: o.about.Kind, Target: o.issuer.Target, Revocation: o.about.Revocation,
-			ExpiresAt: expires, MaxExpiresAt: latest, TTL: whole, Renewable: renewer && latest.After(expires),
+			ExpiresAt: expires, MaxExpiresAt: latest, TTL: whole, AskedTTL: g.AskedTTL, Renewable: renewer && latest.After(expires),
 			IssueDeadline: deadline, SettledAt: deadline.Add(o.about.IssueTimeout), MaxActive: g.MaxActive, Rules: rules(g), Issued: issued,
 		}
 		r.Leases[i] = o.lease
 	}
+	return nil
 }
 
 // earlier cuts to whole seconds, which is all that a JWT can say.

@@ -96,7 +96,9 @@ func (b *Broker) probe(ctx context.Context, name string) error {
 		// A session token that nobody has, since nobody knows what hashes to it.
 		Token: leases.Token{Hash: b.config.SessionTokens.Sum("probe", []byte(id)), KeyID: b.config.SessionTokens.KeyID()},
 	}
-	b.schedule(reservation, []*order{o}, reservation.Session.ExpiresAt, false)
+	if err := b.schedule(reservation, []*order{o}, reservation.Session.ExpiresAt, false); err != nil {
+		return err
+	}
 	if err := b.reserveThenIssue(ctx, reservation, []*order{o}); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"crypto/sha256"
 	"maps"
 	"regexp"
 	"slices"
@@ -99,7 +100,7 @@ func (c *shared) load(name string, data []byte) *loaded {
 	if f.At.Line == 0 {
 		return &loaded{file: file, mistakes: mistakes, syntax: len(mistakes)} // not read at all
 	}
-	p := &policy{name: f.Name, owner: f.Owner, description: f.Description, environment: f.Environment, broad: f.Session == sessionBroad}
+	p := &policy{name: f.Name, owner: f.Owner, description: f.Description, environment: f.Environment, broad: f.Session == sessionBroad, sum: sha256.Sum256(data)}
 	l.head(f)
 	jobs := l.jobs(f, p)
 	l.grants(f, p, jobs)

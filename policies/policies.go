@@ -22,6 +22,7 @@
 package policies
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"net/netip"
 	"time"
@@ -143,6 +144,7 @@ type policy struct {
 	grants      []*grant
 	tests       int
 	uncovered   []Uncovered
+	sum         [sha256.Size]byte // of its file: another sum may be another meaning
 }
 
 type job struct {

@@ -1,9 +1,11 @@
 #!/bin/sh
-# Runs each Fuzz function for FUZZTIME (default 30s), one after the other: `go test -fuzz` takes one at a time.
+# Runs Fuzz functions, one after the other, since `go test -fuzz` takes one at a time: those whose name matches FUZZ (default: all), each for
+# FUZZTIME (default 30s).
 set -eu
 cd "$(dirname "$0")/.."
-grep -rE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*\(' . | sed -E 's|^\./(.*)/[^/]*:func (Fuzz[A-Za-z0-9_]*)\(.*|\1 \2|' | sort |
-	while read -r dir name; do
-		echo "== $name in $dir"
-		go test -run '^$' -fuzz "^$name\$" -fuzztime "${FUZZTIME:-30s}" "./$dir" </dev/null
-	done
+list=$(grep -rE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*\(' . | sed -E 's|^\./(.*)/[^/]*:func (Fuzz[A-Za-z0-9_]*)\(.*|\1 \2|' | grep -E " (${FUZZ:-.*})\$" | sort)
+[ -n "$list" ] || { echo "no Fuzz function is called ${FUZZ:-}" >&2; exit 1; }
+echo "$list" | while read -r dir name; do
+	echo "== $name in $dir"
+	go test -run '^$' -fuzz "^$name\$" -fuzztime "${FUZZTIME:-30s}" -fuzzminimizetime 5s "./$dir" </dev/null
+done

@@ -7,17 +7,20 @@ import "time"
 
 // Paths of the native API.
 const (
-	PathExchange       = "/v1/exchange"
-	PathSession        = "/v1/session"
-	PathSessionRevoke  = "/v1/session/revoke"
-	PathLeases         = "/v1/leases"
-	PathAudit          = "/v1/audit"
-	PathRedactionRules = "/v1/redaction/rules"
-	PathLive           = "/livez"
-	PathReady          = "/readyz"
-	PathMetrics        = "/metrics"
-	PathDiscovery      = "/.well-known/openid-configuration"
-	PathJWKS           = "/.well-known/jwks.json"
+	PathExchange        = "/v1/exchange"
+	PathSession         = "/v1/session"
+	PathSessionRevoke   = "/v1/session/revoke"
+	PathLeases          = "/v1/leases"
+	PathAudit           = "/v1/audit"
+	PathRedactionRules  = "/v1/redaction/rules"
+	PathPoliciesReload  = "/v1/policies/reload"
+	PathPoliciesExplain = "/v1/policies/explain"
+	PathDecisions       = "/v1/decisions"
+	PathLive            = "/livez"
+	PathReady           = "/readyz"
+	PathMetrics         = "/metrics"
+	PathDiscovery       = "/.well-known/openid-configuration"
+	PathJWKS            = "/.well-known/jwks.json"
 )
 
 // Limits of the native API, in bytes.

@@ -10,28 +10,57 @@ import (
 	"time"
 )
 
-// Paths of what is asked about decisions.
-const (
-	PathPoliciesExplain = "/v1/policies/explain"
-	PathDecisions       = "/v1/decisions"
-)
-
-// ExplainRequest is the body of POST /v1/policies/explain: the id of a request
-// whose decision was recorded, or a job token and a grant, or the claims of one.
-type ExplainRequest struct {
-	RequestID string `json:"request_id,omitempty"` // alone
-
-	Token    string `json:"token,omitempty"`    // a job token, with Grant
-	Provider string `json:"provider,omitempty"` // by its name in the server's configuration, with Claims
-	Claims   Claims `json:"claims,omitempty"`
-
-	Grant string    `json:"grant,omitempty"` // POLICY/GRANT
-	TTL   string    `json:"ttl,omitempty"`   // that is asked for: "10m"
-	IP    string    `json:"ip,omitempty"`    // of who asks
-	At    time.Time `json:"at,omitzero"`     // when; now when zero
+// Mistake is one thing that is wrong in a policy file.
+type Mistake struct {
+	File string `json:"file"` // below the policy folder
+	Line int    `json:"line"` // from 1; 0 when the file as a whole is meant
+	Col  int    `json:"col"`
+	Text string `json:"text"`
+	Hint string `json:"hint,omitempty"`
 }
 
-// Explanation answers it: one decision with everything that had a say in it. It
+// Finding is one place where a rule of the linter applies. The set loads.
+type Finding struct {
+	Mistake
+
+	Rule     string `json:"rule"`
+	Severity string `json:"severity"` // warning, info
+}
+
+// ReloadRequest is the optional body of POST /v1/policies/reload.
+type ReloadRequest struct {
+	Confirm string `json:"confirm,omitempty"` // the digest that confirmation_required named
+}
+
+// ReloadResponse answers POST /v1/policies/reload.
+type ReloadResponse struct {
+	Digest   string    `json:"digest"`  // of the set in force
+	Changed  bool      `json:"changed"` // it was another one before
+	Policies int       `json:"policies"`
+	Grants   int       `json:"grants"`
+	Warnings []Finding `json:"warnings"`
+	// LeasesNoLongerAllowed are live leases that the set would not allow, a hundred
+	// at the most; Count is how many there are. They can't be renewed, and are
+	// revoked where the server's configuration says so.
+	LeasesNoLongerAllowed []string `json:"leases_no_longer_allowed"`
+	Count                 int      `json:"count"`
+}
+
+// ExplainRequest is the body of POST /v1/policies/explain: a recorded decision
+// (RequestID, with Grant where it asked for several), a job token with a grant,
+// or claims of a provider with a grant.
+type ExplainRequest struct {
+	RequestID string         `json:"request_id,omitempty"`
+	Token     string         `json:"token,omitempty"`
+	Provider  string         `json:"provider,omitempty"` // by its name in the server's configuration
+	Claims    map[string]any `json:"claims,omitempty"`
+	Grant     string         `json:"grant,omitempty"` // POLICY/GRANT
+	TTL       string         `json:"ttl,omitempty"`   // "10m"
+	IP        string         `json:"ip,omitempty"`
+	At        string         `json:"at,omitempty"` // RFC 3339; now when empty
+}
+
+// Explanation answers POST /v1/policies/explain: one decision with everything that had a say in it. It
 // holds what the policy asks for and what the token says, and no token.
 type Explanation struct {
 	Grant   string `json:"grant"`
@@ -53,10 +82,10 @@ type Explanation struct {
 	Note string `json:"note,omitempty"` // for people: what this explanation can't say
 }
 
-// Recorded is how it was decided then.
+// Recorded is what was decided when a request came.
 type Recorded struct {
 	Allowed bool   `json:"allowed"`
-	Digest  string `json:"digest"`
+	Digest  string `json:"digest"` // of the set that decided
 	Detail  string `json:"detail,omitempty"`
 }
 
@@ -78,29 +107,29 @@ type Clause struct {
 	Why  string `json:"why,omitempty"`
 }
 
-// DecisionList answers GET /v1/decisions, newest first.
+// Decision is one decision of record with all that it was made on.
+type Decision struct {
+	ID             string    `json:"id"` // of the lease, or dec_…
+	At             time.Time `json:"at"`
+	RequestID      string    `json:"request_id,omitempty"`
+	Provider       string    `json:"provider"`
+	ProviderType   string    `json:"provider_type,omitempty"`
+	Subject        string    `json:"subject"`
+	Claims         Claims    `json:"claims"`
+	Grant          string    `json:"grant"`
+	TTL            string    `json:"ttl,omitempty"` // as it was asked for
+	IP             string    `json:"ip,omitempty"`
+	TokenExpiresAt time.Time `json:"token_expires_at"`
+	Allowed        bool      `json:"allowed"`
+	Job            string    `json:"job,omitempty"` // of an allowed one
+	Digest         string    `json:"digest"`        // of the set that decided
+	Detail         string    `json:"detail,omitempty"`
+}
+
+// DecisionList answers GET /v1/decisions, oldest first.
 type DecisionList struct {
 	Decisions []Decision `json:"decisions"`
 	Next      string     `json:"next,omitempty"` // cursor of the next page
-}
-
-// Decision is the record of one: all that is needed to decide it again.
-type Decision struct {
-	ID             string    `json:"id"`
-	At             time.Time `json:"at"`
-	RequestID      string    `json:"request_id"`
-	Provider       string    `json:"provider"`
-	ProviderType   string    `json:"provider_type"`
-	Subject        string    `json:"subject"`
-	Claims         Claims    `json:"claims"`
-	Grant          string    `json:"grant"`         // POLICY/GRANT
-	TTL            string    `json:"ttl,omitempty"` // that was asked for
-	IP             string    `json:"ip,omitempty"`
-	TokenExpiresAt time.Time `json:"token_expires_at,omitzero"`
-	Allowed        bool      `json:"allowed"`
-	Job            string    `json:"job,omitempty"` // the job entry that let it through
-	Digest         string    `json:"digest"`
-	Detail         string    `json:"detail,omitempty"` // why it was refused
 }
 
 // Claims are those of a job token. Numbers are read as a verified token has them:

@@ -22,8 +22,10 @@ const (
 	CodeNotRenewable    Code = "not_renewable"          // 409
 	CodeAlreadyRevoked  Code = "already_revoked"        // 409
 	CodeNotStuck        Code = "not_stuck"              // 409
+	CodeConfirmation    Code = "confirmation_required"  // 409: policies that wait for an operator
 	CodeTooLarge        Code = "too_large"              // 413
 	CodeUnsupportedType Code = "unsupported_media_type" // 415
+	CodeInvalidPolicies Code = "invalid_policies"       // 422, with every mistake
 	CodeRateLimited     Code = "rate_limited"           // 429
 	CodeTooManyLeases   Code = "too_many_leases"        // 429
 	CodeInternal        Code = "internal"               // 500
@@ -57,6 +59,12 @@ type Problem struct {
 	Reason    Reason   `json:"reason,omitempty"` // of invalid_token
 	Claims    []string `json:"claims,omitempty"` // of not_allowed: names of the claims that did not match
 	Grant     string   `json:"grant,omitempty"`  // which grant of a request failed
+
+	Mistakes []Mistake `json:"mistakes,omitempty"` // of invalid_policies
+	Digest   string    `json:"digest,omitempty"`   // of confirmation_required: what to confirm
+	Removes  []string  `json:"removes,omitempty"`  // of confirmation_required: policies
+	Leases   []string  `json:"leases,omitempty"`   // of confirmation_required: some of those that would be revoked
+	Count    int       `json:"count,omitempty"`    // of confirmation_required: how many would be
 }
 
 // Error implements error, so that a client can return a Problem as it came.

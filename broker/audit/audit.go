@@ -40,6 +40,10 @@ const (
 	LeaseExpired   Type = "lease.expired" // nothing outside had to be undone
 	LeaseForgotten Type = "lease.forgotten"
 
+	PoliciesLoaded    Type = "policies.loaded"    // a set came into force on one broker
+	PoliciesConfirmed Type = "policies.confirmed" // an operator let a set come into force
+	IdentityConflict  Type = "identity.conflict"  // a token has one half of a name and an id
+
 	AdminTokenCreated Type = "admin_token.created"
 	AdminTokenRevoked Type = "admin_token.revoked" //nolint:gosec // the name of an event
 )

@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -35,6 +36,7 @@ import (
 	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/broker/reloader"
 	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/migrations"
 	"github.com/daypass/daypass/policies"
@@ -98,6 +100,8 @@ type Options struct {
 	Signer func(keys.Signer) keys.Signer
 	// Checkpoint is called between the steps of an exchange.
 	Checkpoint func(step string)
+	// RevokeOnPolicyChange takes leases back that a new set doesn't allow.
+	RevokeOnPolicyChange bool
 	// Join makes this broker one more of another's fleet: the same database,
 	// keys, provider and targets.
 	Join *Broker
@@ -123,6 +127,7 @@ type Broker struct {
 	secrets  *secrets
 	stopWork func()
 	answers  *answers
+	policies *atomic.Pointer[map[string]string] // files by name
 }
 
 // New starts a broker that lasts as long as the test.
@@ -137,7 +142,8 @@ func New(t testing.TB, options Options) *Broker {
 	if options.Policies == nil {
 		options.Policies = map[string]string{"payments.yaml": Policies}
 	}
-	b := &Broker{t: t, options: options, Log: &Log{}, answers: &answers{}}
+	b := &Broker{t: t, options: options, Log: &Log{}, answers: &answers{}, policies: &atomic.Pointer[map[string]string]{}}
+	b.SetPolicies(options.Policies)
 	if options.Join == nil {
 		b.found()
 	} else {
@@ -209,7 +215,7 @@ func (b *Broker) open() {
 			{Name: "github", Type: "github", Issuer: b.Provider.IssuerURL(devkit.ProfileGitHub), Audience: Audience, SessionTTL: b.options.SessionTTL},
 			{Name: "gitlab", Type: "gitlab", Issuer: b.Provider.IssuerURL(devkit.ProfileGitLab), Audience: Audience, SessionTTL: b.options.SessionTTL},
 		},
-		OpenIssuers: b.openIssuers, LoadPolicies: b.loadPolicies, TrustedProxies: b.options.TrustedProxies,
+		OpenIssuers: b.openIssuers, LoadPolicies: b.loadPolicies, RevokeOnPolicyChange: b.options.RevokeOnPolicyChange, TrustedProxies: b.options.TrustedProxies,
 		Checkpoint: b.options.Checkpoint, IssueTime: b.options.IssueTime,
 	})
 	if err != nil {
@@ -241,13 +247,39 @@ func (b *Broker) openIssuers(ctx context.Context, _ string) (map[string]broker.I
 }
 
 func (b *Broker) loadPolicies(ctx context.Context, open map[string]broker.Issuer) (*policies.Set, error) {
-	files := fstest.MapFS{}
-	for name, text := range b.options.Policies {
-		files[name] = &fstest.MapFile{Data: []byte(text)}
-	}
-	return policies.Load(ctx, policies.Source{FS: files}, policies.Config{
+	return policies.Load(ctx, b.source(), policies.Config{
 		Providers: map[string]lint.Provider{"github": {Type: "github"}, "gitlab": {Type: "gitlab"}}, Issuers: checker(open), Now: b.options.Clock(),
 	})
+}
+
+func (b *Broker) source() policies.Source {
+	files := fstest.MapFS{}
+	for name, text := range *b.policies.Load() {
+		files[name] = &fstest.MapFile{Data: []byte(text)}
+	}
+	return policies.Source{FS: files}
+}
+
+// SetPolicies replaces the policy files of this broker, by name. They are not in
+// force before a reload.
+func (b *Broker) SetPolicies(files map[string]string) {
+	files = maps.Clone(files)
+	b.policies.Store(&files)
+}
+
+// Reload puts what SetPolicies left in force, as a signal would.
+func (b *Broker) Reload() (*reloader.Result, error) {
+	return b.Instance.Reload(context.WithoutCancel(b.t.Context()), reloader.Trigger{Actor: "daypassd", By: "test"})
+}
+
+// MustReload is a Reload that has to succeed.
+func (b *Broker) MustReload() *reloader.Result {
+	b.t.Helper()
+	result, err := b.Reload()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return result
 }
 
 // checker lets every policy use every issuer, if its parameters are right.

@@ -191,6 +191,18 @@ func (c *Client) RedactionRules(ctx context.Context, token string) ([]api.Rule, 
 	return answer.Rules, nil
 }
 
+// ReloadPolicies makes the broker read its policy folder. An error with code
+// invalid_policies has every mistake; one with confirmation_required has the
+// digest that an operator has to look at and send as confirm ("" for none).
+func (c *Client) ReloadPolicies(ctx context.Context, token, confirm string) (*api.ReloadResponse, error) {
+	var answer api.ReloadResponse
+	k := call{method: http.MethodPost, path: api.PathPoliciesReload, token: token, body: api.ReloadRequest{Confirm: confirm}}
+	if err := c.json(ctx, k, &answer); err != nil {
+		return nil, fmt.Errorf("reloading policies: %w", err)
+	}
+	return &answer, nil
+}
+
 // json makes a call and decodes its answer. Members that this version doesn't
 // know are left aside, so that a newer broker can be talked to.
 func (c *Client) json(ctx context.Context, k call, into any) error {

@@ -435,3 +435,33 @@ func TestRetryEndsWithTheContext(t *testing.T) {
 		}
 	})
 }
+
+func TestReloadPolicies(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if r.Method != http.MethodPost || r.URL.Path != "/v1/policies/reload" || r.Header.Get("Authorization") != "Bearer "+token {
+			t.Errorf("%s %s", r.Method, r.URL)
+		}
+		if string(body) == `{"confirm":"abc"}` {
+			_, _ = io.WriteString(w, `{"digest":"abc","changed":true,"policies":2,"grants":3,"warnings":[{"file":"a.yaml","line":1,"col":2,"text":"t","rule":"GEN-001","severity":"warning"}],"leases_no_longer_allowed":["lse_1"],"count":1}`)
+			return
+		}
+		w.Header().Set("Content-Type", api.ProblemType)
+		w.WriteHeader(http.StatusConflict)
+		_, _ = io.WriteString(w, `{"code":"confirmation_required","digest":"abc","removes":["p"],"count":12}`)
+	}))
+	defer server.Close()
+	c, err := New(Config{URL: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.ReloadPolicies(t.Context(), token, "")
+	if problem, ok := errors.AsType[*api.Problem](err); !ok || problem.Code != api.CodeConfirmation || problem.Digest != "abc" || len(problem.Removes) != 1 || problem.Count != 12 {
+		t.Errorf("%v", err)
+	}
+	out, err := c.ReloadPolicies(t.Context(), token, "abc")
+	if err != nil || !out.Changed || out.Policies != 2 || out.Count != 1 || len(out.LeasesNoLongerAllowed) != 1 || len(out.Warnings) != 1 || out.Warnings[0].File != "a.yaml" || out.Warnings[0].Rule != "GEN-001" {
+		t.Errorf("%+v, %v", out, err)
+	}
+}

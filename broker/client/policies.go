@@ -27,7 +27,7 @@ type DecisionFilter struct {
 	Limit int       // of one page; the broker's own when 0
 }
 
-// Decisions reads one page of recorded decisions, newest first, with an admin's
+// Decisions reads one page of recorded decisions, oldest first, with an admin's
 // token. Cursor is the Next of the page before, and empty for the first.
 func (c *Client) Decisions(ctx context.Context, token string, filter DecisionFilter, cursor string) (*api.DecisionList, error) {
 	query := url.Values{}

@@ -22,7 +22,7 @@ func (l *loader) check() {
 	l.environments()
 	l.providers()
 	l.issuers()
-	l.need(c.Policies.At, "dir", c.Policies.Dir, "write policies: {dir: /etc/daypass/policies}")
+	l.policies()
 	l.proxies()
 	if c.Log.Level == "" {
 		c.Log.Level = "info"
@@ -31,6 +31,20 @@ func (l *loader) check() {
 		l.add(c.Log.At.Of("level"), strictyaml.Suggest(c.Log.Level, levels), "unknown level %q", c.Log.Level)
 	}
 	l.references()
+}
+
+func (l *loader) policies() {
+	p := &l.config.Policies
+	l.need(p.At, "dir", p.Dir, "write policies: {dir: /etc/daypass/policies}")
+	if !p.At.Has("watch") && !l.set["policies.watch"] {
+		p.Watch = true
+	}
+	if p.OnPolicyChange == "" {
+		p.OnPolicyChange = OnPolicyChangeKeep
+	}
+	if choices := []string{OnPolicyChangeKeep, OnPolicyChangeRevoke}; !slices.Contains(choices, p.OnPolicyChange) {
+		l.add(p.At.Of("on_policy_change"), strictyaml.Suggest(p.OnPolicyChange, choices), "on_policy_change can't be %q", p.OnPolicyChange)
+	}
 }
 
 func (l *loader) listen() {

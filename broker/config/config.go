@@ -103,8 +103,11 @@ type Provider struct {
 	Type                string              `yaml:"type,required"` // one of ProviderTypes
 	Issuer              string              `yaml:"issuer,required"`
 	Audience            string              `yaml:"audience,required"`
-	SessionTTL          strictyaml.Duration `yaml:"session_ttl"` // absent: 1h; at most 24h
-	CAFile              string              `yaml:"ca_file"`     // absent: the system's authorities
+	AudienceAlone       bool                `yaml:"audience_alone"` // tokens for other audiences too are refused
+	Algorithms          []string            `yaml:"algorithms"`     // absent: all that the provider declares
+	MaxTokenAge         strictyaml.Duration `yaml:"max_token_age"`  // absent: 24h, and tokens may lack iat
+	SessionTTL          strictyaml.Duration `yaml:"session_ttl"`    // absent: 1h; at most 24h
+	CAFile              string              `yaml:"ca_file"`        // absent: the system's authorities
 	AllowPrivateAddress bool                `yaml:"allow_private_address"`
 }
 
@@ -176,10 +179,18 @@ type Use struct {
 	Environment string           `yaml:"environment,required"`
 }
 
-// Policies says where the policy files are.
+// What becomes of leases that a new set of policies doesn't allow.
+const (
+	OnPolicyChangeKeep   = "keep"   // they live to their end, and can't be renewed
+	OnPolicyChangeRevoke = "revoke" // they are taken back
+)
+
+// Policies says where the policy files are, and how changes of them come into force.
 type Policies struct {
-	At  strictyaml.Where `yaml:"-"`
-	Dir string           `yaml:"dir"`
+	At             strictyaml.Where `yaml:"-"`
+	Dir            string           `yaml:"dir"`
+	Watch          bool             `yaml:"watch"`            // absent: true
+	OnPolicyChange string           `yaml:"on_policy_change"` // absent: OnPolicyChangeKeep
 }
 
 // Log says how much is logged.

@@ -222,11 +222,19 @@ func TestMistakes(t *testing.T) {
 		{"provider's name", change("name: github", "name: Git Hub"), []string{`"Git Hub" can't be the name of a provider`}},
 		{"provider without audience", change(", audience: https://ci.example.com", ""), []string{"the key audience is missing"}},
 		{"long session", change("audience: https://ci.example.com", "audience: a, session_ttl: 2d"), []string{"session_ttl is between 1m and 24h"}},
+		{"token age of zero", change("audience: https://ci.example.com", "audience: a, max_token_age: 0s"), []string{"max_token_age is between 1m and 31d"}},
+		{"long token age", change("audience: https://ci.example.com", "audience: a, max_token_age: 32d"), []string{"max_token_age is between 1m and 31d"}},
+		{"token age", change("audience: https://ci.example.com", "audience: a, max_token_age: 31d, audience_alone: true, algorithms: [ES256, EdDSA]"), nil},
+		{"no algorithms", change("audience: https://ci.example.com", "audience: a, algorithms: []"), []string{"the list of algorithms is empty"}},
+		{"algorithm none", change("audience: https://ci.example.com", "audience: a, algorithms: [none]"), []string{`job tokens can't be signed with "none"`}},
+		{"symmetric algorithm", change("audience: https://ci.example.com", "audience: a, algorithms: [RS256, HS256]"), []string{`job tokens can't be signed with "HS256"`}},
+		{"algorithm in small", change("audience: https://ci.example.com", "audience: a, algorithms: [rs256]"), []string{`signed with "rs256": the algorithms are RS256`}},
 		{"software keys not allowed", change("allow_software_keys: true", "allow_software_keys: false"), []string{"software keys", "software keys"}},
 		{"keys without a module", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: pkcs11, pin_file: /pin}\n  sealing"), []string{"the key module is missing", "the key token is missing"}},
 		{"keys of both types", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: software, dir: /keys, pin_file: /pin, token: x}\n  sealing"), []string{"a key of type software has no token"}},
 		{"algorithm", change("{type: software", "{algorithm: RS256, type: software"), []string{"signing with RS256 is not possible"}},
 		{"no sealing key", change("  sealing: {type: software, dir: /keys, pin_file: /pin}\n", ""), []string{"the key keys.sealing is missing"}},
+		{"an unknown answer to changes", change("policies: {dir: /policies}", "policies: {dir: /policies, on_policy_change: revok}"), []string{`on_policy_change can't be "revok"`}},
 		{"no policies", change("policies: {dir: /policies}\n", ""), []string{"the key dir is missing or empty"}},
 		{"environments", minimal + "environments: [a, a, B]\n", []string{"can't be the name of an environment", "the environment a stands here twice"}},
 		{"proxies", minimal + "trusted_proxies: [0.0.0.0/0, x, 10.0.0.1]\n", []string{"is no address or network", "believes everybody's"}},
@@ -347,4 +355,23 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestPolicyDefaults(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		policies string
+		env      []string
+		watch    bool
+		onChange string
+	}{
+		{"{dir: /policies}", nil, true, OnPolicyChangeKeep},
+		{"{dir: /policies, watch: false, on_policy_change: revoke}", nil, false, OnPolicyChangeRevoke},
+		{"{dir: /policies}", []string{"DAYPASSD_POLICIES__WATCH=false", "DAYPASSD_POLICIES__ON_POLICY_CHANGE=revoke"}, false, OnPolicyChangeRevoke},
+	} {
+		got, mistakes := Parse("daypass.yaml", []byte(strings.Replace(minimal, "{dir: /policies}", c.policies, 1)), c.env)
+		if len(mistakes) > 0 || got.Policies.Watch != c.watch || got.Policies.OnPolicyChange != c.onChange {
+			t.Errorf("%s %v: %+v %v", c.policies, c.env, got.Policies, mistakes)
+		}
+	}
 }

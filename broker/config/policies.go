@@ -10,7 +10,7 @@ import "github.com/daypass/daypass/policies/strictyaml"
 // The Config is good for PolicyProviders, CheckGrant and Environments alone.
 func ParseForPolicies(filename string, data []byte) (*Config, []strictyaml.Mistake) {
 	c := &Config{}
-	l := &loader{config: c, policies: true}
+	l := &loader{config: c, lenient: true}
 	l.mistakes = strictyaml.Decode(filename, data, c)
 	if c.At.Line > 0 {
 		l.environments()

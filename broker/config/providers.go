@@ -6,7 +6,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/policies/strictyaml"
+)
+
+// The bounds of max_token_age.
+const (
+	minTokenAge = time.Minute
+	maxTokenAge = 31 * 24 * time.Hour
 )
 
 func (l *loader) providers() {
@@ -33,6 +40,7 @@ func (l *loader) providers() {
 			l.add(p.At.Of("audience"), "a name that is this server's alone", "the audience is empty")
 		}
 		l.audience(p)
+		l.tokens(p)
 		if p.SessionTTL == 0 && !p.At.Has("session_ttl") {
 			p.SessionTTL = strictyaml.Duration(time.Hour)
 		}
@@ -51,6 +59,22 @@ func (l *loader) audience(p *Provider) {
 	common := []string{"sts.amazonaws.com", "api://AzureADTokenExchange", "sigstore", "vault", "https://kubernetes.default.svc", "kubernetes"}
 	if slices.Contains(common, p.Audience) || (p.Audience != "" && p.Audience == p.Issuer) || strings.HasPrefix(p.Audience, "https://github.com/") {
 		l.warn(p.At.Of("audience"), "take a name that is this server's alone, such as its external_url", "other services accept tokens for the audience %s too", p.Audience)
+	}
+}
+
+// tokens checks what is asked of a provider's tokens beyond issuer and audience.
+func (l *loader) tokens(p *Provider) {
+	if at := p.At.Of("max_token_age"); p.At.Has("max_token_age") && (p.MaxTokenAge.Std() < minTokenAge || p.MaxTokenAge.Std() > maxTokenAge) && !l.reported(at) {
+		l.add(at, "leave it out for 24h", "max_token_age is between 1m and 31d")
+	}
+	at := p.At.Of("algorithms")
+	if p.At.Has("algorithms") && len(p.Algorithms) == 0 && !l.reported(at) {
+		l.add(at, "leave it out for those that the provider declares", "the list of algorithms is empty")
+	}
+	for _, alg := range p.Algorithms {
+		if !slices.Contains(oidc.Algorithms(), alg) {
+			l.add(at, "take the `alg` of the tokens' header", "job tokens can't be signed with %q: the algorithms are %s", alg, strings.Join(oidc.Algorithms(), ", "))
+		}
 	}
 }
 

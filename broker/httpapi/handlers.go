@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -46,7 +47,9 @@ func (s *Server) exchange(c echo.Context) error {
 		return err
 	}
 	noStore(c)
-	out, err := s.config.Broker.Exchange(c.Request().Context(), token, wanted)
+	request := broker.ExchangeRequest{Token: token, Grants: wanted, RequestID: requestID(c)}
+	request.RemoteIP, _ = netip.ParseAddr(c.RealIP()) // none is the zero Addr: conditions that ask for it deny
+	out, err := s.config.Broker.Exchange(c.Request().Context(), request)
 	if err != nil {
 		return err
 	}

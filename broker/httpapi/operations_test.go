@@ -22,6 +22,7 @@ import (
 	"github.com/daypass/daypass/broker/brokertest"
 	"github.com/daypass/daypass/broker/httpapi"
 	"github.com/daypass/daypass/broker/leases"
+	"github.com/daypass/daypass/broker/reloader"
 )
 
 func TestReadiness(t *testing.T) {
@@ -187,6 +188,7 @@ func TestPanicIsAnswered(t *testing.T) {
 		Broker: &broker.Broker{}, Store: &leases.Store{}, Admins: &admin.Tokens{}, ExternalURL: "https://daypass.example", Metrics: registry, Now: time.Now,
 		Logger: slog.New(slog.NewJSONHandler(&log, nil)),
 		Audit:  func(context.Context, audit.Page) ([]audit.Event, error) { return nil, nil },
+		Reload: func(context.Context, reloader.Trigger) (*reloader.Result, error) { return nil, nil },
 		Ready:  func(context.Context) httpapi.Readiness { panic(secret) },
 		JWKS:   func() ([]byte, error) { return nil, failure() },
 	})

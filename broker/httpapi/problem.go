@@ -14,6 +14,7 @@ import (
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/broker/reloader"
 	"github.com/daypass/daypass/policies"
 )
 
@@ -21,11 +22,14 @@ import (
 type problem struct {
 	api.Problem
 	retryAfter time.Duration // 0: no Retry-After
+	kept       bool          // the decision can be explained by the request's id
 }
 
 const (
 	retrySoon     = time.Second
 	retryWhenFree = 10 * time.Second
+
+	retryWhenStill = 2 * time.Second
 )
 
 func newProblem(status int, code api.Code, detail string) *problem {
@@ -44,6 +48,9 @@ func problemOf(err error) *problem {
 		request     *broker.RequestError
 		tooMany     *leases.TooManyError
 		issue       *broker.IssueError
+		tooSoon     *broker.EndsTooSoonError
+		mistakes    *policies.LoadError
+		unconfirmed *reloader.ConfirmationError
 		ready       *problem
 		ofEcho      *echo.HTTPError
 	)
@@ -69,6 +76,18 @@ func problemOf(err error) *problem {
 	case errors.As(err, &tooMany):
 		p := newProblem(http.StatusTooManyRequests, api.CodeTooManyLeases, tooMany.Error()+": wait until one ends, or revoke one")
 		p.Grant, p.retryAfter = tooMany.Grant, retryWhenFree
+		return p
+	case errors.As(err, &tooSoon):
+		p := newProblem(http.StatusForbidden, api.CodeNotAllowed, tooSoon.Error())
+		p.Grant = tooSoon.Grant
+		return p
+	case errors.As(err, &mistakes):
+		return invalidPolicies(mistakes)
+	case errors.As(err, &unconfirmed):
+		return confirmationRequired(unconfirmed)
+	case errors.Is(err, policies.ErrChanging):
+		p := newProblem(http.StatusServiceUnavailable, api.CodeUnavailable, "the policy folder changed while it was read; the former set stays in force. Send this again once it is still, or switch a symlink")
+		p.retryAfter = retryWhenStill
 		return p
 	case errors.As(err, &issue) && issue.OwnKey:
 		p := newProblem(http.StatusServiceUnavailable, api.CodeUnavailable, "the broker's signing key is away; no credential was made, and the token may be sent again")
@@ -115,7 +134,7 @@ func denied(d *policies.Denial) *problem {
 	p := newProblem(http.StatusForbidden, api.CodeNotAllowed, "no policy gives this job what it asks for")
 	if d.Claims != nil {
 		p.Detail = "the policy's job entry for this repository asks for other claims"
-		p.Claims, p.Grant = d.Claims, d.Grant
+		p.Claims, p.Grant, p.kept = d.Claims, d.Grant, d.Ours
 	}
 	return p
 }
@@ -137,6 +156,9 @@ func (p *problem) Error() string { return string(p.Code) + ": " + p.Detail }
 func (p *problem) write(c echo.Context, requestID string) error {
 	header := c.Response().Header()
 	p.RequestID = requestID
+	if p.kept {
+		p.Detail += ": `daypass policy explain --request " + requestID + "` shows an operator why"
+	}
 	if p.retryAfter > 0 {
 		header.Set(echo.HeaderRetryAfter, strconv.Itoa(int(math.Ceil(p.retryAfter.Seconds()))))
 	}

@@ -29,6 +29,7 @@ type Config struct {
 	Store       *leases.Store
 	Admins      *admin.Tokens
 	Audit       AuditLister
+	Reload      Reloader
 	ExternalURL string
 	JWKS        func() ([]byte, error) // public keys that verify what the broker mints
 	Ready       func(ctx context.Context) Readiness
@@ -48,7 +49,7 @@ type Server struct {
 
 // New checks the configuration.
 func New(config Config) (*Server, error) {
-	if config.Broker == nil || config.Store == nil || config.Admins == nil || config.Audit == nil || config.ExternalURL == "" ||
+	if config.Broker == nil || config.Store == nil || config.Admins == nil || config.Audit == nil || config.Reload == nil || config.ExternalURL == "" ||
 		config.JWKS == nil || config.Ready == nil || config.Metrics == nil || config.Logger == nil || config.Now == nil {
 		return nil, errors.New("making HTTP API: a required field of its configuration is missing")
 	}
@@ -72,6 +73,9 @@ func (s *Server) API(withOperations bool) http.Handler {
 	e.POST(api.PathLeases+"/:id/forget", s.forget)
 	e.GET(api.PathAudit, s.audit)
 	e.GET(api.PathRedactionRules, s.redactionRules)
+	e.POST(api.PathPoliciesReload, s.reload)
+	e.POST(api.PathPoliciesExplain, s.explain)
+	e.GET(api.PathDecisions, s.decisions)
 	e.GET(api.PathDiscovery, s.discovery)
 	e.GET(api.PathJWKS, s.jwks)
 	if withOperations {
@@ -114,6 +118,15 @@ type record struct {
 }
 
 const recordKey = "daypass.record"
+
+// requestID is the request's id.
+func requestID(c echo.Context) string {
+	r, _ := c.Get(recordKey).(*record)
+	if r == nil {
+		return ""
+	}
+	return r.id
+}
 
 func note(c echo.Context, attrs ...slog.Attr) {
 	if r, ok := c.Get(recordKey).(*record); ok {

@@ -18,6 +18,8 @@ const (
 	AdminToken = "adm_"
 	Request    = "req_"
 	Root       = "rot_"
+	Denial     = "dec_"
+	PolicyLoad = "pol_"
 )
 
 // New makes an identifier of something that began at a time: 48 bits of
@@ -35,4 +37,23 @@ func Valid(prefix, s string) bool {
 	}
 	_, err := ulid.ParseStrict(rest)
 	return err == nil
+}
+
+// From is before every identifier of what began at a time or later, and behind
+// those of what began a millisecond earlier.
+func From(prefix string, at time.Time) string {
+	var first ulid.ULID
+	if err := first.SetTime(uint64(max(at.UnixMilli(), 0))); err != nil {
+		return prefix + ulid.ULID{}.String() // of a time that no identifier has
+	}
+	return prefix + first.String()
+}
+
+// Time is when what a valid identifier names began, to the millisecond.
+func Time(prefix, s string) time.Time {
+	id, err := ulid.ParseStrict(strings.TrimPrefix(s, prefix))
+	if err != nil {
+		return time.Time{}
+	}
+	return ulid.Time(id.Time()).UTC()
 }

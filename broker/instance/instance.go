@@ -24,6 +24,7 @@ import (
 	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/broker/reloader"
 	"github.com/daypass/daypass/broker/revoker"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/migrations"
@@ -43,13 +44,18 @@ type Config struct {
 	// OpenIssuers is called once the installation's id is known; it reaches for
 	// no target.
 	OpenIssuers func(ctx context.Context, installation string) (map[string]broker.Issuer, error)
-	// LoadPolicies loads the set in force.
-	LoadPolicies   func(ctx context.Context, issuers map[string]broker.Issuer) (*policies.Set, error)
-	TrustedProxies []echo.TrustOption // none when empty
-	Logger         *slog.Logger
-	Now            func() time.Time
-	Checkpoint     func(step string) // nil in every released program
-	IssueTime      time.Duration     // zero: broker's default
+	// LoadPolicies loads what is to be the set in force.
+	LoadPolicies func(ctx context.Context, issuers map[string]broker.Issuer) (*policies.Set, error)
+	// WatchPolicies looks whether they changed; its zero value: nobody looks.
+	WatchPolicies reloader.Watch
+	// RevokeOnPolicyChange takes leases back that a new set doesn't allow. False:
+	// they live to their end, and can't be renewed.
+	RevokeOnPolicyChange bool
+	TrustedProxies       []echo.TrustOption // none when empty
+	Logger               *slog.Logger
+	Now                  func() time.Time
+	Checkpoint           func(step string) // nil in every released program
+	IssueTime            time.Duration     // zero: broker's default
 }
 
 // Instance is one broker. See [Open].
@@ -64,7 +70,7 @@ type Instance struct {
 	revoker *revoker.Revoker
 	server  *httpapi.Server
 	issuers map[string]broker.Issuer
-	set     *policies.Set
+	reloads *reloader.Reloader
 	metrics *metrics
 	signing keyCheck
 }
@@ -138,9 +144,6 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	if i.issuers, err = config.OpenIssuers(ctx, i.Installation); err != nil {
 		return nil, err
 	}
-	if i.set, err = config.LoadPolicies(ctx, i.issuers); err != nil {
-		return nil, err
-	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	i.metrics = newMetrics(registry)
@@ -154,26 +157,35 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		return nil, err
 	}
 	if i.broker, err = broker.New(broker.Config{
-		Installation: i.Installation, Tenant: Tenant, Verifier: verifier, Policies: func() *policies.Set { return i.set }, Issuers: i.issuers, Store: i.store,
+		Installation: i.Installation, Tenant: Tenant, Verifier: verifier, Policies: func() *policies.Set { return i.reloads.Set() }, Issuers: i.issuers, Store: i.store,
 		SessionTokens: base.Root.Hasher(keys.SessionTokens), Fingerprints: base.Root.Hasher(keys.Fingerprints), Notify: i.revoker.Notify,
-		Logger: config.Logger, IssueTime: config.IssueTime, Checkpoint: config.Checkpoint,
+		Logger: config.Logger, IssueTime: config.IssueTime, Checkpoint: config.Checkpoint, Observe: i.metrics,
+	}); err != nil {
+		return nil, err
+	}
+	if i.reloads, err = reloader.New(ctx, reloader.Config{
+		Load:  func(ctx context.Context) (*policies.Set, error) { return config.LoadPolicies(ctx, i.issuers) },
+		Watch: config.WatchPolicies, Revoke: config.RevokeOnPolicyChange, Store: i.store, Allowed: i.broker.StillAllowed,
+		Notify: i.revoker.Notify, Logger: config.Logger, Now: config.Now, Observe: i.metrics,
 	}); err != nil {
 		return nil, err
 	}
 	i.server, err = httpapi.New(httpapi.Config{
-		Broker: i.broker, Store: i.store, Admins: i.Tokens, ExternalURL: config.ExternalURL, Ready: i.ready, Metrics: registry, Logger: config.Logger, Now: config.Now,
-		Audit: func(ctx context.Context, page audit.Page) ([]audit.Event, error) {
-			page.Tenant = Tenant
-			events, err := audit.List(ctx, i.pool, page)
-			if err != nil {
-				err = fmt.Errorf("%w: %w", leases.ErrUnavailable, err)
-			}
-			return events, err
-		},
+		Broker: i.broker, Store: i.store, Reload: i.Reload, Admins: i.Tokens, ExternalURL: config.ExternalURL, Ready: i.ready, Metrics: registry, Logger: config.Logger, Now: config.Now,
+		Audit:          i.listAudit,
 		JWKS:           func() ([]byte, error) { return keys.JWKS(config.Signer) },
 		TrustedProxies: config.TrustedProxies,
 	})
 	return i, err
+}
+
+func (i *Instance) listAudit(ctx context.Context, page audit.Page) ([]audit.Event, error) {
+	page.Tenant = Tenant
+	events, err := audit.List(ctx, i.pool, page)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", leases.ErrUnavailable, err)
+	}
+	return events, err
 }
 
 func plain(configured map[string]broker.Issuer) map[string]issuers.Issuer {
@@ -193,13 +205,20 @@ func (i *Instance) Operations() http.Handler { return i.server.Operations() }
 // Drain makes new exchanges answer 503.
 func (i *Instance) Drain() { i.server.Drain() }
 
-// Run takes back what is due, tries the targets and counts what is overdue,
-// until ctx ends.
+// Reload reads the policies and puts their set in force; see [reloader.Reloader.Reload].
+func (i *Instance) Reload(ctx context.Context, trigger reloader.Trigger) (*reloader.Result, error) {
+	return i.reloads.Reload(ctx, trigger)
+}
+
+// Run takes back what is due, tries the targets, counts what is overdue, watches
+// the policies and writes down what is refused, until ctx ends.
 func (i *Instance) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	running.Go(func() { i.revoker.Run(ctx) })
 	running.Go(func() { i.broker.ProbeTargets(ctx) })
 	running.Go(func() { i.watchOverdue(ctx) })
+	running.Go(func() { i.reloads.Run(ctx) })
+	running.Go(func() { i.broker.KeepDecisions(ctx) })
 	running.Wait()
 }
 
@@ -245,7 +264,7 @@ func (i *Instance) ready(ctx context.Context) httpapi.Readiness {
 	defer cancel()
 	r := httpapi.Readiness{
 		Ready:   true,
-		Checks:  map[string]string{"keys": "ok", "policies": "ok, digest " + i.set.Digest(), "database": "ok"},
+		Checks:  map[string]string{"keys": "ok", "policies": i.reloads.Status(), "database": "ok"},
 		Issuers: map[string]string{},
 	}
 	for name := range i.issuers {

@@ -15,6 +15,85 @@ type metrics struct {
 	overdue      *prometheus.GaugeVec
 	stuck        *prometheus.GaugeVec
 	degradedness *prometheus.GaugeVec
+	policies     policyMetrics
+}
+
+// policyMetrics are those of the policies and what they refuse.
+type policyMetrics struct {
+	info            *prometheus.GaugeVec
+	loaded          prometheus.Gauge
+	failed          prometheus.Gauge
+	failures        prometheus.Counter
+	pending         prometheus.Gauge
+	noLongerAllowed prometheus.Gauge
+	denied          *prometheus.CounterVec
+	dropped         prometheus.Counter
+	conflicts       prometheus.Counter
+}
+
+func newPolicyMetrics(registry *prometheus.Registry) policyMetrics {
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+	}
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	}
+	m := policyMetrics{
+		info:            prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "daypass_policies_info", Help: "1, with the digest of the set of policies in force."}, []string{"digest"}),
+		loaded:          gauge("daypass_policies_loaded_timestamp_seconds", "When the set of policies came into force."),
+		failed:          gauge("daypass_policies_reload_failed", "1 while what the policy folder holds does not load: worth an alert."),
+		failures:        counter("daypass_policies_reload_failures_total", "Reloads that failed."),
+		pending:         gauge("daypass_policies_pending", "1 while a set of policies waits for an operator's confirmation."),
+		noLongerAllowed: gauge("daypass_leases_no_longer_allowed", "Live leases that the set of policies in force did not allow when it was loaded."),
+		denied:          prometheus.NewCounterVec(prometheus.CounterOpts{Name: "daypass_denials_total", Help: "Requests that the policies refused, by whose they were."}, []string{"whose"}),
+		dropped:         counter("daypass_denials_dropped_total", "Denials of own jobs that were not kept: too many at once, or the database was away."),
+		conflicts:       counter("daypass_identity_conflicts_total", "Tokens with one half of a name and an id: renamed, or taken over."),
+	}
+	registry.MustRegister(m.info, m.loaded, m.failed, m.failures, m.pending, m.noLongerAllowed, m.denied, m.dropped, m.conflicts)
+	return m
+}
+
+// Loaded implements reloader.Observer.
+func (m *metrics) Loaded(digest string, at time.Time) {
+	m.policies.info.Reset()
+	m.policies.info.WithLabelValues(digest).Set(1)
+	m.policies.loaded.Set(float64(at.UnixMilli()) / 1000)
+}
+
+// ReloadFailed implements reloader.Observer.
+func (m *metrics) ReloadFailed(failed bool) {
+	m.policies.failed.Set(oneIf(failed))
+	if failed {
+		m.policies.failures.Inc()
+	}
+}
+
+// Pending implements reloader.Observer.
+func (m *metrics) Pending(waits bool) { m.policies.pending.Set(oneIf(waits)) }
+
+// NoLongerAllowed implements reloader.Observer.
+func (m *metrics) NoLongerAllowed(leases int) { m.policies.noLongerAllowed.Set(float64(leases)) }
+
+// Denied implements broker.Observer.
+func (m *metrics) Denied(ours bool) {
+	whose := "other"
+	if ours {
+		whose = "own"
+	}
+	m.policies.denied.WithLabelValues(whose).Inc()
+}
+
+// DenialDropped implements broker.Observer.
+func (m *metrics) DenialDropped() { m.policies.dropped.Inc() }
+
+// Conflict implements broker.Observer.
+func (m *metrics) Conflict() { m.policies.conflicts.Inc() }
+
+func oneIf(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 func newMetrics(registry *prometheus.Registry) *metrics {
@@ -29,6 +108,7 @@ func newMetrics(registry *prometheus.Registry) *metrics {
 		stuck:        prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "daypass_leases_stuck", Help: "Leases whose revocation waits for a person: worth an alert."}, issuer),
 		degradedness: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "daypass_issuer_degraded", Help: "1 where the last try of the target failed."}, issuer),
 	}
+	m.policies = newPolicyMetrics(registry)
 	registry.MustRegister(m.revoked, m.lag, m.failed, m.overdue, m.stuck, m.degradedness)
 	return m
 }
@@ -43,11 +123,7 @@ func (m *metrics) Revoked(issuer string, lag time.Duration) {
 func (m *metrics) Failed(issuer string, _ bool) { m.failed.WithLabelValues(issuer).Inc() }
 
 func (m *metrics) degraded(issuer string, is bool) {
-	value := 0.0
-	if is {
-		value = 1
-	}
-	m.degradedness.WithLabelValues(issuer).Set(value)
+	m.degradedness.WithLabelValues(issuer).Set(oneIf(is))
 }
 
 const (

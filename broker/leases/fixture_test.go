@@ -142,7 +142,7 @@ func (f *fixture) checkInvariants(t *testing.T) {
 	for name, query := range map[string]string{
 		"a lease without its events":          `SELECT id FROM leases l WHERE events <> (SELECT count(*) FROM audit_events e WHERE e.subject = l.id) OR events <> (SELECT max(count) FROM audit_events e WHERE e.subject = l.id)`,
 		"a session without its events":        `SELECT id FROM sessions s WHERE events <> (SELECT count(*) FROM audit_events e WHERE e.subject = s.id)`,
-		"an event of nothing":                 `SELECT subject FROM audit_events e WHERE NOT EXISTS (SELECT FROM leases l WHERE l.id = e.subject) AND NOT EXISTS (SELECT FROM sessions s WHERE s.id = e.subject)`,
+		"an event of nothing":                 `SELECT subject FROM audit_events e WHERE type NOT LIKE 'policies.%' AND NOT EXISTS (SELECT FROM leases l WHERE l.id = e.subject) AND NOT EXISTS (SELECT FROM sessions s WHERE s.id = e.subject)`,
 		"an ended lease without its one end":  `SELECT id FROM leases l WHERE state IN ('revoked', 'expired', 'forgotten') AND 1 <> (SELECT count(*) FROM audit_events e WHERE e.subject = l.id AND type = 'lease.' || l.state)`,
 		"a live lease with an end":            `SELECT id FROM leases l WHERE state IN ('issuing', 'active', 'revoking') AND EXISTS (SELECT FROM audit_events e WHERE e.subject = l.id AND type IN ('lease.revoked', 'lease.expired', 'lease.forgotten'))`,
 		"a lease without its session's token": `SELECT id FROM leases l WHERE NOT EXISTS (SELECT FROM session_tokens t WHERE t.hash = l.session_token AND t.session_id = l.session_id)`,

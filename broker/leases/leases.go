@@ -85,6 +85,9 @@ type Lease struct {
 	LastError     string
 	Stuck         bool
 	Rules         []string // ids of redaction rules
+	RequestID     string   // of the exchange
+	AskedTTL      time.Duration
+	IP            string // who asked; "" where it isn't known
 
 	sealedHandle []byte
 	events       int

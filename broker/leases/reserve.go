@@ -26,6 +26,9 @@ type Reservation struct {
 	Joined bool
 	Token  Token
 	Leases []NewLease
+	// The request, as it is remembered beside each lease.
+	RequestID string
+	IP        string // who sent it; "" where it isn't known
 
 	// The session that the leases stand in, once reserved: the one asked for, or
 	// the one that the same job token opened before.
@@ -49,6 +52,7 @@ type NewLease struct {
 	Revocation                           issuers.Revocation
 	ExpiresAt, MaxExpiresAt              time.Time
 	TTL                                  time.Duration
+	AskedTTL                             time.Duration // by the job; 0: it didn't say
 	Renewable                            bool
 	IssueDeadline                        time.Time
 	SettledAt                            time.Time
@@ -149,10 +153,12 @@ ON CONFLICT (tenant, provider, issuer, token_digest) DO NOTHING`
 WITH wanted AS (
     SELECT * FROM unnest($2::int[], $3::text[], $4::text[], $5::bytea[], $6::timestamptz[], $7::bytea[],
         $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[],
-        $18::boolean[], $19::timestamptz[], $20::timestamptz[], $21::int[], $22::boolean[], $23::timestamptz[], $24::timestamptz[], $25::int[], $26::text[], $27::text[])
+        $18::boolean[], $19::timestamptz[], $20::timestamptz[], $21::int[], $22::boolean[], $23::timestamptz[], $24::timestamptz[], $25::int[], $26::text[], $27::text[],
+        $29::text[], $30::int[], $31::text[])
     AS w(exchange, provider, issuer, digest, now, session_token,
         id, policy, grant_name, job, policy_digest, lease_issuer, role, kind, target, revocation,
-        issued, expires_at, max_expires_at, ttl_seconds, renewable, issue_deadline, settled_at, max_active, rules, subject)
+        issued, expires_at, max_expires_at, ttl_seconds, renewable, issue_deadline, settled_at, max_active, rules, subject,
+        request_id, asked_ttl_seconds, ip)
 ), live AS MATERIALIZED (
     SELECT found.* FROM (SELECT DISTINCT provider, issuer, digest FROM wanted ORDER BY digest) d CROSS JOIN LATERAL (
         SELECT s.id, s.provider, s.issuer, s.token_digest, s.expires_at FROM sessions s
@@ -173,11 +179,13 @@ WITH wanted AS (
     SELECT *, bool_and(verdict = '') OVER (PARTITION BY exchange) AS taken FROM judged
 ), inserted AS (
     INSERT INTO leases (id, tenant, session_id, session_token, policy, grant_name, job, policy_digest, issuer, role, kind, target, revocation,
-        provider, subject, state, issued_at, expires_at, max_expires_at, ttl_seconds, renewable, issue_deadline, settled_at, due_at, rules, events)
+        provider, subject, state, issued_at, expires_at, max_expires_at, ttl_seconds, renewable, issue_deadline, settled_at, due_at, rules, events,
+        request_id, asked_ttl_seconds, ip)
     SELECT id, $1, session_id, session_token, policy, grant_name, job, policy_digest, lease_issuer, role, kind, target, revocation,
         provider, subject, CASE WHEN issued THEN 'active' ELSE 'issuing' END, now, expires_at, least(max_expires_at, session_expires_at), ttl_seconds,
         renewable AND least(max_expires_at, session_expires_at) > expires_at, issue_deadline, settled_at,
-        CASE WHEN issued THEN expires_at ELSE settled_at END, coalesce(string_to_array(nullif(rules, ''), ' '), '{}'), 1
+        CASE WHEN issued THEN expires_at ELSE settled_at END, coalesce(string_to_array(nullif(rules, ''), ' '), '{}'), 1,
+        request_id, asked_ttl_seconds, ip
     FROM decided WHERE taken
 )
 SELECT exchange, verdict, policy || '/' || grant_name, coalesce(session_id, ''), coalesce(session_expires_at, now) FROM decided`
@@ -270,6 +278,9 @@ func queueSessions(batch *pgx.Batch, tenant string, writes []*write) {
 		MaxSkew.Seconds())
 }
 
+// maxAsked bounds what is remembered of a job's wish.
+const maxAsked = 366 * 24 * time.Hour
+
 // leaseRow is one lease with the exchange that it belongs to.
 type leaseRow struct {
 	exchange int
@@ -316,6 +327,9 @@ func queueLeases(batch *pgx.Batch, tenant string, writes []*write) {
 		}),
 		text(func(r leaseRow) string { return r.of.Session.Subject }),
 		MaxSkew.Seconds(),
+		text(func(r leaseRow) string { return r.of.RequestID }),
+		column(rows, func(r leaseRow) int32 { return int32(min(r.AskedTTL, maxAsked) / time.Second) }), //nolint:gosec // bounded here
+		text(func(r leaseRow) string { return r.of.IP }),
 	).Query(func(rows pgx.Rows) error {
 		var exchange int
 		var verdict, grant, session string

@@ -1,6 +1,7 @@
 package oidc
 
 import (
+	"context"
 	"crypto"
 	"crypto/hmac"
 	"crypto/rand"
@@ -19,6 +20,7 @@ import (
 
 // stage is a provider with a key of each kind, and a verifier that trusts it.
 type stage struct {
+	context  context.Context //nolint:containedctx // the test's own
 	clock    *clock
 	provider *fakeProvider
 	verifier *Verifier
@@ -27,7 +29,7 @@ type stage struct {
 
 func newStage(t testing.TB) *stage {
 	t.Helper()
-	s := &stage{clock: newClock(), rsa: newSigner(t, algRS256, "rsa-1"), ec: newSigner(t, algES256, "ec-1")}
+	s := &stage{context: t.Context(), clock: newClock(), rsa: newSigner(t, algRS256, "rsa-1"), ec: newSigner(t, algES256, "ec-1")}
 	s.provider = newFakeProvider(t, s.rsa.jwk(), s.ec.jwk())
 	s.verifier = newVerifier(t, s.provider.config(s.clock))
 	return s
@@ -83,6 +85,8 @@ func shapeAttacks(t testing.TB, s *stage) []attack {
 		{"padding", good + "==", ReasonMalformed},
 		{"standard alphabet", parts[0] + "." + parts[1] + ".+/" + sig[2:], ReasonMalformed},
 		{"unused bits of the signature set", parts[0] + "." + parts[1] + "." + twin, ReasonMalformed},
+		{"unused bits of the payload set", unusedBits(t, s), ReasonMalformed},
+		{"padding inside", parts[0] + "=." + parts[1] + "." + sig, ReasonMalformed},
 		{"unused bits of the header set", header[:len(header)-1] + "B." + parts[1] + "." + sig, ReasonMalformed},
 		{"line end inside", parts[0] + "\n." + parts[1] + "." + sig, ReasonMalformed},
 		{"carriage return at the end", good + "\r", ReasonMalformed},
@@ -90,6 +94,19 @@ func shapeAttacks(t testing.TB, s *stage) []attack {
 		{"space inside", parts[0] + ". " + parts[1] + "." + sig, ReasonMalformed},
 		{"scheme before", "Bearer " + good, ReasonMalformed},
 	}
+}
+
+// unusedBits signs a payload that is not canonical base64url, as it stands.
+func unusedBits(t testing.TB, s *stage) string {
+	t.Helper()
+	payload := s.payload(t)
+	for len(payload)%3 != 1 {
+		payload += " "
+	}
+	encoded := b64([]byte(payload)) // ends in four unused bits, which are zero
+	last := map[byte]string{'A': "B", 'Q': "R", 'g': "h", 'w': "x"}[encoded[len(encoded)-1]]
+	signed := b64([]byte(s.ec.header())) + "." + encoded[:len(encoded)-1] + last
+	return signed + "." + b64(s.ec.bytes(t, algES256, signed))
 }
 
 func headerAttacks(t testing.TB, s *stage) []attack {
@@ -124,6 +141,11 @@ func headerAttacks(t testing.TB, s *stage) []attack {
 		{"zip", with(`{"alg":"ES256","kid":"ec-1","zip":"DEF"}`), ReasonMalformed},
 		{"minted access token", with(`{"alg":"ES256","kid":"ec-1","typ":"at+jwt"}`), ReasonMalformed},
 		{"other typ", with(`{"alg":"ES256","kid":"ec-1","typ":"application/jwt"}`), ReasonMalformed},
+		{"U+0000 in a name", with(`{"alg":"ES256","kid":"ec-1","x\u0000":1}`), ReasonMalformed},
+		{"lone surrogate", with(`{"alg":"ES256","kid":"ec-1","x":"\udfff"}`), ReasonMalformed},
+		{"invalid UTF-8 in header", with("{\"alg\":\"ES256\",\"kid\":\"ec-1\",\"x\":\"\xff\"}"), ReasonMalformed},
+		{"JWE that names its algorithm", with(`{"alg":"RSA-OAEP-256","kid":"ec-1"}`), ReasonAlgorithm},
+		{"JWE with a shared key", with(`{"alg":"dir","kid":"ec-1"}`), ReasonAlgorithm},
 		{"typ is null", with(`{"alg":"ES256","kid":"ec-1","typ":null}`), ReasonMalformed},
 	}
 }
@@ -135,6 +157,7 @@ func payloadAttacks(t testing.TB, s *stage) []attack {
 	return []attack{
 		{"no JSON", with("claims"), ReasonMalformed},
 		{"payload is a list", with("[" + payload + "]"), ReasonMalformed},
+		{"a token in a token", with(s.ec.token(t, s.provider.claims(s.clock, nil))), ReasonMalformed},
 		{"payload is null", with("null"), ReasonMalformed},
 		{"unfinished", with(payload[:len(payload)-1]), ReasonMalformed},
 		{"trailing data", with(payload + "{}"), ReasonMalformed},
@@ -199,6 +222,13 @@ func claimAttacks(t testing.TB, s *stage) []attack {
 		{"nbf beyond the leeway", claim("nbf", now+31), ReasonNotYetValid},
 		{"nbf as a string", claim("nbf", "0"), ReasonMalformed},
 		{"iat beyond the leeway", claim("iat", now+31), ReasonNotYetValid},
+		{"iat as a string", claim("iat", fmt.Sprint(now)), ReasonMalformed},
+		{"iat more than a day ago", claim("iat", now-24*3600-1), ReasonExpired},
+		{"iat of 1970", claim("iat", 0), ReasonExpired},
+		{"no iat, and more than a day to live", s.ec.token(t, s.provider.claims(s.clock, map[string]any{"iat": nil, "exp": now + 24*3600 + 1})), ReasonExpired},
+		{"nonce is a number", claim("nonce", 7), ReasonMalformed},
+		{"Nonce beside nonce", claim("Nonce", 7), ReasonMalformed},
+		{"claims elsewhere", claim("_claim_names", map[string]any{"sub": "x"}), ReasonMalformed},
 		{"iat is null", s.ec.raw(t, s.ec.header(), strings.Replace(s.payload(t), fmt.Sprintf(`"iat":%d`, now), `"iat":null`, 1)), ReasonMalformed},
 	}
 }
@@ -276,20 +306,22 @@ func TestGoodTokens(t *testing.T) {
 	with := func(changes map[string]any) string { return s.ec.token(t, s.provider.claims(s.clock, changes)) }
 	payload := s.payload(t)
 	for name, token := range map[string]string{
-		"plain":              with(nil),
-		"RS256":              s.rsa.token(t, s.provider.claims(s.clock, nil)),
-		"aud is a list":      with(map[string]any{"aud": []string{"other", testAudience}}),
-		"no iat, nbf, jti":   with(map[string]any{"iat": nil, "nbf": nil, "jti": nil}),
-		"nbf in the leeway":  with(map[string]any{"nbf": now + 30}),
-		"exp with fraction":  with(map[string]any{"exp": float64(now) + 60.5}),
-		"spaces":             s.ec.raw(t, " {\n\t\"alg\" : \"ES256\" , \"kid\":\"ec-1\" }\r\n", strings.Replace(payload, `"sub":`, "\n \"sub\"\t: ", 1)),
-		"typ in small":       s.ec.raw(t, `{"alg":"ES256","kid":"ec-1","typ":"jwt"}`, payload),
-		"no typ":             s.ec.raw(t, `{"alg":"ES256","kid":"ec-1"}`, payload),
-		"no kid":             s.ec.raw(t, `{"alg":"ES256"}`, payload),
-		"x5t and the like":   s.ec.raw(t, `{"alg":"ES256","kid":"ec-1","x5t":"AAAA","x5t#S256":"AAAA","cty":"json"}`, payload),
-		"escapes and pairs":  s.ec.raw(t, s.ec.header(), s.insert(t, `"a":"\ud83d\ude00 \u00e9 \" \\ \/ \b\f\n\r\t"`)),
-		"nested":             s.ec.raw(t, s.ec.header(), s.insert(t, `"a":`+strings.Repeat("[", maxDepth-1)+strings.Repeat("]", maxDepth-1))),
-		"lenient OIDC parts": s.ec.raw(t, s.ec.header(), s.insert(t, `"nonce":7,"_claim_names":{"x":""}`)),
+		"plain":             with(nil),
+		"RS256":             s.rsa.token(t, s.provider.claims(s.clock, nil)),
+		"aud is a list":     with(map[string]any{"aud": []string{"other", testAudience}}),
+		"iat a day ago":     with(map[string]any{"iat": now - 24*3600}),
+		"lives for a month": with(map[string]any{"exp": now + 30*24*3600}),
+		"no iat, nbf, jti":  with(map[string]any{"iat": nil, "nbf": nil, "jti": nil}),
+		"nbf in the leeway": with(map[string]any{"nbf": now + 30}),
+		"exp with fraction": with(map[string]any{"exp": float64(now) + 60.5}),
+		"spaces":            s.ec.raw(t, " {\n\t\"alg\" : \"ES256\" , \"kid\":\"ec-1\" }\r\n", strings.Replace(payload, `"sub":`, "\n \"sub\"\t: ", 1)),
+		"typ in small":      s.ec.raw(t, `{"alg":"ES256","kid":"ec-1","typ":"jwt"}`, payload),
+		"no typ":            s.ec.raw(t, `{"alg":"ES256","kid":"ec-1"}`, payload),
+		"no kid":            s.ec.raw(t, `{"alg":"ES256"}`, payload),
+		"x5t and the like":  s.ec.raw(t, `{"alg":"ES256","kid":"ec-1","x5t":"AAAA","x5t#S256":"AAAA","cty":"json"}`, payload),
+		"escapes and pairs": s.ec.raw(t, s.ec.header(), s.insert(t, `"a":"\ud83d\ude00 \u00e9 \" \\ \/ \b\f\n\r\t"`)),
+		"nested":            s.ec.raw(t, s.ec.header(), s.insert(t, `"a":`+strings.Repeat("[", maxDepth-1)+strings.Repeat("]", maxDepth-1))),
+		"nonce and at_hash": s.ec.raw(t, s.ec.header(), s.insert(t, `"nonce":"7","at_hash":""`)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			identity, err := s.verifier.Verify(t.Context(), token)
@@ -337,7 +369,7 @@ func TestIdentity(t *testing.T) {
 
 func TestEveryAlgorithm(t *testing.T) {
 	c := newClock()
-	for _, alg := range allAlgorithms() {
+	for _, alg := range Algorithms() {
 		t.Run(alg, func(t *testing.T) {
 			s := newSigner(t, alg, "only")
 			p := newFakeProvider(t, s.jwk())

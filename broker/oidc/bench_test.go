@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/asn1"
 	"encoding/base64"
+	"maps"
 	"math/big"
 	"slices"
 	"strings"
@@ -71,19 +72,33 @@ func bareCheck(b *testing.B, s *signer, token string) func() bool {
 	return nil
 }
 
-func BenchmarkVerify(b *testing.B) {
-	for _, alg := range []string{algRS256, algES256} {
-		v, _, token := benchToken(b, alg)
-		b.Run(alg, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := v.Verify(b.Context(), token); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
+func benchVerify(b *testing.B, alg string) {
+	b.Helper()
+	v, _, token := benchToken(b, alg)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := v.Verify(b.Context(), token); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
+
+func benchBare(b *testing.B, alg string) {
+	b.Helper()
+	_, s, token := benchToken(b, alg)
+	bare := bareCheck(b, s, token)
+	b.ReportAllocs()
+	for b.Loop() {
+		if !bare() {
+			b.Fatal("signature refused")
+		}
+	}
+}
+
+func BenchmarkVerifyRS256(b *testing.B) { benchVerify(b, algRS256) }
+func BenchmarkBareRS256(b *testing.B)   { benchBare(b, algRS256) }
+func BenchmarkVerifyES256(b *testing.B) { benchVerify(b, algES256) }
+func BenchmarkBareES256(b *testing.B)   { benchBare(b, algES256) }
 
 // BenchmarkVerifyBesideBare takes turns between Verify and the bare signature
 // check and compares the medians, which a busy machine moves least.
@@ -119,27 +134,92 @@ func BenchmarkParse(b *testing.B) {
 	_, _, token := benchToken(b, algES256)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := parseToken(token); err != nil {
+		t, err := parseHeader(token)
+		if err == nil {
+			err = t.parsePayload()
+		}
+		if err != nil {
 			b.Fatal(err)
 		}
 	}
 }
 
-// BenchmarkRefuse is what a stranger's token costs.
+// BenchmarkRefuse is what a bad token costs: the good one beside them is the limit
+// that none of them may pass, as TestBadTokensCostNoMore checks.
 func BenchmarkRefuse(b *testing.B) {
-	v, _, token := benchToken(b, algES256)
-	c, s := newClock(), newSigner(b, algES256, "key-1")
-	foreign := s.token(b, githubClaims(newFakeProvider(b), c))
-	for name, raw := range map[string]string{
-		"noise": strings.Repeat("x", 1800), "issuer": foreign, "parts": token + ".x", "huge": strings.Repeat("x", maxToken+1),
-	} {
+	v, raws := badTokens(b)
+	for name, raw := range raws {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := v.Verify(b.Context(), raw); err == nil {
-					b.Fatal("accepted")
-				}
+				_, _ = v.Verify(b.Context(), raw)
 			}
 		})
+	}
+}
+
+// A flood costs the broker no more than as many good tokens. Medians of runs that
+// take turns: on a busy machine all of them grow alike.
+func TestBadTokensCostNoMore(t *testing.T) {
+	v, raws := badTokens(t)
+	times := map[string][]time.Duration{}
+	for range 300 {
+		for name, raw := range raws {
+			start := time.Now()
+			_, err := v.Verify(t.Context(), raw)
+			times[name] = append(times[name], time.Since(start))
+			if (err == nil) != (name == "good") {
+				t.Fatalf("%s: error is %v", name, err)
+			}
+		}
+	}
+	median := func(name string) time.Duration {
+		slices.Sort(times[name])
+		return times[name][len(times[name])/2]
+	}
+	good := median("good")
+	for name := range raws {
+		most := good
+		switch name {
+		case "good", "bad signature": // the same work
+			most = good * 3 / 2
+		case "noise", "dots", "parts", "huge":
+			most = good / 10
+		}
+		if got := median(name); got > most {
+			t.Errorf("%s costs %v, a good token %v", name, got, good)
+		}
+	}
+}
+
+// badTokens are a good token and what strangers send in its place.
+func badTokens(t testing.TB) (v *Verifier, raws map[string]string) {
+	t.Helper()
+	c, s := newClock(), newSigner(t, algRS256, "key-1")
+	p := newFakeProvider(t, s.jwk())
+	v = newVerifier(t, p.config(c))
+	with := func(changes map[string]any) string {
+		claims := githubClaims(p, c)
+		maps.Copy(claims, changes)
+		return s.token(t, claims)
+	}
+	good := with(nil)
+	if _, err := v.Verify(t.Context(), good); err != nil { // fetches the keys
+		t.Fatal(err)
+	}
+	dot := strings.LastIndexByte(good, '.')
+	other := newSigner(t, algRS256, "key-2")
+	return v, map[string]string{
+		"good":          good,
+		"noise":         strings.Repeat("x", len(good)),
+		"dots":          strings.Repeat(".", len(good)),
+		"parts":         good + ".x",
+		"huge":          strings.Repeat("x", maxToken+1),
+		"alg none":      b64([]byte(`{"alg":"none"}`)) + good[strings.IndexByte(good, '.'):],
+		"issuer":        with(map[string]any{"iss": "https://evil.example.com"}),
+		"audience":      with(map[string]any{"aud": "https://other.example.com"}),
+		"expired":       with(map[string]any{"exp": c.Now().Unix() - 60}),
+		"unknown kid":   other.token(t, githubClaims(p, c)),
+		"bad signature": good[:dot+1] + b64(s.bytes(t, algRS256, "x.y")),
 	}
 }

@@ -58,6 +58,10 @@ func TestConfig(t *testing.T) {
 		"leeway":                  {Config{Leeway: 61 * time.Second}, "leeway"},
 		"negative leeway":         {Config{Leeway: -1}, "leeway"},
 		"session":                 {Config{Providers: change(func(p *Provider) { p.SessionTTL = 25 * time.Hour })}, "session"},
+		"age of tokens":           {Config{Providers: change(func(p *Provider) { p.MaxTokenAge = 31 * 24 * time.Hour })}, ""},
+		"short age of tokens":     {Config{Providers: change(func(p *Provider) { p.MaxTokenAge = time.Second })}, "age of tokens"},
+		"long age of tokens":      {Config{Providers: change(func(p *Provider) { p.MaxTokenAge = 32 * 24 * time.Hour })}, "age of tokens"},
+		"negative age of tokens":  {Config{Providers: change(func(p *Provider) { p.MaxTokenAge = -time.Hour })}, "age of tokens"},
 		"age of keys":             {Config{Providers: change(func(p *Provider) { p.JWKSMaxAge = time.Second })}, "age"},
 		"no authorities file":     {Config{Providers: change(func(p *Provider) { p.CAFile = "no-such-file" })}, "authorities"},
 		"authorities given twice": {Config{Providers: change(func(p *Provider) { p.CAFile, p.RootCAs = "x", x509.NewCertPool() })}, "twice"},
@@ -78,7 +82,7 @@ func TestConfig(t *testing.T) {
 func TestProviderDefaults(t *testing.T) {
 	v := newVerifier(t, Config{Providers: []Provider{{Name: "a", Type: "github", Issuer: "https://issuer.example.com", Audience: "x"}}})
 	p, ok := v.Provider("a")
-	if !ok || p.Type != "github" || p.SessionTTL != time.Hour || p.JWKSMaxAge != time.Hour || len(p.Algorithms) != 5 {
+	if !ok || p.Type != "github" || p.SessionTTL != time.Hour || p.JWKSMaxAge != time.Hour || p.MaxTokenAge != 24*time.Hour || len(p.Algorithms) != 5 {
 		t.Errorf("provider is %+v", p)
 	}
 	if _, ok := v.Provider("b"); ok {
@@ -98,6 +102,100 @@ func TestTwoAudiences(t *testing.T) {
 	}
 	_, err = v.Verify(t.Context(), s.token(t, p.claims(c, map[string]any{"aud": []string{"second", testAudience}})))
 	wantReason(t, err, ReasonAudience)
+}
+
+func TestAudienceAlone(t *testing.T) {
+	c, s := newClock(), newSigner(t, algES256, "a")
+	p := newFakeProvider(t, s.jwk())
+	cfg := p.config(c)
+	cfg.Providers[0].AudienceAlone = true
+	v := newVerifier(t, cfg)
+	for name, test := range map[string]struct {
+		aud  any
+		good bool
+	}{
+		"text":          {testAudience, true},
+		"list of one":   {[]string{testAudience}, true},
+		"beside others": {[]string{testAudience, "https://other.example.com"}, false},
+		"behind others": {[]string{"", testAudience}, false},
+		"twice":         {[]string{testAudience, testAudience}, false},
+		"another alone": {"https://other.example.com", false},
+	} {
+		_, err := v.Verify(t.Context(), s.token(t, p.claims(c, map[string]any{"aud": test.aud})))
+		switch {
+		case !test.good:
+			wantReason(t, err, ReasonAudience)
+		case err != nil:
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A token ends at its exp or when it is too old, whichever is first.
+func TestMaximumAge(t *testing.T) {
+	const day = 24 * 3600
+	c, s := newClock(), newSigner(t, algES256, "a")
+	p := newFakeProvider(t, s.jwk())
+	now := c.Now().Unix()
+	for name, test := range map[string]struct {
+		age      time.Duration // configured
+		iat, exp any
+		want     Reason // empty: accepted
+	}{
+		"default, just made":              {0, now, now + 300, ""},
+		"default, a day old":              {0, now - day, now + 300, ""},
+		"default, older":                  {0, now - day - 1, now + 300, ReasonExpired},
+		"default, lives long":             {0, now, now + 30*day, ""},
+		"default, without iat":            {0, nil, now + day, ""},
+		"default, without iat, for years": {0, nil, maxUnix, ReasonExpired},
+		"set":                             {5 * time.Minute, now - 300, now + 300, ""},
+		"set, older":                      {5 * time.Minute, now - 301, now + 300, ReasonExpired},
+		"set, without iat":                {5 * time.Minute, nil, now + 60, ReasonMalformed},
+		"set to the default, without iat": {24 * time.Hour, nil, now + 60, ReasonMalformed},
+		"set long":                        {7 * 24 * time.Hour, now - 6*day, now + 60, ""},
+		"in the leeway of another clock":  {time.Minute, now + 30, now + 300, ""},
+		"young, but past its exp":         {time.Hour, now - 60, now - 1, ReasonExpired},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := p.config(c)
+			cfg.Providers[0].MaxTokenAge = test.age
+			_, err := newVerifier(t, cfg).Verify(t.Context(), s.token(t, p.claims(c, map[string]any{"iat": test.iat, "exp": test.exp})))
+			if test.want == "" && err != nil {
+				t.Fatal(err)
+			}
+			if test.want != "" {
+				wantReason(t, err, test.want)
+			}
+		})
+	}
+}
+
+// The leeway is what was configured, for nbf and iat, and never helps exp.
+func TestLeeway(t *testing.T) {
+	c, s := newClock(), newSigner(t, algES256, "a")
+	p := newFakeProvider(t, s.jwk())
+	cfg := p.config(c)
+	cfg.Leeway = time.Minute
+	v := newVerifier(t, cfg)
+	now := c.Now().Unix()
+	for _, test := range []struct {
+		changes map[string]any
+		want    Reason
+	}{
+		{map[string]any{"nbf": now + 60, "iat": now + 60}, ""},
+		{map[string]any{"nbf": now + 61}, ReasonNotYetValid},
+		{map[string]any{"iat": now + 61}, ReasonNotYetValid},
+		{map[string]any{"exp": now}, ReasonExpired},
+		{map[string]any{"exp": now + 1}, ""},
+	} {
+		_, err := v.Verify(t.Context(), s.token(t, p.claims(c, test.changes)))
+		if test.want == "" && err != nil {
+			t.Errorf("%v: %v", test.changes, err)
+		}
+		if test.want != "" {
+			wantReason(t, err, test.want)
+		}
+	}
 }
 
 func TestReach(t *testing.T) {

@@ -17,9 +17,6 @@ import (
 const (
 	// maxDocument bounds a discovery document or key set, in bytes as decoded.
 	maxDocument = 1 << 20
-	// discoveryLife is how long the place of the keys is believed; a failed
-	// fetch of the keys ends it at once.
-	discoveryLife = time.Hour
 
 	minLife     = time.Minute
 	defaultLife = 10 * time.Minute
@@ -36,31 +33,25 @@ type fetcher struct {
 	client   *http.Client
 	now      func() time.Time
 	logger   *slog.Logger
-
-	found *discovered // nil: not looked for yet, or no longer believed
 }
 
 // discovered is what is kept of a discovery document.
 type discovered struct {
 	keysURL    string
 	algorithms []string // empty: it doesn't say
-	until      time.Time
 }
 
-// fetch returns a key set with its times filled in.
+// fetch returns a key set with its times filled in. It asks for the discovery
+// document each time, so that keys and algorithms are of one moment: a provider
+// that goes over to another algorithm changes both.
 func (f *fetcher) fetch(ctx context.Context) (*snapshot, error) {
 	now := f.now()
-	if f.found == nil || !now.Before(f.found.until) {
-		found, err := f.discover(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("fetching discovery document: %w", err)
-		}
-		found.until = now.Add(discoveryLife)
-		f.found = found
-	}
-	set, err := f.keys(ctx, now)
+	found, err := f.discover(ctx)
 	if err != nil {
-		f.found = nil
+		return nil, fmt.Errorf("fetching discovery document: %w", err)
+	}
+	set, err := f.keys(ctx, found, now)
+	if err != nil {
 		return nil, fmt.Errorf("fetching keys: %w", err)
 	}
 	return set, nil
@@ -90,8 +81,8 @@ func (f *fetcher) discover(ctx context.Context) (*discovered, error) {
 	return &discovered{keysURL: document.KeysURL, algorithms: document.Algorithms}, nil
 }
 
-func (f *fetcher) keys(ctx context.Context, now time.Time) (*snapshot, error) {
-	body, header, err := f.get(ctx, f.found.keysURL)
+func (f *fetcher) keys(ctx context.Context, found *discovered, now time.Time) (*snapshot, error) {
+	body, header, err := f.get(ctx, found.keysURL)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +96,7 @@ func (f *fetcher) keys(ctx context.Context, now time.Time) (*snapshot, error) {
 	life := min(lifetime(header), f.maxLife)
 	return &snapshot{
 		keys:        keys,
-		algorithms:  f.found.algorithms,
+		algorithms:  found.algorithms,
 		refreshAt:   now.Add(life - life/5),
 		freshUntil:  now.Add(life),
 		usableUntil: now.Add(life + staleLife),

@@ -1,6 +1,7 @@
 package oidc
 
 import (
+	"crypto/rsa"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-jose/go-jose/v4"
 	"github.com/golang-jwt/jwt/v5"
 )
 
@@ -77,8 +79,8 @@ func FuzzParseObject(f *testing.F) {
 	})
 }
 
-// Whatever bytes arrive: no panic, and what is accepted another library, with the
-// same keys, accepts as well.
+// Whatever bytes arrive: no panic, and what is accepted two other libraries, with
+// the same keys, accept as well.
 func FuzzVerify(f *testing.F) {
 	s := newStage(f)
 	good := s.rsa.token(f, s.provider.claims(s.clock, nil))
@@ -92,24 +94,21 @@ func FuzzVerify(f *testing.F) {
 			f.Add(a.token)
 		}
 	}
+	oracle := s.oracle()
 	parser := jwt.NewParser(jwt.WithValidMethods([]string{algRS256, algES256}), jwt.WithTimeFunc(s.clock.Now),
 		jwt.WithIssuer(s.provider.issuer()), jwt.WithAudience(testAudience), jwt.WithExpirationRequired(), jwt.WithStrictDecoding())
 	f.Fuzz(func(t *testing.T, raw string) {
-		identity, err := s.verifier.Verify(t.Context(), raw)
-		if err != nil {
-			if identity != nil {
-				t.Fatal("an identity beside an error")
-			}
+		if accepted, _ := s.agrees(t, oracle, raw); !accepted {
 			return
 		}
-		_, err = parser.Parse(raw, func(token *jwt.Token) (any, error) {
+		_, err := parser.Parse(raw, func(token *jwt.Token) (any, error) {
 			if token.Method.Alg() == algRS256 {
 				return s.rsa.key.Public(), nil
 			}
 			return s.ec.key.Public(), nil
 		})
 		if err != nil {
-			t.Fatalf("accepted a token that another library refuses: %v", err)
+			t.Fatalf("accepted a token that golang-jwt refuses: %v", err)
 		}
 	})
 }
@@ -123,16 +122,20 @@ func FuzzSigned(f *testing.F) {
 		f.Fatal(err)
 	}
 	base := fmt.Sprintf(`"iss":%q,"aud":%q,"sub":"x","exp":%d`, s.provider.issuer(), testAudience, s.clock.Now().Unix()+60)
+	oracle := s.oracle()
 	f.Add(s.ec.header(), "")
 	f.Add(`{"alg":"ES256","b64":false,"crit":["b64"]}`, `,"nonce":1`)
 	f.Add(`{"alg":"ES256","alg":"none"}`, `,"SUB":"y"`)
 	f.Add(`{"alg":"ES256","x5t":1}`, `,"sub":"y","_claim_names":{"a":"b"}`)
+	f.Add(`{"alg":"ES256","nonce":7,"x5c":["AAAA"]}`, `,"nonce":7,"At_Hash":[],"iat":"1"`)
 	f.Fuzz(func(t *testing.T, header, more string) {
 		payload := "{" + base + more + "}"
-		identity, err := s.verifier.Verify(t.Context(), s.ec.raw(t, header, payload))
+		raw := s.ec.raw(t, header, payload)
+		identity, err := s.verifier.Verify(t.Context(), raw)
 		if err != nil {
 			return
 		}
+		s.agrees(t, oracle, raw)
 		claims := lenient(t, payload)
 		if identity.Subject != claims["sub"] || identity.Issuer != claims["iss"] || !reflect.DeepEqual(identity.Claims, claims) {
 			t.Fatalf("%q read as %#v", payload, identity)
@@ -147,4 +150,48 @@ func FuzzSigned(f *testing.F) {
 			t.Fatalf("accepted header %q, audience %q", header, identity.Audience)
 		}
 	})
+}
+
+// Whatever a provider publishes: no panic, and no key that is too weak, that another
+// library doesn't read, or that it reads as another key.
+func FuzzParseKeys(f *testing.F) {
+	for _, alg := range Algorithms() {
+		key, err := json.Marshal(newSigner(f, alg, "a").jwk())
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(fmt.Appendf(nil, `{"keys":[%s]}`, key))
+		f.Add(fmt.Appendf(nil, `{"keys":[%s,{"kty":"oct","k":"AAAA"},%[1]s]}`, key))
+	}
+	f.Add([]byte(`{"keys":null}`))
+	f.Add([]byte(`{"keys":[{"kty":"RSA","n":"AQAB","e":"AQAB"},{"kty":"EC","crv":"P-256","x":"AA","y":"AA"},{"kty":"OKP","crv":"Ed25519","x":"AA"}]}`))
+	f.Add([]byte(`{"keys":[{"kty":"EC","crv":"P-521"}],"Keys":[1]}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		keys, _, err := parseKeys(body)
+		if err != nil && keys != nil {
+			t.Fatal("keys beside an error")
+		}
+		for _, k := range keys {
+			examineKey(t, k)
+		}
+	})
+}
+
+func examineKey(t *testing.T, k *key) {
+	t.Helper()
+	fitting := slices.DeleteFunc(Algorithms(), func(alg string) bool { return !k.fits(alg) })
+	if len(fitting) == 0 || k.fits("none") || k.fits("HS256") || k.fits("") || len(k.id) > maxKeyID {
+		t.Errorf("key %q fits %q", k.id, fitting)
+	}
+	other := jose.JSONWebKey{Key: k.public}
+	text, err := other.MarshalJSON()
+	if err == nil {
+		err = other.UnmarshalJSON(text)
+	}
+	if err != nil || !other.Valid() || !other.IsPublic() || !equalKeys(k.public, other.Key) {
+		t.Errorf("go-jose doesn't take the key: %v", err)
+	}
+	if public, ok := k.public.(*rsa.PublicKey); ok && (public.N.BitLen() < minRSABits || public.E < 3 || public.E%2 == 0) {
+		t.Errorf("RSA key of %d bits with exponent %d", public.N.BitLen(), public.E)
+	}
 }

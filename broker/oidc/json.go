@@ -204,21 +204,24 @@ func (p *parser) array() ([]any, error) {
 }
 
 func (p *parser) string() (string, error) {
-	p.i++ // the opening quote
-	start := p.i
-	for p.i < len(p.s) {
-		switch c := p.s[p.i]; {
-		case c == '"':
-			text := p.s[start:p.i]
+	s, start := p.s, p.i+1 // past the opening quote
+	for i := start; i < len(s); i++ {
+		c := s[i]
+		if c != '"' && c != '\\' && c >= ' ' {
+			continue
+		}
+		p.i = i
+		switch c {
+		case '"':
 			p.i++
-			return text, nil
-		case c == '\\':
+			return s[start:i], nil
+		case '\\':
 			return p.escaped(start)
-		case c < ' ':
+		default:
 			return "", p.fail("control character in a string")
 		}
-		p.i++
 	}
+	p.i = len(s)
 	return "", p.fail("unfinished string")
 }
 

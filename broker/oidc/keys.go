@@ -26,7 +26,8 @@ const (
 	algEdDSA = "EdDSA"
 )
 
-func allAlgorithms() []string {
+// Algorithms lists those that a provider may be allowed.
+func Algorithms() []string {
 	return []string{algRS256, algES256, algPS256, algES384, algEdDSA}
 }
 
@@ -74,7 +75,7 @@ func (k *key) verify(t *token) bool {
 	case *ecdsa.PublicKey:
 		hash := t.digest[:]
 		if t.alg == algES384 {
-			sum := sha512.Sum384(t.signed)
+			sum := sha512.Sum384([]byte(t.signed))
 			hash = sum[:]
 		}
 		// RFC 7518 §3.4: both numbers at full length, one after the other.
@@ -85,7 +86,7 @@ func (k *key) verify(t *token) bool {
 		r, s := new(big.Int).SetBytes(t.sig[:size]), new(big.Int).SetBytes(t.sig[size:])
 		return ecdsa.Verify(public, hash, r, s)
 	case ed25519.PublicKey:
-		return ed25519.Verify(public, t.signed, t.sig)
+		return ed25519.Verify(public, []byte(t.signed), t.sig)
 	}
 	return false
 }

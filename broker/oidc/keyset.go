@@ -3,15 +3,12 @@ package oidc
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	gooidc "github.com/coreos/go-oidc/v3/oidc"
 )
 
 const (
@@ -21,11 +18,9 @@ const (
 	// staleLife is for how long keys are used past their life while the provider
 	// can't be reached.
 	staleLife = time.Hour
-	// missingLife is for how long a key id is remembered that the provider didn't
-	// know, and maxMissing how many are. Tokens that name one are refused without
-	// another fetch, until some fetch brings the key after all.
-	missingLife = time.Minute
-	maxMissing  = 256
+	// maxWaiting is how many tokens wait for a fetch at most; the others are to come
+	// again. A token whose key is at hand doesn't wait.
+	maxWaiting = 1024
 )
 
 // snapshot is a provider's key set as of one fetch. It never changes.
@@ -38,13 +33,20 @@ type snapshot struct {
 	usableUntil time.Time // the end, even when the provider is down
 }
 
-// keySet is a gooidc.KeySet with what the library's own lacks: keys have a life
-// and withdrawn ones die with the next fetch; unknown key ids cause one fetch per
-// cooldown and are remembered; at most one fetch is under way; and sizes, times
-// and key strengths are bounded.
+// keySet has the keys of one provider. They have a life, and withdrawn ones die
+// with the next good fetch; at most one fetch is under way, and at most one begins
+// per cooldown; sizes, times and key strengths are bounded.
+//
+// A token whose key is at hand waits for nobody, whatever others send: it takes no
+// lock that is held during a fetch.
+//
+// A token whose key is not at hand is refused only by a set that was asked for
+// after the token had come. By an older one nothing is known of it, since the
+// provider may have changed its keys meanwhile: such a token is to come again.
+// Whoever floods the broker with made-up key ids thus can't bring it to refuse the
+// first tokens under a new key.
 type keySet struct {
 	provider string
-	declared bool // accept only algorithms that the discovery document names
 	now      func() time.Time
 	logger   *slog.Logger
 	// begin returns the context that a fetch runs under. A fetch serves all who
@@ -54,12 +56,18 @@ type keySet struct {
 	current atomic.Pointer[snapshot] // nil until the first good fetch
 
 	mu        sync.Mutex
-	fetcher   *fetcher             // used by the goroutine of running alone
-	running   *fetching            // nil: none under way
-	notBefore time.Time            // when the next fetch may start
-	failing   bool                 // the last fetch failed
-	missing   map[string]time.Time // key ids that a fetch didn't bring, with the end of that knowledge
+	fetcher   *fetcher  // used by the goroutine of running alone
+	running   *fetching // nil: none under way
+	notBefore time.Time // when the next fetch may start
+	failing   bool      // the last fetch failed
+
+	waiting atomic.Int32 // tokens, for the fetch under way
 }
+
+var (
+	errAskedBefore = errors.New("asked a moment ago")
+	errCrowd       = errors.New("many tokens wait for them already")
+)
 
 // fetching is one fetch under way. set and err may be read once done is closed.
 type fetching struct {
@@ -68,86 +76,37 @@ type fetching struct {
 	err  error
 }
 
-var _ gooidc.KeySet = (*keySet)(nil)
-
-// tokenKey is the context key under which a *token travels through go-oidc.
-type tokenKey struct{}
-
-// VerifySignature implements gooidc.KeySet. The token comes taken apart in the
-// context, and carries the outcome back; jwt is its detached form.
-//
-// What it returns is not the whole payload but the two claims of it that the
-// verifier checks. The strict parser has read all of it once, and its reading is
-// what policies see: a second and lenient one would cost as much and decide nothing.
-func (k *keySet) VerifySignature(ctx context.Context, jwt string) ([]byte, error) {
-	t, ok := ctx.Value(tokenKey{}).(*token)
-	if !ok || jwt != t.detached() {
-		return nil, errors.New("checking signature: token was not read by this package")
-	}
-	if err := k.verify(ctx, t); err != nil {
-		t.failure = err
-		return nil, err
-	}
-	t.verified = true
-	return json.Marshal(struct {
-		Issuer   string   `json:"iss"`
-		Audience []string `json:"aud"`
-	}{t.iss, t.aud})
-}
-
+// verify checks t's signature, and that its key may make it. It asks the provider
+// for its set where that is needed and allowed.
 func (k *keySet) verify(ctx context.Context, t *token) error {
-	found, err := k.find(ctx, t)
+	now := k.now()
+	set, own, err := k.usable(ctx, now)
 	if err != nil {
 		return err
 	}
-	t.digest = sha256.Sum256(t.signed)
-	if !found.verify(t) {
-		return refuse(ReasonSignature, "the signature is not that of the named key")
+	unknown, err := set.check(t)
+	if !unknown || own {
+		return err
 	}
-	return nil
+	// Perhaps the provider has a new key: look, as often as the cooldown allows.
+	if set, own, err = k.refresh(ctx, now); err != nil {
+		return err
+	}
+	unknown, err = set.check(t)
+	if unknown && !own {
+		// The fetch had begun before the token came.
+		return k.unavailable(k.pause(now), errAskedBefore)
+	}
+	return err
 }
 
-// find returns the key for t, fetching the provider's set where that is needed
-// and allowed.
-func (k *keySet) find(ctx context.Context, t *token) (*key, error) {
-	now := k.now()
-	set, asked, err := k.usable(ctx, now)
-	if err != nil {
-		return nil, err
-	}
-	found, err := set.pick(t, k.declared)
-	if found != nil || err != nil {
-		return found, err
-	}
-	if k.isMissing(t.kid, now) {
-		return nil, errUnknownKey()
-	}
-	if !asked {
-		// Perhaps the provider has a new key: look, as often as the cooldown allows.
-		if set, err = k.refresh(ctx, now); err != nil {
-			return nil, err
-		}
-		found, err = set.pick(t, k.declared)
-	}
-	if found == nil && err == nil {
-		k.remember(t.kid, now)
-		err = errUnknownKey()
-	}
-	return found, err
-}
-
-func errUnknownKey() error {
-	return refuse(ReasonSignature, "the provider publishes no key of that kid")
-}
-
-// usable returns a set that may be used now, and whether the provider was asked
-// for it just now. Keys past their life are an answer only while it is down.
-func (k *keySet) usable(ctx context.Context, now time.Time) (set *snapshot, asked bool, err error) {
+// usable returns a set that may be used now, and whether it was asked for on this
+// token's behalf. Keys past their life are an answer only while the provider is down.
+func (k *keySet) usable(ctx context.Context, now time.Time) (set *snapshot, own bool, err error) {
 	set = k.current.Load()
 	switch {
 	case set == nil || !now.Before(set.usableUntil):
-		set, err = k.refresh(ctx, now)
-		return set, true, err
+		return k.refresh(ctx, now)
 	case now.Before(set.refreshAt):
 		return set, false, nil
 	case now.Before(set.freshUntil) || k.isFailing():
@@ -155,10 +114,10 @@ func (k *keySet) usable(ctx context.Context, now time.Time) (set *snapshot, aske
 		k.start(now)
 		return set, false, nil
 	}
-	fresh, err := k.refresh(ctx, now)
+	fresh, own, err := k.refresh(ctx, now)
 	switch {
 	case err == nil:
-		return fresh, true, nil
+		return fresh, own, nil
 	case ctx.Err() != nil:
 		return nil, false, err
 	default:
@@ -166,20 +125,36 @@ func (k *keySet) usable(ctx context.Context, now time.Time) (set *snapshot, aske
 	}
 }
 
-// pick returns the key that t names; nil without an error when there is none.
-func (s *snapshot) pick(t *token, declared bool) (*key, error) {
-	if declared && len(s.algorithms) > 0 && !slices.Contains(s.algorithms, t.alg) {
-		return nil, refuse(ReasonAlgorithm, "the provider doesn't declare this algorithm")
+// check judges t by this set. unknown says that a newer set might have judged
+// otherwise; err is the verdict if there is none.
+func (s *snapshot) check(t *token) (unknown bool, err error) {
+	found, err := s.pick(t)
+	if err != nil {
+		return true, err
 	}
+	if !found.fits(t.alg) {
+		return false, refuse(ReasonAlgorithm, "the named key is not one for this algorithm")
+	}
+	if len(s.algorithms) > 0 && !slices.Contains(s.algorithms, t.alg) {
+		return false, refuse(ReasonAlgorithm, "the provider doesn't declare this algorithm")
+	}
+	t.digest = sha256.Sum256([]byte(t.signed))
+	if !found.verify(t) {
+		// A key without a name may have been replaced by another.
+		return t.kid == "", refuse(ReasonSignature, "the signature is not that of the provider's key")
+	}
+	return false, nil
+}
+
+// pick returns the key that t names.
+func (s *snapshot) pick(t *token) (*key, error) {
 	if t.kid != "" {
-		i := slices.IndexFunc(s.keys, func(k *key) bool { return k.id == t.kid })
-		if i < 0 {
-			return nil, nil // not an error yet: the caller may fetch
+		for _, candidate := range s.keys {
+			if candidate.id == t.kid {
+				return candidate, nil
+			}
 		}
-		if !s.keys[i].fits(t.alg) {
-			return nil, refuse(ReasonAlgorithm, "the named key is not one for this algorithm")
-		}
-		return s.keys[i], nil
+		return nil, refuse(ReasonSignature, "the provider publishes no key of that kid")
 	}
 	// Without a kid nothing is guessed: a single key, or none.
 	var only *key
@@ -198,39 +173,49 @@ func (s *snapshot) pick(t *token, declared bool) (*key, error) {
 	return only, nil
 }
 
-// refresh waits for a fetch: the one under way, or a new one.
-func (k *keySet) refresh(ctx context.Context, now time.Time) (*snapshot, error) {
-	f, wait := k.start(now)
+// refresh waits for a fetch: the one under way, or a new one, which is then its own.
+func (k *keySet) refresh(ctx context.Context, now time.Time) (set *snapshot, own bool, err error) {
+	f, own := k.start(now)
 	if f == nil {
-		return nil, k.unavailable(wait, errors.New("asked a moment ago"))
+		return nil, false, k.unavailable(k.pause(now), errAskedBefore)
+	}
+	defer k.waiting.Add(-1)
+	if k.waiting.Add(1) > maxWaiting {
+		return nil, own, k.unavailable(0, errCrowd)
 	}
 	select {
 	case <-f.done:
 		if f.err != nil {
-			return nil, k.unavailable(cooldown, f.err)
+			return nil, own, k.unavailable(cooldown, f.err)
 		}
-		return f.set, nil
+		return f.set, own, nil
 	case <-ctx.Done():
-		return nil, k.unavailable(0, context.Cause(ctx))
+		return nil, own, k.unavailable(0, context.Cause(ctx))
 	}
 }
 
-// start begins a fetch, or returns the one under way. During the cooldown it
-// returns nil and how long that will still last.
-func (k *keySet) start(now time.Time) (f *fetching, wait time.Duration) {
+// start begins a fetch (own), or returns the one under way; during the cooldown
+// neither.
+func (k *keySet) start(now time.Time) (f *fetching, own bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.running != nil {
-		return k.running, 0
+		return k.running, false
 	}
 	if now.Before(k.notBefore) {
-		return nil, k.notBefore.Sub(now)
+		return nil, false
 	}
 	k.notBefore = now.Add(cooldown)
-	f = &fetching{done: make(chan struct{})}
-	k.running = f
-	go k.run(f)
-	return f, 0
+	k.running = &fetching{done: make(chan struct{})}
+	go k.run(k.running)
+	return k.running, true
+}
+
+// pause is how long the cooldown will still last.
+func (k *keySet) pause(now time.Time) time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.notBefore.Sub(now)
 }
 
 func (k *keySet) run(f *fetching) {
@@ -255,24 +240,6 @@ func (k *keySet) isFailing() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.failing
-}
-
-func (k *keySet) isMissing(kid string, now time.Time) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	until, ok := k.missing[kid]
-	return ok && now.Before(until)
-}
-
-// remember notes that a fetch didn't bring kid. A full memory forgets all: it
-// saves fetches, and the cooldown bounds these anyway.
-func (k *keySet) remember(kid string, now time.Time) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.missing == nil || len(k.missing) >= maxMissing {
-		k.missing = make(map[string]time.Time)
-	}
-	k.missing[kid] = now.Add(missingLife)
 }
 
 func (k *keySet) unavailable(wait time.Duration, cause error) error {

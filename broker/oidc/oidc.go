@@ -3,18 +3,28 @@
 //
 // A job token is a JWT (RFC 7519) that a CI system signs for one job. Whoever can
 // reach the broker can send anything in its place, so checks run from the
-// cheapest to the dearest, and nothing is asked of the network before issuer and
-// audience are known to be ours:
+// cheapest to the dearest, and nothing is asked of the network before issuer,
+// audience and times are known to be right:
 //
-//	size, shape, strict JSON      token.go, json.go
-//	algorithm, issuer, audience   oidc.go
-//	times                         oidc.go
-//	signature                     keys.go, through go-oidc's verifier
-//	the provider's keys           keyset.go (life, cooldown, memory), fetch.go, client.go
+//	size, shape, header           parseHeader, readHeader (token.go)
+//	algorithm is one of ours      Verify
+//	base64url, strict JSON        parsePayload (token.go), parseObject (json.go)
+//	types of registered claims    readClaims (token.go)
+//	issuer, not minted by us      choose
+//	audience, alone where asked   choose
+//	algorithm of this provider    choose
+//	exp, nbf, iat, greatest age   checkTimes
+//	key id, key fits algorithm    snapshot.check (keyset.go)
+//	algorithm as declared         snapshot.check
+//	signature                     key.verify (keys.go)
 //
-// JSON is read once and strictly: duplicate names, case variants of registered
-// names, trailing data and the like are refused, because the library that checks
-// and the policy that decides might otherwise read two different tokens.
+// The keys come from keyset.go (life, cooldown), fetch.go and client.go.
+//
+// A token is read once, and strictly: duplicate names, case variants of registered
+// names, trailing data and the like are refused, because the one that checks and
+// the policy that decides might otherwise read two different tokens. For the same
+// reason no library reads it a second time. The tests hold our verdicts against
+// those of go-oidc and golang-jwt: what one of them refuses is refused here.
 //
 // Two kinds of errors come out. *Error is the caller's fault (HTTP 401), with the
 // Reason. ErrUnavailable says that the provider's keys can't be had (HTTP 503).
@@ -35,8 +45,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	gooidc "github.com/coreos/go-oidc/v3/oidc"
 )
 
 const (
@@ -44,6 +52,10 @@ const (
 	maxLeeway      = time.Minute
 	defaultSession = time.Hour
 	maxSession     = 24 * time.Hour
+
+	defaultTokenAge = 24 * time.Hour
+	minTokenAge     = time.Minute
+	maxTokenAge     = 31 * 24 * time.Hour
 )
 
 // Config says whose tokens are accepted. A Verifier keeps what it needs of it.
@@ -79,9 +91,16 @@ type Provider struct {
 	// Audience must stand in `aud`. Several providers may share an issuer, with
 	// an audience each; a token that fits two of them is refused.
 	Audience string
-	// Algorithms that are accepted, of RS256, PS256, ES256, ES384 and EdDSA.
-	// Empty: those of the five that the discovery document declares (all, where
-	// it declares none).
+	// AudienceAlone asks that it stands there alone: a token that other services
+	// accept too could be sent here by any of them.
+	AudienceAlone bool
+	// MaxTokenAge is how long after its `iat` a token is accepted, whatever its
+	// `exp` says. Between 1 minute and 31 days. Zero: 24 hours; a token without
+	// `iat`, which is refused where this is set, may then have that long to live.
+	MaxTokenAge time.Duration
+	// Algorithms that are accepted, of RS256, PS256, ES256, ES384 and EdDSA, as far
+	// as the discovery document declares them too, where it declares any. Empty:
+	// all five.
 	Algorithms []string
 	// SessionTTL is how long a session of this provider's jobs may last, for
 	// those who open sessions. Zero: 1 hour; at most 24.
@@ -139,8 +158,8 @@ type Verifier struct {
 type provider struct {
 	Provider
 
-	keys     *keySet
-	verifier *gooidc.IDTokenVerifier // asks keys
+	needsIssuedAt bool // MaxTokenAge was configured
+	keys          *keySet
 }
 
 // New checks the configuration. It asks nothing of the network: the first token
@@ -193,15 +212,15 @@ func newProvider(ctx context.Context, cfg *Config, p Provider) (*provider, error
 	if p.Audience == "" {
 		return nil, errors.New("no audience\nhint: choose one that is unique to this broker, such as its URL")
 	}
-	declared := len(p.Algorithms) == 0
-	if declared {
-		p.Algorithms = allAlgorithms()
+	if len(p.Algorithms) == 0 {
+		p.Algorithms = Algorithms()
 	}
 	for _, alg := range p.Algorithms {
-		if !slices.Contains(allAlgorithms(), alg) {
-			return nil, fmt.Errorf("algorithm %q is none of %s", alg, strings.Join(allAlgorithms(), ", "))
+		if !slices.Contains(Algorithms(), alg) {
+			return nil, fmt.Errorf("algorithm %q is none of %s", alg, strings.Join(Algorithms(), ", "))
 		}
 	}
+	needsIssuedAt := p.MaxTokenAge != 0
 	if err := p.setDurations(); err != nil {
 		return nil, err
 	}
@@ -210,20 +229,14 @@ func newProvider(ctx context.Context, cfg *Config, p Provider) (*provider, error
 		return nil, err
 	}
 	keys := &keySet{
-		provider: p.Name, declared: declared, now: cfg.Now, logger: cfg.Logger,
+		provider: p.Name, now: cfg.Now, logger: cfg.Logger,
 		begin: func() (context.Context, context.CancelFunc) { return context.WithTimeout(ctx, fetchTimeout) },
 		fetcher: &fetcher{
 			provider: p.Name, issuer: p.Issuer, plain: plain, maxLife: p.JWKSMaxAge,
 			client: client, now: cfg.Now, logger: cfg.Logger,
 		},
 	}
-	verifier := gooidc.NewVerifier(p.Issuer, keys, &gooidc.Config{
-		ClientID:             p.Audience,
-		SupportedSigningAlgs: p.Algorithms,
-		SkipExpiryCheck:      true, // checked before, with the configured leeway and clock
-		Now:                  cfg.Now,
-	})
-	return &provider{Provider: p, keys: keys, verifier: verifier}, nil
+	return &provider{Provider: p, needsIssuedAt: needsIssuedAt, keys: keys}, nil
 }
 
 // sameIssuer is wider than the comparison of tokens: a twin of the own issuer in
@@ -238,6 +251,12 @@ func (p *Provider) setDurations() error {
 	}
 	if p.SessionTTL < 0 || p.SessionTTL > maxSession {
 		return fmt.Errorf("session ttl %v is not between 0 and %v", p.SessionTTL, maxSession)
+	}
+	if p.MaxTokenAge == 0 {
+		p.MaxTokenAge = defaultTokenAge
+	}
+	if p.MaxTokenAge < minTokenAge || p.MaxTokenAge > maxTokenAge {
+		return fmt.Errorf("maximum age of tokens %v is not between %v and %v", p.MaxTokenAge, minTokenAge, maxTokenAge)
 	}
 	if p.JWKSMaxAge == 0 {
 		p.JWKSMaxAge = maxLife
@@ -290,37 +309,31 @@ func (v *Verifier) Provider(name string) (Provider, bool) {
 // *Error for a token that is refused, or wrap ErrUnavailable where it couldn't be
 // checked; ctx bounds the wait for a provider's keys.
 func (v *Verifier) Verify(ctx context.Context, rawToken string) (*Identity, error) {
-	t, err := parseToken(rawToken)
+	t, err := parseHeader(rawToken)
 	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(v.algorithms, t.alg) {
+		return nil, refuse(ReasonAlgorithm, "alg is none that is allowed")
+	}
+	if err := t.parsePayload(); err != nil {
 		return nil, err
 	}
 	p, err := v.choose(t)
 	if err != nil {
 		return nil, err
 	}
-	if err := v.checkTimes(t); err != nil {
+	if err := v.checkTimes(t, p); err != nil {
 		return nil, err
 	}
-	// go-oidc reads the header by its own means, asks our keySet for the
-	// signature, and then checks issuer and audience once more.
-	_, err = p.verifier.Verify(context.WithValue(ctx, tokenKey{}, t), t.detached())
-	switch {
-	case t.failure != nil:
-		return nil, t.failure
-	case err != nil:
-		// Its text may quote claims, so it goes no further.
-		return nil, refuse(ReasonMalformed, "a header member has an unexpected form")
-	case !t.verified:
-		return nil, refuse(ReasonSignature, "the signature was not checked")
+	if err := p.keys.verify(ctx, t); err != nil {
+		return nil, err
 	}
 	return t.identity(p.Name), nil
 }
 
 // choose returns the one provider that the token says it is from and for.
 func (v *Verifier) choose(t *token) (*provider, error) {
-	if !slices.Contains(v.algorithms, t.alg) {
-		return nil, refuse(ReasonAlgorithm, "alg is none that is allowed")
-	}
 	sharing := v.byIssuer[t.iss]
 	if len(sharing) == 0 {
 		return nil, refuse(ReasonIssuer, "iss is none of the configured issuers")
@@ -341,13 +354,16 @@ func (v *Verifier) choose(t *token) (*provider, error) {
 	if chosen == nil {
 		return nil, refuse(ReasonAudience, "aud holds none of the audiences configured for this issuer")
 	}
+	if chosen.AudienceAlone && len(t.aud) != 1 {
+		return nil, refuse(ReasonAudience, "aud holds others beside the audience of this provider, which demands to be alone")
+	}
 	if !slices.Contains(chosen.Algorithms, t.alg) {
 		return nil, refuse(ReasonAlgorithm, "alg is not allowed for this provider")
 	}
 	return chosen, nil
 }
 
-func (v *Verifier) checkTimes(t *token) error {
+func (v *Verifier) checkTimes(t *token, p *provider) error {
 	now := v.now()
 	if !now.Before(t.exp) { // RFC 7519 §4.1.4: on or after
 		return refuse(ReasonExpired, "exp has passed")
@@ -358,6 +374,16 @@ func (v *Verifier) checkTimes(t *token) error {
 	}
 	if t.iat.After(latest) {
 		return refuse(ReasonNotYetValid, "iat lies in the future")
+	}
+	switch {
+	case !t.iat.IsZero():
+		if now.Sub(t.iat) > p.MaxTokenAge {
+			return refuse(ReasonExpired, "iat lies further back than this provider's max_token_age")
+		}
+	case p.needsIssuedAt:
+		return refuse(ReasonMalformed, "claim iat is missing, and this provider has a max_token_age")
+	case t.exp.Sub(now) > p.MaxTokenAge:
+		return refuse(ReasonExpired, "claim iat is missing, and exp lies further ahead than this provider's max_token_age")
 	}
 	return nil
 }

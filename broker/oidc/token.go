@@ -1,7 +1,6 @@
 package oidc
 
 import (
-	"bytes"
 	"encoding/base64"
 	"strings"
 	"time"
@@ -13,107 +12,99 @@ const (
 	maxToken = 16 << 10
 	// maxKeyID bounds `kid`, which the memory of unknown keys holds on to.
 	maxKeyID = 256
+	// maxVariant is the length of the longest name that folds to a known one.
+	maxVariant = utf8.UTFMax * len("_claim_sources")
 	// maxUnix is the last second of the year 9999, the end of RFC 3339.
 	maxUnix = 253402300799
 	// brokerSubject begins the `sub` of every JWT that a broker mints.
 	brokerSubject = "daypass:"
 )
 
-// token is a job token taken apart. Nothing in it is to be believed before
-// verified is true.
+// token is a job token taken apart. Nothing in it is to be believed before its
+// signature was checked.
 type token struct {
-	raw         string
-	first, last int    // where its two dots stand
-	signed      []byte // header.payload as it arrived: what the signature covers
-	sig         []byte
-	short       string // see detached
+	signed  string // header.payload as it arrived: what the signature covers
+	payload string // base64url
+	encoded string // the signature, base64url
 
 	alg, kid string
 
-	payload []byte
-	claims  map[string]any
+	sig    []byte
+	claims map[string]any
 
 	iss, sub, jti string
 	aud           []string
 	exp, nbf, iat time.Time // zero: not in the token
 
 	digest [32]byte // of signed; set when the signature is about to be checked
-
-	// What the key set found. It stands here because go-oidc flattens the
-	// errors of a key set to text.
-	verified bool
-	failure  error
 }
 
-// parseToken does what needs neither configuration nor keys: size, shape, the
-// strict reading of header and payload, and the types of the registered claims.
-func parseToken(raw string) (*token, error) {
+// parseHeader does what is cheapest: size, shape, and the strict reading of the
+// header.
+func parseHeader(raw string) (*token, error) {
 	if len(raw) > maxToken {
 		return nil, refuse(ReasonMalformed, "longer than 16 KiB")
 	}
-	t := &token{raw: raw}
-	header, err := t.split()
+	// The three parts of the compact serialization (RFC 7515 §7.1).
+	header, rest, _ := strings.Cut(raw, ".")
+	payload, sig, _ := strings.Cut(rest, ".")
+	if header == "" || payload == "" || sig == "" || strings.IndexByte(sig, '.') >= 0 {
+		return nil, refuse(ReasonMalformed, "not three parts separated by dots")
+	}
+	// encoding/base64 skips these two even when strict.
+	if strings.IndexByte(raw, '\n') >= 0 || strings.IndexByte(raw, '\r') >= 0 {
+		return nil, refuse(ReasonMalformed, "line ends in the token")
+	}
+	t := &token{signed: raw[:len(header)+1+len(payload)], payload: payload, encoded: sig}
+	decoded, err := decodeText(header)
 	if err != nil {
 		return nil, err
 	}
-	if err := t.readHeader(header); err != nil {
-		return nil, err
-	}
-	t.claims, err = parseObject(string(t.payload))
-	if err != nil {
-		return nil, &Error{Reason: ReasonMalformed, Detail: "payload: " + err.Error(), err: err}
-	}
-	if err := t.readClaims(); err != nil {
+	if err := t.readHeader(decoded); err != nil {
 		return nil, err
 	}
 	return t, nil
 }
 
-// split decodes the three parts of the compact serialization (RFC 7515 §7.1).
-// The base64url must be canonical (no padding, no line ends, unused bits zero),
-// so that one signed content has one spelling.
-func (t *token) split() (header []byte, err error) {
-	// One copy of the token serves decoding and hashing.
-	raw := []byte(t.raw)
-	first := bytes.IndexByte(raw, '.')
-	last := bytes.LastIndexByte(raw, '.')
-	if first < 1 || last-first < 2 || last == len(raw)-1 || bytes.IndexByte(raw[first+1:last], '.') >= 0 {
-		return nil, refuse(ReasonMalformed, "not three parts separated by dots")
+// parsePayload reads payload and signature as far as that needs neither
+// configuration nor keys: the strict reading of the JSON, and the types of the
+// registered claims.
+func (t *token) parsePayload() error {
+	decoded, err := decodeText(t.payload)
+	if err != nil {
+		return err
 	}
-	// encoding/base64 skips these two even when strict.
-	if bytes.IndexByte(raw, '\n') >= 0 || bytes.IndexByte(raw, '\r') >= 0 {
-		return nil, refuse(ReasonMalformed, "line ends in the token")
+	if t.sig, err = decode(nil, t.encoded); err != nil {
+		return err
 	}
-	encoding := base64.RawURLEncoding.Strict()
-	buffer := make([]byte, 0, encoding.DecodedLen(len(raw)))
-	parts := [3][]byte{raw[:first], raw[first+1 : last], raw[last+1:]}
-	for i, part := range parts {
-		start := len(buffer)
-		buffer, err = encoding.AppendDecode(buffer, part)
-		if err != nil {
-			return nil, &Error{Reason: ReasonMalformed, Detail: "not canonical base64url", err: err}
-		}
-		parts[i] = buffer[start:len(buffer):len(buffer)]
+	if t.claims, err = parseObject(decoded); err != nil {
+		return &Error{Reason: ReasonMalformed, Detail: "payload: " + err.Error(), err: err}
 	}
-	t.first, t.last = first, last
-	t.signed, t.payload, t.sig = raw[:last:last], parts[1], parts[2]
-	return parts[0], nil
+	return t.readClaims()
 }
 
-// detached is the token without its payload (RFC 7515 appendix F). It is what
-// go-oidc gets to parse: of a payload it would make two copies, rune by rune, before
-// it asks the key set, which has the payload already.
-func (t *token) detached() string {
-	if t.short == "" {
-		t.short = t.raw[:t.first+1] + t.raw[t.last:]
+// decode takes canonical base64url alone (no padding, unused bits zero), so that
+// one signed content has one spelling. It appends to dst.
+func decode(dst []byte, part string) ([]byte, error) {
+	decoded, err := base64.RawURLEncoding.Strict().AppendDecode(dst, []byte(part))
+	if err != nil {
+		return nil, &Error{Reason: ReasonMalformed, Detail: "not canonical base64url", err: err}
 	}
-	return t.short
+	return decoded, nil
+}
+
+// decodeText is decode for text. The room is on the stack, and enough for the
+// tokens of real providers: of these the heap sees one copy alone.
+func decodeText(part string) (string, error) {
+	var room [2 << 10]byte
+	decoded, err := decode(room[:0], part)
+	return string(decoded), err
 }
 
 // readHeader reads the JOSE header (RFC 7515 §4). What would name or carry a key
 // from outside the provider's set, or change what is signed, is refused.
-func (t *token) readHeader(header []byte) error {
-	members, err := parseObject(string(header))
+func (t *token) readHeader(header string) error {
+	members, err := parseObject(header)
 	if err != nil {
 		return &Error{Reason: ReasonMalformed, Detail: "header: " + err.Error(), err: err}
 	}
@@ -125,6 +116,8 @@ func (t *token) readHeader(header []byte) error {
 		case "kid":
 			t.kid, ok = value.(string)
 			ok = ok && t.kid != "" && len(t.kid) <= maxKeyID
+		case "nonce":
+			_, ok = value.(string)
 		case "typ":
 			var typ string
 			typ, ok = value.(string)
@@ -151,19 +144,25 @@ func headerNames() []string {
 	return []string{"alg", "kid", "typ", "crit", "jku", "x5u", "jwk", "x5c", "b64", "enc", "zip"}
 }
 
+// claimNames are the claims that some reader of JWTs gives a meaning of its own:
+// the registered ones (RFC 7519 §4.1) and those of OpenID Connect Core.
 func claimNames() []string {
-	return []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti"}
+	return []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "nonce", "at_hash", "_claim_names", "_claim_sources"}
 }
 
 // caseVariant finds the one of names that a lenient decoder (Go's included) would
-// take name for. All names have three letters, and folding keeps their number,
-// though not their bytes: U+212A, the Kelvin sign, is a k to it.
+// take name for. Folding keeps the number of letters, and that of bytes too unless
+// one of them isn't ASCII: U+212A, the Kelvin sign, is a k to it.
 func caseVariant(name string, names []string) (of string, found bool) {
-	if len(name) > 3*utf8.UTFMax || utf8.RuneCountInString(name) != 3 {
+	if len(name) > maxVariant {
 		return "", false
 	}
+	var bits byte
+	for i := range len(name) {
+		bits |= name[i]
+	}
 	for _, known := range names {
-		if name != known && strings.EqualFold(name, known) {
+		if (bits >= utf8.RuneSelf || len(name) == len(known)) && name != known && strings.EqualFold(name, known) {
 			return known, true
 		}
 	}
@@ -172,12 +171,6 @@ func caseVariant(name string, names []string) (of string, found bool) {
 
 // readClaims takes the registered claims (RFC 7519 §4.1) by their exact types.
 func (t *token) readClaims() error {
-	names := claimNames()
-	for name := range t.claims {
-		if of, variant := caseVariant(name, names); variant {
-			return refuse(ReasonMalformed, "payload: a case variant of "+of)
-		}
-	}
 	for _, text := range [...]struct {
 		name     string
 		into     *string
@@ -203,6 +196,28 @@ func (t *token) readClaims() error {
 		*date.into, ok = numericDate(value)
 		if !ok && (present || date.required) {
 			return refuse(ReasonMalformed, "claim "+date.name+" is no time in seconds, or missing")
+		}
+	}
+	return t.readOthers()
+}
+
+// readOthers refuses what another reader of JWTs might take for a claim that it
+// knows, or might not take at all.
+func (t *token) readOthers() error {
+	names := claimNames()
+	for name, value := range t.claims {
+		switch name {
+		case "iss", "sub", "aud", "exp", "nbf", "iat", "jti":
+		case "nonce", "at_hash":
+			if _, ok := value.(string); !ok {
+				return refuse(ReasonMalformed, "claim "+name+" is no text")
+			}
+		case "_claim_names", "_claim_sources":
+			return refuse(ReasonMalformed, "claim "+name+" says that there are claims elsewhere")
+		default:
+			if of, variant := caseVariant(name, names); variant {
+				return refuse(ReasonMalformed, "payload: a case variant of "+of)
+			}
 		}
 	}
 	return nil

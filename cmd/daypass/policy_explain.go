@@ -106,7 +106,7 @@ func (p *program) explain(ctx context.Context, e *explain, args []string) (*api.
 	if e.remote {
 		there := api.ExplainRequest{Grant: e.grant, TTL: e.ttl, IP: e.ip, Token: token}
 		if e.at != "" {
-			there.At = at
+			there.At = at.UTC().Format(time.RFC3339)
 		}
 		if token == "" || len(e.claims) > 0 {
 			there.Token, there.Provider, there.Claims = "", e.provider, claims

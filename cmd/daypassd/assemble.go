@@ -27,6 +27,7 @@ import (
 	"github.com/daypass/daypass/broker/keys/pkcs11"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/broker/reloader"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/builtin"
 	"github.com/daypass/daypass/issuers/jwt"
@@ -295,7 +296,8 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 	}
 	for _, p := range settings.Providers {
 		parts.Providers = append(parts.Providers, oidc.Provider{
-			Name: p.Name, Type: p.Type, Issuer: p.Issuer, Audience: p.Audience, SessionTTL: time.Duration(p.SessionTTL),
+			Name: p.Name, Type: p.Type, Issuer: p.Issuer, Audience: p.Audience, AudienceAlone: p.AudienceAlone,
+			Algorithms: p.Algorithms, MaxTokenAge: p.MaxTokenAge.Std(), SessionTTL: p.SessionTTL.Std(),
 			CAFile: p.CAFile, AllowPrivateAddress: p.AllowPrivateAddress,
 		})
 	}
@@ -306,11 +308,19 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 	parts.OpenIssuers = func(ctx context.Context, installation string) (map[string]broker.Issuer, error) {
 		return openIssuers(ctx, settings, installation, parts)
 	}
+	folder := reloader.Folder{Path: settings.Policies.Dir, Still: stillTime}
 	parts.LoadPolicies = func(ctx context.Context, open map[string]broker.Issuer) (*policies.Set, error) {
-		return policies.LoadDir(ctx, settings.Policies.Dir, policyConfig(settings, &grantChecker{settings: settings, open: open}))
+		return folder.Load(ctx, policyConfig(settings, &grantChecker{settings: settings, open: open}))
 	}
+	if settings.Policies.Watch {
+		parts.WatchPolicies = reloader.Watch{Stamp: folder.Stamp, Digest: folder.Digest}
+	}
+	parts.RevokeOnPolicyChange = settings.Policies.OnPolicyChange == config.OnPolicyChangeRevoke
 	return parts, closeParts, nil
 }
+
+// stillTime is how long a policy folder must not change before it counts.
+const stillTime = 2 * time.Second
 
 func policyConfig(settings *config.Config, checker policies.IssuerChecker) policies.Config {
 	return policies.Config{Environments: settings.Environments, Providers: settings.PolicyProviders(), Issuers: checker, Now: time.Now()}

@@ -132,7 +132,11 @@ func newPlace(tb testing.TB, dir, provider string) place {
 	}
 	text := strings.Replace(string(policy), "  - name: gitlab-main\n    provider: gitlab\n", "  - name: gitlab-main\n    provider: github\n", 1)
 	text = regexp.MustCompile(`(?s)  - name: gitlab-main.*?\n\n`).ReplaceAllString(text, "\n")
-	write(tb, filepath.Join(dir, "policies", "payments.yaml"), strings.ReplaceAll(text, ", gitlab-main", ""))
+	// Behind a symlink, which is switched as a whole: a plain folder has to be still first.
+	write(tb, filepath.Join(dir, "policies.1", "payments.yaml"), strings.ReplaceAll(text, ", gitlab-main", ""))
+	if err := os.Symlink("policies.1", filepath.Join(dir, "policies")); err != nil {
+		tb.Fatal(err)
+	}
 	write(tb, p.config, strings.NewReplacer("DIR", dir, "PROVIDER", provider, "PGPORT", fmt.Sprint(server.Port()), "TARGET", p.name).Replace(configText))
 	return p
 }

@@ -9,13 +9,16 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/daypass/daypass/broker/config"
 	"github.com/daypass/daypass/broker/instance"
+	"github.com/daypass/daypass/broker/reloader"
 )
 
 func newServe() *cobra.Command {
@@ -62,6 +65,9 @@ const (
 // serve runs a broker until ctx ends, lets running requests finish, and closes
 // what it opened.
 func serve(ctx context.Context, settings *config.Config, how serving) error {
+	hangups := make(chan os.Signal, 1) // one that comes while we start is kept
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	parts, closeParts, err := assemble(ctx, settings, how.Logger)
 	if err != nil {
 		return err
@@ -93,6 +99,7 @@ func serve(ctx context.Context, settings *config.Config, how serving) error {
 	defer stopWorking()
 	var running sync.WaitGroup
 	running.Go(func() { i.Run(working) })
+	running.Go(func() { reloadOn(working, hangups, i) })
 	failed := make(chan error, len(servers))
 	for n, s := range servers {
 		running.Go(func() {
@@ -116,6 +123,18 @@ func serve(ctx context.Context, settings *config.Config, how serving) error {
 	stopWorking()
 	running.Wait()
 	return err
+}
+
+// reloadOn reads the policies again on each signal. What goes wrong is in the log.
+func reloadOn(ctx context.Context, hangups <-chan os.Signal, i *instance.Instance) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+			_, _ = i.Reload(ctx, reloader.Trigger{Actor: "daypassd", By: "SIGHUP"})
+		}
+	}
 }
 
 // shutDown lets running requests finish, and cuts off those that take too long.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/daypass/daypass/broker/devkit"
+	"github.com/daypass/daypass/e2e/bench/rows"
 )
 
 // A short run, from building the programs to the file. How fast anything was is
@@ -38,12 +39,12 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var rows []Row
-	if err := json.Unmarshal(text, &rows); err != nil {
+	var list []rows.Row
+	if err := json.Unmarshal(text, &list); err != nil {
 		t.Fatal(err)
 	}
-	byName := map[string]Row{}
-	for _, row := range rows {
+	byName := map[string]rows.Row{}
+	for _, row := range list {
 		byName[row.Name] = row
 	}
 	for _, name := range []string{"jwt 1 client", "user 1 client scram 1"} {

@@ -38,6 +38,8 @@ import (
 	"regexp"
 	"syscall"
 	"time"
+
+	"github.com/daypass/daypass/e2e/bench/rows"
 )
 
 func main() {
@@ -84,7 +86,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		return err
 	}
 	t := newTable(out)
-	var rows []Row
+	var list []rows.Row
 	for _, p := range pairs {
 		measured, err := p.measure(ctx, time.Duration(*seconds*float64(time.Second)))
 		if err != nil {
@@ -93,10 +95,10 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		if err := t.add(measured); err != nil {
 			return err
 		}
-		rows = append(rows, measured.rows()...)
+		list = append(list, measured.rows()...)
 	}
 	if *file == "" {
 		return nil
 	}
-	return writeRows(*file, rows)
+	return rows.Write(*file, list)
 }

@@ -1,22 +1,11 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
-)
 
-// Row is one figure. Ratio is Value divided by the value of the row that
-// Baseline names; a limit is its own baseline.
-type Row struct {
-	Name     string  `json:"name"`
-	Value    float64 `json:"value"`
-	Unit     string  `json:"unit"` // "1/s"; "ms" for p50 and p99; "µs" per exchange for CPU
-	Baseline string  `json:"baseline"`
-	Ratio    float64 `json:"ratio"`
-}
+	"github.com/daypass/daypass/e2e/bench/rows"
+)
 
 // figure is one thing that is told of every sample.
 type figure struct {
@@ -42,40 +31,26 @@ func figures(s side) []figure {
 // rows are the figures of both sides, each beside its limit. A broker's CPU that
 // has no limit of its own (the bare statement has no broker) stands beside the
 // database's.
-func (m *measured) rows() []Row {
+func (m *measured) rows() []rows.Row {
 	limits := map[string]float64{}
-	var rows []Row
+	var list []rows.Row
 	for _, f := range figures(m.limit) {
 		v := median(m.limitIn, f.of)
 		limits[f.suffix] = v
-		rows = append(rows, Row{Name: m.limit.name + f.suffix, Value: v, Unit: f.unit, Baseline: m.limit.name + f.suffix, Ratio: 1})
+		list = append(list, rows.Row{Name: m.limit.name + f.suffix, Value: v, Unit: f.unit, Baseline: m.limit.name + f.suffix, Ratio: 1})
 	}
 	for _, f := range figures(m.ours) {
 		against := f.suffix
 		if _, told := limits[against]; !told {
 			against = " cpu " + cpuDatabase
 		}
-		row := Row{Name: m.ours.name + f.suffix, Value: median(m.oursIn, f.of), Unit: f.unit, Baseline: m.limit.name + against}
+		row := rows.Row{Name: m.ours.name + f.suffix, Value: median(m.oursIn, f.of), Unit: f.unit, Baseline: m.limit.name + against}
 		if limits[against] > 0 { // CPU times have a grain of 10 ms: a very short run may show none
 			row.Ratio = row.Value / limits[against]
 		}
-		rows = append(rows, row)
+		list = append(list, row)
 	}
-	return rows
-}
-
-func writeRows(file string, rows []Row) error {
-	text, err := json.MarshalIndent(rows, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil { //nolint:gosec // G301: figures are for everybody
-		return fmt.Errorf("making the folder for %s: %w", file, err)
-	}
-	if err := os.WriteFile(file, append(text, '\n'), 0o644); err != nil { //nolint:gosec // G306: figures are for everybody
-		return fmt.Errorf("writing the rows: %w", err)
-	}
-	return nil
+	return list
 }
 
 // table prints each pair as soon as it is measured.

@@ -161,15 +161,19 @@ func (p *Provider) Whose(claims map[string]any) string {
 
 // join writes claims as path=value, in quotes, so that no value can pass for two.
 func join(claims map[string]any, paths []string) string {
-	parts := make([]string, len(paths))
+	key := make([]byte, 0, 128)
 	for i, path := range paths {
 		text, ok := scalar(Value(claims, path))
 		if !ok {
 			return ""
 		}
-		parts[i] = path + "=" + strconv.Quote(text)
+		if i > 0 {
+			key = append(key, ' ')
+		}
+		key = append(append(key, path...), '=')
+		key = strconv.AppendQuote(key, text)
 	}
-	return strings.Join(parts, " ")
+	return string(key)
 }
 
 // Value is the claim at a path; nil where there is none.

@@ -130,7 +130,7 @@ func newEnv(more ...cel.EnvOption) (*cel.Env, error) {
 		cel.ASTValidators(
 			cel.ValidateDurationLiterals(), cel.ValidateTimestampLiterals(), cel.ValidateRegexLiterals(),
 			cel.ValidateComprehensionNestingLimit(maxLoops)),
-	}, more...)...)
+	}, append((&zones{}).accessors(), more...)...)...)
 	if err != nil {
 		return nil, fmt.Errorf("preparing CEL: %w", err)
 	}

@@ -44,6 +44,10 @@ func TestConditionAllows(t *testing.T) {
 		`.claims.actor_id == "7"`,
 		`int(claims.run_attempt) <= 3 && request.time.getHours("Europe/London") >= 7`,
 		`request.time.getHours() == 12`,
+		`request.time.getHours("Asia/Kolkata") == 17 && request.time.getMinutes("+05:30") == 30 && request.time.getHours("-03:00") == 9`,
+		`request.time.getFullYear("UTC") == 2026 && request.time.getMonth("UTC") == 10 && request.time.getDate("UTC") == 23 && request.time.getDayOfMonth("UTC") == 22`,
+		`request.time.getDayOfWeek("UTC") == 1 && request.time.getDayOfYear("UTC") == 326 && request.time.getSeconds("UTC") == 0 && request.time.getMilliseconds("UTC") == 0`,
+		`request.time.getDate("Pacific/Kiritimati") == 24`,
 		`request.grant == "p/g" && request.ttl <= duration("15m")`,
 		`request.time < timestamp("2026-12-01T00:00:00Z")`,
 		`request.ip.inCIDR("10.0.0.0/8") && !request.ip.inCIDR("10.0.0.0/16") && !request.ip.inCIDR("::/0")`,
@@ -150,7 +154,6 @@ func TestAbsenceNeverPasses(t *testing.T) {
 		`claims.actor_id == 7`,
 		`claims.number == "5"`,
 		`claims.yes == "true"`,
-		`request.time.getHours(claims.text) == 12 || claims.actor_id == "7"`,
 	} {
 		ok, problems, refusal := evaluate(t, text)
 		if len(problems) > 0 {
@@ -208,8 +211,11 @@ func TestConditionRefusedAtLoad(t *testing.T) {
 		`matches(claims.text, "a")`:                              "not anchored",
 		`claims.text.matches("^(a$")`:                            "no RE2",
 		`request.time.getHours("Europe/Lodnon") > 1`:             "unknown time zone",
-		`claims.yes`:                                             "not true or false, but dyn",
-		`claims.actor_id == "8" ? false : claims.yes`:            "not true or false, but dyn",
+		`request.time.getHours("Local") > 1`:                     "unknown time zone",
+		`request.time.getHours("+25:99") > 1`:                    "unknown time zone",
+		`request.time.getHours(claims.text) == 12`:               "the time zone is no literal",
+		`claims.yes`: "not true or false, but dyn",
+		`claims.actor_id == "8" ? false : claims.yes`: "not true or false, but dyn",
 		`"text"`:                          "not true or false",
 		`1 + 1`:                           "not true or false",
 		`claims.a ==`:                     "condition, line 1, column",

@@ -7,7 +7,6 @@ import (
 	"regexp/syntax"
 	"slices"
 	"strings"
-	"time"
 
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
@@ -225,11 +224,12 @@ func (s *shape) network(e ast.Expr) {
 // that is misspelt would refuse everybody.
 func (s *shape) timezone(e ast.Expr) {
 	name, ok := literal(e)
-	if !ok || strings.ContainsAny(name, "+:") || strings.HasPrefix(name, "-") {
+	if !ok {
+		s.add(e, `write "Europe/London"`, "the time zone is no literal")
 		return
 	}
-	if _, err := time.LoadLocation(name); err != nil {
-		s.add(e, "write a name of the IANA database, such as Europe/London", "unknown time zone %q", name)
+	if _, err := parseZone(name); err != nil {
+		s.add(e, "write a name of the IANA database, such as Europe/London, or an offset such as +05:30", "unknown time zone %q", name)
 	}
 }
 

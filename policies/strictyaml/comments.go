@@ -22,15 +22,6 @@ func Comments(data []byte) []Comment {
 	if !ok || len(s.mistakes) > 0 {
 		return nil
 	}
-	r := reader{text: text, keep: true}
-	if _, ok := r.read(); ok {
-		return r.comments
-	}
-	return lexed(s, text)
-}
-
-// lexed are the comments that the slow way finds.
-func lexed(s *scan, text string) []Comment {
 	tokens, ok := s.tokens(text)
 	if !ok {
 		return nil

@@ -22,11 +22,6 @@
 // types that read themselves ([Unmarshaler]), structs, pointers to one of these,
 // slices of them, and maps of them by string. A field without a `yaml` tag is left
 // alone, unless it is of type [Where].
-//
-// Nearly all files are written in a small part of YAML, which a reader of this
-// package's own reads fast. A file that it doesn't know how to read, right or
-// wrong, goes to a parser of all of YAML, which is slower and says best what is
-// wrong. Both read the same wherever the first reads anything.
 package strictyaml
 
 import (
@@ -187,22 +182,11 @@ func Decode(filename string, data []byte, into any) []Mistake {
 	if !ok {
 		return Sort(s.mistakes)
 	}
-	root, ok := s.read(text)
+	root, ok := s.tree(text)
 	if !ok {
 		return Sort(s.mistakes)
 	}
 	d := &decoder{file: filename, mistakes: s.mistakes}
 	d.decode(&root, target.Elem(), 1)
 	return Sort(d.mistakes)
-}
-
-// read makes a tree of the text. It returns false when nothing can be decoded.
-func (s *scan) read(text string) (node, bool) {
-	if len(s.mistakes) == 0 {
-		r := reader{text: text}
-		if root, ok := r.read(); ok {
-			return root, true
-		}
-	}
-	return s.slow(text)
 }

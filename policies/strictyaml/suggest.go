@@ -5,6 +5,9 @@ import (
 	"strings"
 )
 
+// compared is how many bytes of a word are compared.
+const compared = 64
+
 // Suggest is a hint that names the known word nearest to what was written, or
 // else all known words where they are few; "" when there is nothing to say.
 func Suggest(word string, known []string) string {
@@ -21,7 +24,7 @@ func Suggest(word string, known []string) string {
 // Nearest is the known word nearest to what was written, whatever the case; ""
 // when none is near.
 func Nearest(word string, known []string) string {
-	best, distance := "", 1+max(1, len(word)/3)
+	best, distance := "", 1+max(1, min(len(word), compared)/3)
 	for _, candidate := range known {
 		if d := editDistance(strings.ToLower(word), strings.ToLower(candidate)); d < distance {
 			best, distance = candidate, d
@@ -34,7 +37,7 @@ func Nearest(word string, known []string) string {
 // swapped with their neighbour to make b of a. Long words are compared by their
 // beginnings, which keeps the work small whatever the file holds.
 func editDistance(a, b string) int {
-	a, b = a[:min(len(a), 64)], b[:min(len(b), 64)]
+	a, b = a[:min(len(a), compared)], b[:min(len(b), compared)]
 	var before, previous []int
 	current := make([]int, len(b)+1)
 	for j := range current {

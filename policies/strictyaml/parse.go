@@ -12,9 +12,9 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// slow reads all of YAML, and says what is wrong with a file that isn't. It
-// returns false when nothing can be decoded.
-func (s *scan) slow(text string) (node, bool) {
+// tree reads a file, and says what is wrong with one that isn't YAML. It returns
+// false when nothing can be decoded.
+func (s *scan) tree(text string) (node, bool) {
 	tokens, ok := s.tokens(text)
 	if !ok {
 		return node{}, false
