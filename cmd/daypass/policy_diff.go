@@ -28,7 +28,7 @@ or a parameter.
 Exit code 0, whatever differs. With --fail-on-widen 1 when a grant widens, or changes in a
 way that can't be ordered and so might.`,
 		Example: `  daypass policy diff main/policies/ policies/
-  git show main:policies/payments.yaml > /tmp/old.yaml && daypass policy diff /tmp/old.yaml policies/payments.yaml
+  git show main:policies/payments.yaml > old.yaml && daypass policy diff old.yaml policies/payments.yaml
   daypass policy diff --fail-on-widen --output json main/policies/ policies/`,
 		Args: exactly(2, "OLD NEW"),
 	}
