@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -81,9 +82,61 @@ const (
 // when it is still.
 var ErrChanging = errors.New("the policy folder changed while it was read")
 
+// The rules of what is wrong with a set by itself, before the linter judges it:
+// Rule of a Finding.
+const (
+	RuleFile   = "FILE"   // what stands in the folder can't be read as files
+	RuleSyntax = "SYNTAX" // a file isn't of the form that policies have
+	RulePolicy = "POLICY" // it is, and says what can't be
+	RuleTest   = "TEST"   // a test of a policy fails
+)
+
 // LoadError is everything that is wrong with a set.
 type LoadError struct {
 	Mistakes []strictyaml.Mistake // in the order of files and lines
+	// Findings are the same, each with its rule, and what the linter has to say
+	// besides.
+	Findings []lint.Finding
+}
+
+// loadError is the error of these findings; nil when none of them is one.
+func loadError(findings []lint.Finding) error {
+	e := &LoadError{Findings: sortFindings(findings)}
+	for _, f := range e.Findings {
+		if f.Severity != lint.Error {
+			continue
+		}
+		m := f.Mistake
+		switch f.Rule {
+		case RuleFile, RuleSyntax, RulePolicy, RuleTest:
+		default:
+			m.Text = "[" + f.Rule + "] " + m.Text
+		}
+		e.Mistakes = append(e.Mistakes, m)
+	}
+	if len(e.Mistakes) == 0 {
+		return nil
+	}
+	e.Mistakes = strictyaml.Sort(e.Mistakes)
+	return e
+}
+
+// sortFindings puts findings in the order of files, lines and columns, and drops
+// repetitions.
+func sortFindings(findings []lint.Finding) []lint.Finding {
+	slices.SortStableFunc(findings, func(a, b lint.Finding) int {
+		return cmp.Or(strings.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))
+	})
+	return slices.CompactFunc(findings, func(a, b lint.Finding) bool { return a.Mistake == b.Mistake && a.Rule == b.Rule })
+}
+
+// errorsOf makes findings of mistakes.
+func errorsOf(rule string, mistakes []strictyaml.Mistake) []lint.Finding {
+	findings := make([]lint.Finding, len(mistakes))
+	for i, m := range mistakes {
+		findings[i] = lint.Finding{Mistake: m, Rule: rule, Severity: lint.Error}
+	}
+	return findings
 }
 
 // Error lists all mistakes, one a line.
@@ -141,29 +194,21 @@ func compile(ctx context.Context, files []named, cfg Config) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	set := &Set{digest: digest(files), policies: make(map[string]*policy), grants: make(map[string]*grant), skipped: skipped(cfg)}
-	var mistakes []strictyaml.Mistake
+	set := &Set{digest: digest(files), policies: make(map[string]*policy), grants: make(map[string]*grant), skipped: Skipped(cfg)}
+	var findings []lint.Finding
 	places := make(map[string]strictyaml.Pos) // policy → where it stands
 	documents := make([]*document.File, 0, len(read))
 	for _, r := range read {
-		mistakes = append(mistakes, r.mistakes...)
+		findings = append(findings, r.findings()...)
 		if r.policy == nil {
 			continue
 		}
 		documents = append(documents, r.file)
-		mistakes = append(mistakes, set.add(r, places)...)
+		findings = append(findings, errorsOf(RulePolicy, set.add(r, places))...)
 	}
-	for _, finding := range c.lint(documents) {
-		if finding.Severity != lint.Error {
-			set.findings = append(set.findings, finding)
-			continue
-		}
-		m := finding.Mistake
-		m.Text = "[" + finding.Rule + "] " + m.Text
-		mistakes = append(mistakes, m)
-	}
-	if len(mistakes) > 0 {
-		return nil, &LoadError{Mistakes: strictyaml.Sort(mistakes)}
+	set.findings = sortFindings(append(findings, c.lint(documents)...))
+	if err := loadError(set.findings); err != nil {
+		return nil, err
 	}
 	return set, nil
 }
@@ -217,8 +262,8 @@ func (c *shared) lint(files []*document.File) []lint.Finding {
 	}})
 }
 
-// skipped says in words what can't be checked.
-func skipped(cfg Config) []string {
+// Skipped says in words which checks are left out with this configuration.
+func Skipped(cfg Config) []string {
 	var list []string
 	if cfg.Providers == nil {
 		list = append(list, "names of providers: no configuration to check them against; one that is called as a type (github) is taken to be of it")
@@ -278,7 +323,7 @@ func readFiles(ctx context.Context, src Source) ([]named, error) {
 		return nil, fmt.Errorf("reading policy folder: %w", err)
 	}
 	if len(mistakes) > 0 {
-		return nil, &LoadError{Mistakes: strictyaml.Sort(mistakes)}
+		return nil, loadError(errorsOf(RuleFile, mistakes))
 	}
 	slices.SortFunc(files, func(a, b named) int { return strings.Compare(a.name, b.name) })
 	return files, nil

@@ -11,6 +11,7 @@ import (
 	"github.com/daypass/daypass/policies/catalogue"
 	"github.com/daypass/daypass/policies/condition"
 	"github.com/daypass/daypass/policies/document"
+	"github.com/daypass/daypass/policies/lint"
 	"github.com/daypass/daypass/policies/pattern"
 	"github.com/daypass/daypass/policies/strictyaml"
 )
@@ -78,6 +79,17 @@ type loaded struct {
 	file     *document.File
 	policy   *policy // nil when it could not be read at all
 	mistakes []strictyaml.Mistake
+	syntax   int // so many of them, the first ones, are of the file's form
+	tests    int // so many, the last ones, are tests that fail
+}
+
+// findings are its mistakes, each with its rule.
+func (r *loaded) findings() []lint.Finding {
+	last := len(r.mistakes) - r.tests
+	return slices.Concat(
+		errorsOf(RuleSyntax, r.mistakes[:r.syntax]),
+		errorsOf(RulePolicy, r.mistakes[r.syntax:last]),
+		errorsOf(RuleTest, r.mistakes[last:]))
 }
 
 // load reads one policy.
@@ -86,7 +98,7 @@ func (c *shared) load(name string, data []byte) *loaded {
 	l := &loader{shared: c, mistakes: mistakes}
 	f := &file.Policy
 	if f.At.Line == 0 {
-		return &loaded{file: file, mistakes: l.mistakes} // not read at all
+		return &loaded{file: file, mistakes: mistakes, syntax: len(mistakes)} // not read at all
 	}
 	p := &policy{name: f.Name, owner: f.Owner, description: f.Description, environment: f.Environment, broad: f.Session == sessionBroad, sum: sha256.Sum256(data)}
 	l.head(f)
@@ -97,10 +109,13 @@ func (c *shared) load(name string, data []byte) *loaded {
 	for _, g := range p.grants {
 		g.index = newIndex(g.jobs)
 	}
+	r := &loaded{file: file, policy: p, syntax: len(mistakes)}
 	if len(l.mistakes) == 0 {
 		l.runTests(f, p)
+		r.tests = len(l.mistakes)
 	}
-	return &loaded{file: file, policy: p, mistakes: l.mistakes}
+	r.mistakes = l.mistakes
+	return r
 }
 
 func (l *loader) add(at strictyaml.Pos, hint, format string, args ...any) {

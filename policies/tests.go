@@ -181,6 +181,9 @@ func (s *Set) Tested() (tests int, uncovered []Uncovered) {
 	return tests, uncovered
 }
 
+// Policies says how many there are.
+func (s *Set) Policies() int { return len(s.policies) }
+
 // why is the full reason of a refusal, on one line.
 func why(err error) string {
 	if denial, ok := errors.AsType[*Denial](err); ok {

@@ -34,6 +34,7 @@ type call struct {
 	query               url.Values
 	body                any    // JSON; none when nil
 	key                 string // Idempotency-Key; none when empty
+	carried             string // a second token, which the body holds; none when empty
 }
 
 // answer is a successful one.
@@ -109,6 +110,9 @@ func (c *Client) try(ctx context.Context, k call, body []byte) (*answer, time.Du
 	}
 	// Whatever answered may have echoed the token.
 	data = bytes.ReplaceAll(data, []byte(k.token), []byte("[redacted]"))
+	if k.carried != "" {
+		data = bytes.ReplaceAll(data, []byte(k.carried), []byte("[redacted]"))
+	}
 	return nil, c.pause(response), problem(response, data)
 }
 

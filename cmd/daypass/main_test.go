@@ -49,7 +49,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Deadline:            time.Now().Add(time.Minute),
+		Deadline:            time.Now().Add(5 * time.Minute),
 		Setup: func(env *testscript.Env) error {
 			fake := &fakeBroker{}
 			server := httptest.NewServer(fake.routes())
@@ -158,6 +158,7 @@ func (f *fakeBroker) routes() http.Handler {
 			ID: "evt_1", At: issued, Type: "lease.issued", Subject: "lse_1", Count: 1, Actor: "provider:github\x1b[2J",
 		}}})
 	})
+	policyRoutes(mux)
 	mux.HandleFunc("GET /github", func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer runner-token" {
 			w.WriteHeader(401)
