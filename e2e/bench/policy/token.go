@@ -89,7 +89,7 @@ func bareCheck(ctx context.Context, provider *devkit.Provider, raw string) (func
 	if err != nil {
 		return nil, err
 	}
-	response, err := (&http.Client{}).Do(request) //nolint:gosec // G704: the provider that this program started
+	response, err := (&http.Client{}).Do(request)
 	if err != nil {
 		return nil, fmt.Errorf("fetching keys: %w", err)
 	}
