@@ -12,9 +12,6 @@ import (
 	"github.com/daypass/daypass/broker/audit"
 )
 
-// retryLock is the name under which the tries of one exchange wait for each other.
-func retryLock(key []byte) string { return "daypass retry " + hex.EncodeToString(key) }
-
 // Supersede makes room for a try of an exchange that Reserve answered with
 // ErrRetry: what earlier tries obtained begins to end, their session tokens with
 // it, and where the job token opens one session only, that session is given up
@@ -24,7 +21,7 @@ func (s *Store) Supersede(ctx context.Context, r *Reservation) ([]*Lease, error)
 	why := Why{Actor: JobActor(r.Session.Provider, r.Session.Subject), Reason: "a retry of its exchange took its place"}
 	var ended []*Lease
 	err := s.inTx(ctx, "making room for a retry", func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, lockNames, []string{retryLock(r.Retry.Key)}); err != nil {
+		if _, err := tx.Exec(ctx, lockNumbers, []int64{lockOf("retry", r.Retry.Key)}); err != nil {
 			return unavailable("making room for a retry", err)
 		}
 		const earlier = `SELECT hash, session_id FROM session_tokens WHERE retry_key = $1 AND created_at > $2::timestamptz - $3::interval AND created_at < $2 ORDER BY session_id`

@@ -1,7 +1,9 @@
 package leases
 
 import (
-	"encoding/hex"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
 	"sync"
 	"time"
 )
@@ -76,7 +78,8 @@ func (r *rooms) learn(whose string, limit, held int, now time.Time) {
 
 // counting is what one transaction has to count, and what it finds.
 type counting struct {
-	locks   []string
+	grants  []string // to lock by name
+	locks   []int64
 	tenants [][]byte
 	limits  []int32
 	adds    map[string]int
@@ -88,20 +91,18 @@ func (s *Store) counting(writes []*write) counting {
 	most := map[string]int{}
 	for _, w := range writes {
 		r := w.reserve
-		job := "daypass job " + hex.EncodeToString(r.Whose) + " " + hex.EncodeToString(r.JobKey)
-		if r.MaxPerJob > 0 {
-			c.locks = append(c.locks, job)
-		}
+		ofJob := r.MaxPerJob > 0
 		for _, l := range r.Leases {
 			if l.MaxActive > 0 {
-				c.locks = append(c.locks, "daypass max_active "+s.config.Tenant+"/"+l.Policy+"/"+l.Grant)
+				c.grants = append(c.grants, s.config.Tenant+"/"+l.Policy+"/"+l.Grant)
 			}
-			if l.MaxActivePerJob > 0 && r.MaxPerJob <= 0 {
-				c.locks = append(c.locks, job)
-			}
+			ofJob = ofJob || l.MaxActivePerJob > 0
+		}
+		if ofJob {
+			c.locks = append(c.locks, lockOf("job", r.Whose, r.JobKey))
 		}
 		if r.Retry != nil {
-			c.locks = append(c.locks, retryLock(r.Retry.Key))
+			c.locks = append(c.locks, lockOf("retry", r.Retry.Key))
 		}
 		if r.MaxPerTenant > 0 {
 			c.adds[string(r.Whose)] += len(r.Leases)
@@ -113,10 +114,17 @@ func (s *Store) counting(writes []*write) counting {
 		if s.rooms.take(whose, n, now) {
 			continue
 		}
-		c.locks = append(c.locks, "daypass tenant "+hex.EncodeToString([]byte(whose)))
+		c.locks = append(c.locks, lockOf("tenant", []byte(whose)))
 		c.tenants, c.limits = append(c.tenants, []byte(whose)), append(c.limits, int32(most[whose])) //nolint:gosec // bounded by the configuration
 	}
 	return c
+}
+
+// lockOf is the number by which something is locked: 64 bits of a hash. Two that
+// share one wait for each other, and no more.
+func lockOf(kind string, of ...[]byte) int64 {
+	sum := sha256.Sum256(bytes.Join(append([][]byte{[]byte("daypass " + kind)}, of...), []byte{0}))
+	return int64(binary.BigEndian.Uint64(sum[:8])) //nolint:gosec // any number will do
 }
 
 func (s *Store) learn(c counting) {

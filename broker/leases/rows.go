@@ -2,6 +2,7 @@ package leases
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,10 +12,14 @@ import (
 )
 
 const (
-	// What is counted is locked by name until the commit, so that of two brokers
-	// the second one sees what the first has taken.
-	lockNames = `
-SELECT pg_advisory_xact_lock(hashtextextended(name, 0)) FROM (SELECT DISTINCT unnest($1::text[]) AS name ORDER BY 1) AS wanted`
+	// What is counted is locked until the commit, so that of two brokers the second
+	// one sees what the first has taken.
+	lockGrants = `
+SELECT pg_advisory_xact_lock(hashtextextended('daypass max_active ' || name, 0))
+FROM (SELECT DISTINCT unnest($1::text[]) AS name ORDER BY 1) AS wanted`
+
+	// The same by numbers, which come in order: see lockOf.
+	lockNumbers = `SELECT count(pg_advisory_xact_lock(number)) FROM unnest($1::bigint[]) AS wanted(number)`
 
 	// Neither a token that came before nor one with the jti of another opens a
 	// session; the next statement tells which it was. A token's digest decides its
@@ -146,8 +151,12 @@ func (s *Store) queueReservations(batch *pgx.Batch, writes []*write) {
 		events = append(events, w.reserve.events...)
 	}
 	count := s.counting(writes)
+	if len(count.grants) > 0 {
+		batch.Queue(lockGrants, count.grants)
+	}
 	if len(count.locks) > 0 {
-		batch.Queue(lockNames, count.locks)
+		slices.Sort(count.locks)
+		batch.Queue(lockNumbers, slices.Compact(count.locks))
 	}
 	queueSessions(batch, s.config.Tenant, writes)
 	s.queueLeases(batch, writes, count)
