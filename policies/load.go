@@ -15,11 +15,10 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
-	"github.com/daypass/daypass/policies/document"
 	"github.com/daypass/daypass/policies/lint"
 	"github.com/daypass/daypass/policies/strictyaml"
 )
@@ -184,54 +183,71 @@ func Load(ctx context.Context, src Source, cfg Config) (*Set, error) {
 	return compile(ctx, files, cfg)
 }
 
-// compile makes a set of files.
+// compile makes a set of files. Files are read and compiled several at a time;
+// what came of them is judged and taken into the set in their order, meanwhile.
 func compile(ctx context.Context, files []named, cfg Config) (*Set, error) {
 	c, err := newShared(cfg)
-	if err != nil {
-		return nil, err
-	}
-	read, err := c.readAll(ctx, files)
 	if err != nil {
 		return nil, err
 	}
 	set := &Set{digest: digest(files), policies: make(map[string]*policy), grants: make(map[string]*grant), skipped: Skipped(cfg)}
 	var findings []lint.Finding
 	places := make(map[string]strictyaml.Pos) // policy → where it stands
-	documents := make([]*document.File, 0, len(read))
-	for _, r := range read {
+	linter := c.linter()
+	err = c.readAll(ctx, files, func(r *loaded) {
 		findings = append(findings, r.findings()...)
 		if r.policy == nil {
-			continue
+			return
 		}
-		documents = append(documents, r.file)
+		linter.Add(r.file)
 		findings = append(findings, errorsOf(RulePolicy, set.add(r, places))...)
+	})
+	if err != nil {
+		return nil, err
 	}
-	set.findings = sortFindings(append(findings, c.lint(documents)...))
+	set.findings = sortFindings(append(findings, linter.Findings()...))
 	if err := loadError(set.findings); err != nil {
 		return nil, err
 	}
 	return set, nil
 }
 
-// readAll reads and compiles the files, several at a time. A policy's tests run
-// here too, since they ask of it alone.
-func (c *shared) readAll(ctx context.Context, files []named) ([]*loaded, error) {
-	read := make([]*loaded, len(files))
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(runtime.GOMAXPROCS(0))
-	const at1 = 64 // files
-	for first := 0; first < len(files); first += at1 {
-		group.Go(func() error {
-			for n := first; n < min(first+at1, len(files)); n++ {
-				if err := ctx.Err(); err != nil {
-					return fmt.Errorf("loading policies: %w", err)
+// chunk is how many files a worker takes at a time.
+const chunk = 64
+
+// readAll reads and compiles the files, several at a time, and hands each on in
+// the order of the files. A policy's tests run here too, since they ask of it alone.
+func (c *shared) readAll(ctx context.Context, files []named, take func(*loaded)) error {
+	chunks := make([]chan []*loaded, (len(files)+chunk-1)/chunk)
+	for n := range chunks {
+		chunks[n] = make(chan []*loaded, 1)
+	}
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	for range min(runtime.GOMAXPROCS(0), len(chunks)) {
+		workers.Go(func() {
+			for n := int(next.Add(1)) - 1; n < len(chunks) && ctx.Err() == nil; n = int(next.Add(1)) - 1 {
+				part := files[n*chunk : min((n+1)*chunk, len(files))]
+				read := make([]*loaded, len(part))
+				for i, f := range part {
+					read[i] = c.load(f.name, f.data)
 				}
-				read[n] = c.load(files[n].name, files[n].data)
+				chunks[n] <- read
 			}
-			return nil
 		})
 	}
-	return read, group.Wait()
+	for _, done := range chunks {
+		select {
+		case read := <-done:
+			for _, r := range read {
+				take(r)
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("loading policies: %w", ctx.Err())
+		}
+	}
+	return nil
 }
 
 // add takes a policy into the set.
@@ -251,9 +267,8 @@ func (s *Set) add(r *loaded, places map[string]strictyaml.Pos) []strictyaml.Mist
 	return nil
 }
 
-// lint asks the linter.
-func (c *shared) lint(files []*document.File) []lint.Finding {
-	return lint.Check(files, lint.Context{Providers: c.cfg.Providers, Now: c.cfg.Now, Conditions: func(text string) []string {
+func (c *shared) linter() *lint.Linter {
+	return lint.New(lint.Context{Providers: c.cfg.Providers, Now: c.cfg.Now, Conditions: func(text string) []string {
 		compiled, _ := c.conditions.Compile(text)
 		if compiled == nil {
 			return nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,7 +37,7 @@ func TestDocumentedCommands(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	shown, commands := runPage(t, string(text))
+	shown, commands := runPage(t, string(text), true)
 	if commands < 8 {
 		t.Errorf("only %d commands", commands)
 	}
@@ -49,8 +50,43 @@ func TestDocumentedCommands(t *testing.T) {
 	}
 }
 
-// runPage runs the commands of a page, and returns it with the outputs of now.
-func runPage(t *testing.T, page string) (shown string, commands int) {
+// TestReadmeFromNothing follows the README's chapter on policies, word by word: from
+// an empty folder to a tested policy, and to why another branch is denied.
+func TestReadmeFromNothing(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, chapter, found := strings.Cut(string(text), "## For those who write policies\n")
+	chapter, _, ends := strings.Cut(chapter, "\n## ")
+	if !found || !ends {
+		t.Fatal("the README has no such chapter")
+	}
+	t.Chdir(t.TempDir())
+	if err := os.Mkdir("policies", 0o700); err != nil { // as the first line there does
+		t.Fatal(err)
+	}
+	shown, commands := runPage(t, chapter, false)
+	if commands != 4 {
+		t.Errorf("%d commands", commands)
+	}
+	if shown != chapter {
+		t.Errorf("the outputs are others:\n%s", lineDiff("README.md", chapter, shown))
+	}
+	written, err := os.ReadFile("policies/payments.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines("policy: payments\nenvironment: production\n") {
+		if !strings.Contains(string(written), line) {
+			t.Errorf("the policy has no line %q", line)
+		}
+	}
+}
+
+// runPage runs the commands of a page, and returns it with the outputs of now:
+// standard output, and standard error where all is wanted.
+func runPage(t *testing.T, page string, all bool) (shown string, commands int) {
 	t.Helper()
 	var out strings.Builder
 	lines := strings.SplitAfter(page, "\n")
@@ -71,7 +107,11 @@ func runPage(t *testing.T, page string) (shown string, commands int) {
 			t.Fatal(err)
 		}
 		var said bytes.Buffer
-		(&program{stdin: nobody, stdout: &said, stderr: &said}).main(t.Context(), strings.Fields(command))
+		var errors io.Writer = &said
+		if !all {
+			errors = io.Discard
+		}
+		(&program{stdin: nobody, stdout: &said, stderr: errors}).main(t.Context(), strings.Fields(command))
 		if err := nobody.Close(); err != nil {
 			t.Error(err)
 		}

@@ -63,23 +63,40 @@ type Context struct {
 	Conditions func(text string) []string
 }
 
-// Check judges a set. The findings come in the order of files and lines. What a
-// waiver in the file waives is left out.
-func Check(files []*document.File, ctx Context) []Finding {
-	j := newJudge(ctx)
-	var list []Finding
-	for _, f := range files {
-		if f.Policy.At.Line == 0 {
-			continue // not read
-		}
-		j.found = j.found[:0]
-		j.policy(f)
-		j.waive(f)
-		for i := range j.found {
-			list = append(list, j.found[i].Finding)
-		}
+// Linter judges a set, file by file. It is not safe for concurrent use.
+type Linter struct {
+	judge    *judge
+	findings []Finding
+}
+
+// New begins a set.
+func New(ctx Context) *Linter { return &Linter{judge: newJudge(ctx)} }
+
+// Add judges the next file of the set, in the order of their names. What a waiver
+// in the file waives is left out.
+func (l *Linter) Add(f *document.File) {
+	if f.Policy.At.Line == 0 {
+		return // not read
 	}
-	return sorted(list)
+	j := l.judge
+	j.found = j.found[:0]
+	j.policy(f)
+	j.waive(f)
+	for i := range j.found {
+		l.findings = append(l.findings, j.found[i].Finding)
+	}
+}
+
+// Findings are those of all files, in the order of files and lines.
+func (l *Linter) Findings() []Finding { return sorted(l.findings) }
+
+// Check judges a set that is at hand whole.
+func Check(files []*document.File, ctx Context) []Finding {
+	l := New(ctx)
+	for _, f := range files {
+		l.Add(f)
+	}
+	return l.Findings()
 }
 
 // CheckProviders judges the providers of the server's configuration. at is where
