@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -94,6 +95,32 @@ func TestOnlyOneRoomNeedsCgo(t *testing.T) {
 		for _, dep := range fields[1:] {
 			if dep == "github.com/miekg/pkcs11" && fields[0] != module+"broker/keys/pkcs11" {
 				t.Errorf("%s imports PKCS#11", fields[0])
+			}
+		}
+	}
+}
+
+// TestEveryPackageStandsInTheDiagram of docs/architecture.md, by its path or, in a
+// list of neighbours, by its last element.
+func TestEveryPackageStandsInTheDiagram(t *testing.T) {
+	page, err := os.ReadFile("../docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, diagram, _ := strings.Cut(string(page), "```\n")
+	diagram, _, found := strings.Cut(diagram, "```\n")
+	if !found {
+		t.Fatal("docs/architecture.md has no diagram")
+	}
+	words := map[string]bool{}
+	for _, word := range strings.FieldsFunc(diagram, func(r rune) bool { return strings.ContainsRune(" \n(),►◄│├└─┐┘▼▲", r) }) {
+		words[word] = true
+	}
+	for _, pattern := range []string{"./broker/...", "./cmd/...", "./e2e/...", "./issuers/...", "./migrations/...", "./policies/..."} {
+		for pkg := range imports(t, pattern) {
+			name := strings.TrimPrefix(pkg, module)
+			if !words[name] && (!strings.HasPrefix(name, "e2e/bench/") || !words[strings.TrimPrefix(name, "e2e/bench/")]) {
+				t.Errorf("the package %s stands nowhere in the diagram", name)
 			}
 		}
 	}

@@ -12,8 +12,8 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
-	_ "time/tzdata" // policies name time zones, and mean the same on every machine
 	_ "time/tzdata" // policies name time zones, and a small image has none
+	_ "time/tzdata" // policies name time zones, and mean the same on every machine
 
 	"github.com/spf13/cobra"
 )
