@@ -247,3 +247,31 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// A condition that uses a claim as what the provider never sends is refused.
+func TestConditionsAreTyped(t *testing.T) {
+	load := func(provider, claims, condition string) error {
+		_, err := loadText(t, strings.NewReplacer("github", provider, `claims: {repository_id: "1"}`, "claims: {"+claims+"}, condition: '"+condition+"'").Replace(minimal))
+		return err
+	}
+	for _, tc := range []struct{ provider, claims, condition, want string }{
+		{"github", `repository_id: "1"`, `claims.run_attempt <= 3`, "claim run_attempt is a text from this provider, and used as a number (hint: write int(claims.run_attempt), or compare it with a text)"},
+		{"github", `repository_id: "1"`, `claims.ref_protected == true`, `claim ref_protected is a text from this provider, and used as a truth value (hint: compare it with "true")`},
+		{"github", `repository_id: "1"`, `"main" in claims.ref`, "claim ref is a text from this provider, and used as a list"},
+		{"gitlab", `project_id: "1", namespace_id: "2"`, `claims.runner_id == "1"`, "claim runner_id is a number from this provider, and used as a text"},
+		{"gitlab", `project_id: "1", namespace_id: "2"`, `claims.groups_direct == "x"`, "claim groups_direct is a list from this provider, and used as a text"},
+	} {
+		if err := load(tc.provider, tc.claims, tc.condition); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v", tc.condition, err)
+		}
+	}
+	for _, tc := range []struct{ provider, claims, condition string }{
+		{"github", `repository_id: "1"`, `int(claims.run_attempt) <= 3 && claims.ref_protected == "true" && claims.ref.startsWith("refs/")`},
+		{"gitlab", `project_id: "1", namespace_id: "2"`, `claims.runner_id == 1 && "x" in claims.groups_direct`},
+		{"oidc", `team: x`, `claims.made_up == 3 || claims.made_up == "3"`},
+	} {
+		if err := load(tc.provider, tc.claims, tc.condition); err != nil {
+			t.Errorf("%s: %v", tc.condition, err)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package policies
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"maps"
 	"regexp"
 	"slices"
@@ -240,4 +241,45 @@ func (l *loader) condition(entry *document.Job, j *job) {
 		l.add(at, p.Hint, "%s", p.Text)
 	}
 	j.condition = compiled
+	if compiled != nil {
+		l.uses(entry, at, compiled)
+	}
+}
+
+// uses refuses a condition that uses a claim as what the provider never sends: it
+// would refuse everybody.
+func (l *loader) uses(entry *document.Job, at strictyaml.Pos, compiled *condition.Condition) {
+	known, ok := catalogue.Lookup(l.cfg.providerType(entry.Provider))
+	if !ok {
+		return
+	}
+	seen := make(map[condition.Use]bool)
+	for _, use := range compiled.Uses() {
+		claim, listed := known.Claim(use.Claim)
+		if !listed || seen[use] || fitsUse(claim.Kind, use.As) {
+			continue
+		}
+		seen[use] = true
+		hint := ""
+		if claim.Kind == catalogue.Text && use.As == condition.AsNumber {
+			hint = fmt.Sprintf("write int(claims.%s), or compare it with a text", use.Claim)
+		}
+		if claim.Kind == catalogue.Text && use.As == condition.AsBool {
+			hint = `compare it with "true"`
+		}
+		l.add(at, hint, "condition: claim %s is a %s from this provider, and used as a %s", use.Claim, claim.Kind, use.As)
+	}
+}
+
+func fitsUse(kind catalogue.Kind, as condition.As) bool {
+	switch as {
+	case condition.AsText:
+		return kind == catalogue.Text
+	case condition.AsNumber:
+		return kind == catalogue.Number
+	case condition.AsBool:
+		return kind == catalogue.Bool
+	default:
+		return kind == catalogue.List || kind == catalogue.Objects
+	}
 }

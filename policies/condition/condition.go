@@ -67,9 +67,10 @@ type Condition struct {
 	program  cel.Program
 	required []string // top-level claims that must be there
 	names    []string // all top-level claims that it speaks of
-	timed    bool     // it reads request.time
-	placed   bool     // it reads request.ip
-	estimate uint64   // CEL's estimate of the worst case
+	uses     []Use
+	timed    bool   // it reads request.time
+	placed   bool   // it reads request.ip
+	estimate uint64 // CEL's estimate of the worst case
 }
 
 // String is the condition as it is written.
@@ -80,6 +81,26 @@ func (c *Condition) Names() []string { return c.names }
 
 // Required lists those without which it refuses.
 func (c *Condition) Required() []string { return c.required }
+
+// As is what a claim has to be for a use of it to make sense.
+type As string
+
+// What a claim can be used as.
+const (
+	AsText   As = "text"
+	AsNumber As = "number"
+	AsBool   As = "truth value"
+	AsList   As = "list"
+)
+
+// Use is one use of a top-level claim.
+type Use struct {
+	Claim string
+	As    As
+}
+
+// Uses lists as what claims are used, as far as that shows without a token.
+func (c *Condition) Uses() []Use { return c.uses }
 
 // ReadsTime says that it reads request.time.
 func (c *Condition) ReadsTime() bool { return c.timed }
@@ -182,7 +203,7 @@ func (c *Compiler) build(text string) (*Condition, []Problem) {
 	if err != nil {
 		return nil, []Problem{{firstLine(err.Error()), ""}}
 	}
-	built := &Condition{text: text, program: program, required: shape.requiredNames(), names: shape.allNames(), estimate: estimate.Max}
+	built := &Condition{text: text, program: program, required: shape.requiredNames(), names: shape.allNames(), uses: shape.uses, estimate: estimate.Max}
 	for _, reference := range checked.NativeRep().ReferenceMap() {
 		built.timed = built.timed || reference.Name == "request.time"
 		built.placed = built.placed || reference.Name == "request.ip"

@@ -2,6 +2,7 @@ package condition
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -285,6 +286,28 @@ func TestConditionClaimNames(t *testing.T) {
 	}
 	if got := strings.Join(c.required, " "); got != "b c e" {
 		t.Errorf("required are %s", got)
+	}
+}
+
+func TestConditionUses(t *testing.T) {
+	compiler, err := NewCompiler()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]string{
+		`claims.a == "x" && 3 > claims.b && claims["c d"] != true`:         "[{a text} {b number} {c d truth value}]",
+		`claims.a in ["x", 1] && "x" in claims.g && claims.a in claims.g`:  "[{a text} {a number} {g list} {g list}]",
+		`claims.a.startsWith("x") && claims.b.matches("^x$")`:              "[{a text} {b text}]",
+		`int(claims.a) == 3 && claims.o.x == "y" && claims.a == claims.b`:  "[]",
+		`has(claims.a) && claims.a == "x" || claims.l.exists(i, i == "x")`: "[{a text}]",
+	} {
+		c, problems := compiler.Compile(text)
+		if len(problems) > 0 {
+			t.Fatal(text, problems)
+		}
+		if got := fmt.Sprint(c.Uses()); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
 	}
 }
 

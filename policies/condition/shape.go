@@ -19,6 +19,7 @@ type shape struct {
 	tree     *ast.AST
 	problems []Problem
 	names    map[string]bool // claim → named outside of its own has(…) && …
+	uses     []Use
 	nextID   int64
 }
 
@@ -176,6 +177,7 @@ func (s *shape) call(e ast.Expr, guarded []string) {
 	if call.IsMemberFunction() {
 		all = append([]ast.Expr{call.Target()}, args...)
 	}
+	s.use(call.FunctionName(), all)
 	switch name := call.FunctionName(); {
 	case name == "matches" && len(all) == 2:
 		s.pattern(all[1])
@@ -186,6 +188,61 @@ func (s *shape) call(e ast.Expr, guarded []string) {
 	}
 	for _, part := range all {
 		s.walk(part, guarded)
+	}
+}
+
+// use records as what a claim is used, where that shows without a token: compared
+// with a literal, looked for in a list of them, or asked what only a text or a
+// list can be.
+func (s *shape) use(function string, all []ast.Expr) {
+	if len(all) != 2 {
+		return
+	}
+	switch function {
+	case operators.Equals, operators.NotEquals, operators.Less, operators.LessEquals, operators.Greater, operators.GreaterEquals:
+		s.compared(all[0], all[1])
+		s.compared(all[1], all[0])
+	case operators.In:
+		if all[1].Kind() == ast.ListKind {
+			for _, item := range all[1].AsList().Elements() {
+				s.compared(all[0], item)
+			}
+		}
+		if name, ok := claimName(all[1]); ok {
+			s.uses = append(s.uses, Use{name, AsList})
+		}
+	case "startsWith", "endsWith", "matches":
+		if name, ok := claimName(all[0]); ok {
+			s.uses = append(s.uses, Use{name, AsText})
+		}
+	}
+}
+
+func (s *shape) compared(claim, with ast.Expr) {
+	name, ok := claimName(claim)
+	if !ok || with.Kind() != ast.LiteralKind {
+		return
+	}
+	switch with.AsLiteral().(type) {
+	case types.String:
+		s.uses = append(s.uses, Use{name, AsText})
+	case types.Int, types.Uint, types.Double:
+		s.uses = append(s.uses, Use{name, AsNumber})
+	case types.Bool:
+		s.uses = append(s.uses, Use{name, AsBool})
+	default:
+	}
+}
+
+// claimName is the name in claims.NAME or claims["NAME"].
+func claimName(e ast.Expr) (string, bool) {
+	switch {
+	case e.Kind() == ast.SelectKind && !e.AsSelect().IsTestOnly() && isClaims(e.AsSelect().Operand()):
+		return e.AsSelect().FieldName(), true
+	case isCall(e, operators.Index) && len(e.AsCall().Args()) == 2 && isClaims(e.AsCall().Args()[0]):
+		return literal(e.AsCall().Args()[1])
+	default:
+		return "", false
 	}
 }
 
