@@ -157,15 +157,15 @@ policy: timed
 owner: payments@example.com
 environment: production
 jobs:
-  - {name: never, provider: github, claims: {repository_id: "74", repository_owner_id: "65", ref: refs/heads/never}}
-  - {name: release, provider: github, claims: {repository_id: "74", repository_owner_id: "65", ref: refs/heads/main}}
+  - {name: never, provider: github, claims: {repository_id: "74", repository_owner_id: "65", ref: refs/heads/never, event_name: push}}
+  - {name: release, provider: github, claims: {repository_id: "74", repository_owner_id: "65", ref: refs/heads/main, event_name: push}}
 grants:
   - {name: excepted, jobs: [never], issuer: db, role: deployer, ttl: 12h, max_ttl: 24h}
   - {name: token, jobs: [release], issuer: db, role: reader, ttl: until job token expires}
   - {name: here, jobs: [here], issuer: release-jwt, ttl: 5m, with: {audience: "https://sts.example.com"}}
 exceptions:
   - grant: excepted
-    jobs: [{provider: github, claims: {repository_id: "74", repository_owner_id: "65", ref: refs/heads/main}}]
+    jobs: [{provider: github, claims: {repository_id: "74", repository_owner_id: "65", ref: refs/heads/main, event_name: push}}]
     owner: payments@example.com
     reason: a migration
     until: %s
@@ -178,7 +178,7 @@ func TestEndsOfPolicies(t *testing.T) {
 	files := timed(tomorrow)
 	files["timed.yaml"] = strings.Replace(files["timed.yaml"], "grants:\n", `  - name: here
     provider: github
-    claims: {repository_id: "74", repository_owner_id: "65"}
+    claims: {repository_id: "74", repository_owner_id: "65", ref: refs/heads/main, event_name: push}
     condition: request.ip == "127.0.0.1"
 grants:
 `, 1)

@@ -20,7 +20,7 @@ policy: second
 owner: payments@example.com
 environment: production
 jobs:
-  - {name: release, provider: github, claims: {repository_id: "74", repository_owner_id: "65", ref: refs/heads/main}}
+  - {name: release, provider: github, claims: {repository_id: "74", repository_owner_id: "65", ref: refs/heads/main, event_name: push}}
 grants:
   - {name: more, issuer: db, role: reader, ttl: 5m}
 `
@@ -176,7 +176,7 @@ func TestExplain(t *testing.T) {
 	if b.Count(`SELECT count(*) FROM sessions`) != 0 {
 		t.Error("explaining opened a session")
 	}
-	out = explain(t, b, viewer, `{"provider":"github","claims":{"repository_id":"74","repository_owner_id":"65","ref":"refs/heads/other"},"grant":"payments/deploy-db","ttl":"1m","ip":"203.0.113.7","at":"2026-11-23T10:00:00Z"}`)
+	out = explain(t, b, viewer, `{"provider":"github","claims":{"repository_id":"74","repository_owner_id":"65","ref":"refs/heads/other","event_name":"push"},"grant":"payments/deploy-db","ttl":"1m","ip":"203.0.113.7","at":"2026-11-23T10:00:00Z"}`)
 	if out.Allowed || len(out.Jobs) != 1 || out.Jobs[0].Missed != 1 || out.DecidedAt.Format(time.RFC3339) != "2026-11-23T10:00:00Z" {
 		t.Errorf("by claims: %+v", out)
 	}

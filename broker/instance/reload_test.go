@@ -77,7 +77,7 @@ func TestStartCountsLeases(t *testing.T) {
 	id := first.Exchange(first.Job(), "payments/deploy-db").Credentials[0].LeaseID
 	first.Exchange(first.Token("github", map[string]any{"ref": "refs/heads/main", "environment": "nightly"}), "payments/night")
 	second := brokertest.New(t, brokertest.Options{Join: first, RevokeOnPolicyChange: true, Policies: map[string]string{
-		"payments.yaml": strings.Replace(brokertest.Policies, "ref: refs/heads/main}", "ref: refs/heads/release}", 1),
+		"payments.yaml": strings.Replace(brokertest.Policies, "refs/heads/main", "refs/heads/release", 1),
 	}})
 	brokertest.Poll(t, "it is counted", func() bool {
 		return strings.Contains(string(second.Do(http.MethodGet, api.PathMetrics, "", nil).Body), "\ndaypass_leases_no_longer_allowed 1\n")

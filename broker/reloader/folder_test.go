@@ -17,7 +17,7 @@ import (
 const policy = `policy: NAME
 owner: team@example.com
 environment: production
-jobs: [{name: release, provider: github, claims: {repository_id: "1", repository_owner_id: "2", ref: refs/heads/main}}]
+jobs: [{name: release, provider: github, claims: {repository_id: "1", repository_owner_id: "2", ref: refs/heads/main, event_name: push}}]
 grants: [{name: a, issuer: db, role: deployer, ttl: 5m}]
 `
 
