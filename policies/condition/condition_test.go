@@ -215,6 +215,7 @@ func TestConditionRefusedAtLoad(t *testing.T) {
 		`request.time.getHours("Local") > 1`:                     "unknown time zone",
 		`request.time.getHours("+25:99") > 1`:                    "unknown time zone",
 		`request.time.getHours(claims.text) == 12`:               "the time zone is no literal",
+
 		`claims.yes`: "not true or false, but dyn",
 		`claims.actor_id == "8" ? false : claims.yes`: "not true or false, but dyn",
 		`"text"`:                          "not true or false",
