@@ -254,6 +254,19 @@ func (b *Broker) Revoke(ctx context.Context, caller Caller, id, reason string) (
 	return ended[0], nil
 }
 
+// RevokeJob takes back all that the job of a lease holds, and ends its sessions. It
+// is for admins: a job knows only what each of its session tokens obtained.
+func (b *Broker) RevokeJob(ctx context.Context, caller Caller, id, reason string) ([]*leases.Lease, error) {
+	if caller.Admin == nil {
+		return nil, ErrForbidden
+	}
+	ended, err := b.config.Store.RevokeJob(ctx, id, leases.Why{Actor: caller.Actor(), Reason: orElse(reason, "its job was revoked")})
+	if err != nil {
+		return nil, err
+	}
+	return b.await(ctx, ended)
+}
+
 // RevokeSession gives back all that was obtained with a session token. The job
 // token that opened the session is used up.
 func (b *Broker) RevokeSession(ctx context.Context, held *leases.Held, reason string) ([]*leases.Lease, error) {

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/daypass/daypass/broker/admin"
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/brokertest"
 )
@@ -41,4 +42,39 @@ func TestMaxActivePerJob(t *testing.T) {
 		t.Fatalf("%d %s", a.Status, a.Body)
 	}
 	b.Exchange(b.Token("github", map[string]any{"check_run_id": "1"}), "payments/read-db")
+}
+
+// TestRevokeJob takes back what a job holds by all of its tokens, and nothing of
+// another job of the same repository.
+func TestRevokeJob(t *testing.T) {
+	t.Parallel()
+	b := brokertest.New(t, brokertest.Options{})
+	job := func(id string) string { return b.Token("github", map[string]any{"check_run_id": id}) }
+	token := job("1")
+	first, second, other := b.Exchange(token, "payments/deploy-db"), b.Exchange(job("1"), "payments/read-db", "payments/sign"), b.Exchange(job("2"), "payments/deploy-db")
+	lease := first.Credentials[0].LeaseID
+	body := api.RevokeRequest{Job: true, Reason: "its log leaked"}
+	for _, caller := range []string{first.Session.Token, b.Admin(admin.Viewer)} {
+		wantCode(t, b.Do("POST", api.PathLeases+"/"+lease+"/revoke", caller, body), 403, api.CodeNotAllowed)
+	}
+	operator := b.Admin(admin.Operator)
+	var answer api.RevokeResponse
+	if err := b.Do("POST", api.PathLeases+"/"+lease+"/revoke", operator, body).Into(&answer); err != nil || len(answer.Leases) != 3 {
+		t.Fatalf("%+v, %v", answer, err)
+	}
+	brokertest.Poll(t, "all of the job is taken back", func() bool {
+		return b.Lease(operator, lease).State == "revoked" && b.Lease(operator, second.Credentials[0].LeaseID).State == "revoked" && b.Lease(operator, second.Credentials[1].LeaseID).State == "expired"
+	})
+	if l := b.Lease(operator, other.Credentials[0].LeaseID); l.State != "active" {
+		t.Errorf("another job's is %s", l.State)
+	}
+	for _, used := range []string{token, first.Session.Token, second.Session.Token} {
+		if a := b.TryExchange(used, "payments/deploy-db"); a.Status != 401 {
+			t.Errorf("a token of the job still brings something: %d %s", a.Status, a.Body)
+		}
+	}
+	wantCode(t, b.Do("POST", api.PathLeases+"/lse_01J0000000000000000000000Z/revoke", operator, body), 404, api.CodeNotFound)
+	if err := b.Do("POST", api.PathLeases+"/"+lease+"/revoke", operator, body).Into(&answer); err != nil || answer.State != "revoked" {
+		t.Errorf("once more: %+v, %v", answer, err)
+	}
 }

@@ -131,6 +131,7 @@ type RenewRequest struct {
 // RevokeRequest is the optional body of a revocation.
 type RevokeRequest struct {
 	Reason string `json:"reason,omitempty"`
+	Job    bool   `json:"job,omitempty"` // of one lease, by an operator: all that its job holds, and its sessions
 }
 
 // RevokeResponse answers a revocation: 200 with state revoked (or expired)
@@ -138,7 +139,7 @@ type RevokeRequest struct {
 type RevokeResponse struct {
 	State               string     `json:"state"`
 	ValidElsewhereUntil *time.Time `json:"valid_elsewhere_until,omitempty"`
-	Leases              []Lease    `json:"leases,omitempty"` // of POST /v1/session/revoke
+	Leases              []Lease    `json:"leases,omitempty"` // of POST /v1/session/revoke, and of a job
 }
 
 // Event is one entry of the audit log.

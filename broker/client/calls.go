@@ -148,13 +148,13 @@ func (c *Client) Renew(ctx context.Context, token, id, ttl string) (*api.Lease, 
 }
 
 // Revoke takes one lease back. It may be repeated.
-func (c *Client) Revoke(ctx context.Context, token, id, reason string) (*api.RevokeResponse, error) {
+func (c *Client) Revoke(ctx context.Context, token, id string, how api.RevokeRequest) (*api.RevokeResponse, error) {
 	path, err := leasePath(id, "/revoke")
 	if err != nil {
 		return nil, err
 	}
 	var answer api.RevokeResponse
-	k := call{method: http.MethodPost, path: path, token: token, body: api.RevokeRequest{Reason: reason}}
+	k := call{method: http.MethodPost, path: path, token: token, body: how}
 	if err := c.json(ctx, k, &answer); err != nil {
 		return nil, fmt.Errorf("revoking lease: %w", err)
 	}

@@ -142,7 +142,7 @@ func TestCalls(t *testing.T) {
 		},
 		{
 			"revoke", `{"state":"revoked"}`,
-			func(c *Client) (any, error) { return c.Revoke(t.Context(), token, "lse_1", "") },
+			func(c *Client) (any, error) { return c.Revoke(t.Context(), token, "lse_1", api.RevokeRequest{}) },
 			"POST", "/v1/leases/lse_1/revoke", "", `{}`, `{"state":"revoked"}`,
 		},
 		{
@@ -262,7 +262,7 @@ func TestTokenIsChecked(t *testing.T) {
 func TestLeaseID(t *testing.T) {
 	c, got := broker(t, 200, "application/json", "{}")
 	for _, bad := range []string{"", "..", "a/b", "lse_1?x", "../session"} {
-		if _, err := c.Revoke(t.Context(), token, bad, ""); err == nil {
+		if _, err := c.Revoke(t.Context(), token, bad, api.RevokeRequest{}); err == nil {
 			t.Errorf("id %q was accepted", bad)
 		}
 	}

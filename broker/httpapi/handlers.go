@@ -174,9 +174,20 @@ func (s *Server) revoke(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	reason, err := decodeReason(c)
-	if err != nil {
+	var reason string
+	var job bool
+	if err := decodeOptional(c, map[string]any{"reason": &reason, "job": &job}); err != nil {
 		return err
+	}
+	if err := checkReason(reason); err != nil {
+		return err
+	}
+	if job {
+		ended, err := s.config.Broker.RevokeJob(c.Request().Context(), caller, id, reason)
+		if err != nil {
+			return err
+		}
+		return answerRevoked(c, ended, api.RevokeResponse{Leases: wireLeases(ended)})
 	}
 	l, err := s.config.Broker.Revoke(c.Request().Context(), caller, id, reason)
 	if err != nil {
@@ -351,10 +362,14 @@ func decodeReason(c echo.Context) (string, error) {
 	if err := decodeOptional(c, map[string]any{"reason": &reason}); err != nil {
 		return "", err
 	}
+	return reason, checkReason(reason)
+}
+
+func checkReason(reason string) error {
 	if len(reason) > 1000 {
-		return "", &broker.RequestError{Detail: "a reason has at most 1,000 characters"}
+		return &broker.RequestError{Detail: "a reason has at most 1,000 characters"}
 	}
-	return reason, nil
+	return nil
 }
 
 // readQuery reads known parameters, each at most once, and `limit`.

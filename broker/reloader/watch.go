@@ -24,17 +24,15 @@ const (
 	// most.
 	interval   = 2 * time.Second
 	least      = 50
-	longest    = time.Minute // whatever the clock says that a look took
-	digestPoll = 30          // every so many looks are at the files' content
+	longest    = 10 * time.Second // however long a look took, and whatever the clock says of it
+	digestPoll = 30               // every so many looks are at the files' content
 )
 
 // Run watches the folder, waits for confirmations, and looks at leases when that
 // is due, until ctx ends.
 func (r *Reloader) Run(ctx context.Context) {
 	for {
-		began := r.config.Now()
-		r.RunOnce(ctx)
-		pause := min(max(interval, least*r.config.Now().Sub(began)), longest)
+		pause := min(max(interval, least*r.RunOnce(ctx)), longest)
 		select {
 		case <-ctx.Done():
 			return
@@ -43,15 +41,20 @@ func (r *Reloader) Run(ctx context.Context) {
 	}
 }
 
-// RunOnce does what there is to do now.
-func (r *Reloader) RunOnce(ctx context.Context) {
-	if r.changed(ctx) || r.wasConfirmed(ctx) {
+// RunOnce does what there is to do now. It returns how long it took to look at the
+// folder.
+func (r *Reloader) RunOnce(ctx context.Context) time.Duration {
+	began := r.config.Now()
+	changed := r.changed(ctx)
+	took := r.config.Now().Sub(began)
+	if changed || r.wasConfirmed(ctx) {
 		// What goes wrong is in the log, or is tried again.
 		_, _ = r.Reload(ctx, Trigger{Actor: "daypassd", By: "watch"})
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.sweepDue(ctx)
+	return took
 }
 
 func (r *Reloader) stamp(ctx context.Context) (string, error) {

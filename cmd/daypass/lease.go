@@ -281,21 +281,23 @@ func (p *program) leaseRenewCommand() *cobra.Command {
 }
 
 func (p *program) leaseRevokeCommand() *cobra.Command {
-	var reason string
+	var how api.RevokeRequest
 	cmd := &cobra.Command{
 		Use: "revoke ID", Short: "Take a lease back now", Args: exactly(1, "ID"),
 		Long: `Revoke takes a lease back. It may be repeated. "revoking" means that the broker has
 not finished yet and goes on by itself.`,
-		Example: `  daypass lease revoke lse_01J8Z3 --reason "laptop lost"`,
+		Example: `  daypass lease revoke lse_01J8Z3 --reason "laptop lost"
+  daypass lease revoke lse_01J8Z3 --job --reason "its log leaked"`,
 	}
 	out := outputFlag(cmd)
-	cmd.Flags().StringVar(&reason, "reason", "", "why, for the audit log")
+	cmd.Flags().StringVar(&how.Reason, "reason", "", "why, for the audit log")
+	cmd.Flags().BoolVar(&how.Job, "job", false, "all that the job of this lease holds, by an operator's token")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, token, err := p.withToken()
 		if err != nil {
 			return err
 		}
-		answer, err := c.Revoke(cmd.Context(), token, args[0], reason)
+		answer, err := c.Revoke(cmd.Context(), token, args[0], how)
 		if err != nil {
 			return err
 		}
@@ -303,6 +305,9 @@ not finished yet and goes on by itself.`,
 			return p.printJSON(answer)
 		}
 		line := args[0] + " is " + answer.State
+		if how.Job {
+			line = fmt.Sprintf("%d leases of the job of %s: %s", len(answer.Leases), args[0], answer.State)
+		}
 		if answer.ValidElsewhereUntil != nil {
 			line += "; whoever verifies it without asking the broker accepts it until " + stampOf(answer.ValidElsewhereUntil)
 		}
