@@ -306,7 +306,7 @@ not finished yet and goes on by itself.`,
 		}
 		line := args[0] + " is " + answer.State
 		if how.Job {
-			line = fmt.Sprintf("%d leases of the job of %s: %s", len(answer.Leases), args[0], answer.State)
+			line = fmt.Sprintf("all that the job of %s held (%d) is %s", args[0], len(answer.Leases), answer.State)
 		}
 		if answer.ValidElsewhereUntil != nil {
 			line += "; whoever verifies it without asking the broker accepts it until " + stampOf(answer.ValidElsewhereUntil)

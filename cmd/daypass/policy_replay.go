@@ -240,11 +240,11 @@ func (p *program) printReplay(r *rerun.Report) error {
 	for i := range r.Groups {
 		g := &r.Groups[i]
 		d := &g.Example
-		then, when := "was allowed, would be denied", "now"
+		then, when := "allowed then, denied now", "now"
 		if g.Change == rerun.Allowed {
-			then, when = "was denied, would be allowed", "then"
+			then, when = "denied then, allowed now", "then"
 		}
-		line("%s, job %s: %s %s", g.Grant, g.Job, plural(g.Count, "decision"), then)
+		line("%s, job %s: %s: %s", g.Grant, g.Job, plural(g.Count, "decision"), then)
 		line("  between %s and %s", stamp(g.First), stamp(g.Last))
 		line("  such as request %s at %s: %s %s", d.RequestID, stamp(d.At), d.Identity.Provider, d.Identity.Subject)
 		if len(g.Claims) > 0 {

@@ -85,6 +85,9 @@ func (s *scan) tokens(text string) (read token.Tokens, ok bool) {
 		}
 		if tk.Type == token.MappingValueType {
 			keys++
+			if s.apart == nil && apart(tk) {
+				s.apart = tk
+			}
 			if depth > 0 && tight(tk) {
 				s.at(tk).add("a colon without a space behind it", "write key: value; a text with a colon stands in quotes")
 			}
@@ -103,6 +106,12 @@ func (s *scan) tokens(text string) (read token.Tokens, ok bool) {
 		}
 	}
 	return read, true
+}
+
+// apart says whether a colon stands on another line than what precedes it, a
+// comment included: some readers take that for a key, and others for none.
+func apart(colon *token.Token) bool {
+	return colon.Prev == nil || colon.Prev.Type == token.CommentType || colon.Prev.Position.Line != colon.Position.Line
 }
 
 // tight says whether the colon in brackets follows a plain scalar and precedes
@@ -155,6 +164,9 @@ func (s *scan) parse(tokens token.Tokens) (root node, ok bool) {
 	if err != nil {
 		s.syntax(err)
 		return node{}, false
+	}
+	if s.apart != nil && len(s.mistakes) == 0 { // the parser took it
+		s.at(s.apart).add("a colon on another line than its key", "write key: value on one line")
 	}
 	var bodies []ast.Node
 	for _, doc := range file.Docs {

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/goccy/go-yaml/token"
 )
 
 // scan looks at the bytes and tokens of a file before a parser sees them: it
@@ -13,6 +15,7 @@ import (
 type scan struct {
 	file     string
 	mistakes []Mistake
+	apart    *token.Token // the first colon that stands on another line than its key
 }
 
 type place struct {

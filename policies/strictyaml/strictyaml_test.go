@@ -143,6 +143,8 @@ func TestMistakes(t *testing.T) {
 		{"document end", "title: a\n...\n", []string{"one file holds one document"}},
 		{"a tight colon", "title: a\nclaims: {b:c, d:[e]}\n", []string{"2:11: a colon without a space behind it (hint: write key: value; a text with a colon stands in quotes)", "2:16: a colon"}},
 		{"a tight colon in a list", "title: a\nclaims: {b: [c:d]}\n", []string{"2:15: a colon without a space behind it"}},
+		{"a colon on a line of its own", "title #\n: 0A", []string{"2:1: a colon on another line than its key"}},
+		{"the same in brackets", "title: a\nclaims: {b\n  : c}\n", []string{"2:10: map key definition includes an implicit line break"}},
 		{"colons of which all readers think the same", "title: a\nclaims: {\"b\":c, d: e:f, g: [http://h], i:\n  j}\nwords: [k:l]\n", nil},
 		{"anchor and alias", "title: &a b\none: *a\n", []string{"1:8: anchors are not accepted", "2:6: aliases are not accepted"}},
 		{"merge", "title: a\none:\n  <<: {name: x}\n", []string{"3:3: merge keys are not accepted", "3:3: the key name is missing"}},
