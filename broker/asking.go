@@ -74,7 +74,7 @@ func (b *Broker) identify(ctx context.Context, token any) (*asking, error) {
 func (b *Broker) asking(now time.Time, session leases.Session, identity policies.Identity) *asking {
 	a := &asking{identity: identity, session: session, asked: now}
 	job, whose := "", ""
-	if known := b.catalogue[identity.ProviderType]; known != nil {
+	if known, ok := catalogue.Lookup(identity.ProviderType); ok {
 		job, whose = known.Job(identity.Claims), known.Whose(identity.Claims)
 	}
 	if job == "" {
@@ -84,15 +84,6 @@ func (b *Broker) asking(now time.Time, session leases.Session, identity policies
 	// Jobs of which nothing says whose they are count together.
 	a.whose = b.name(keyLength, "whose", session.Provider, session.Issuer, whose)
 	return a
-}
-
-// catalogueByType is the catalogue as it is asked on every request.
-func catalogueByType() map[string]*catalogue.Provider {
-	known := map[string]*catalogue.Provider{}
-	for _, name := range catalogue.Types() {
-		known[name], _ = catalogue.Lookup(name)
-	}
-	return known
 }
 
 // keyLength is enough for names that nobody gains by finding twice.

@@ -31,7 +31,6 @@ import (
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/policies"
-	"github.com/daypass/daypass/policies/catalogue"
 )
 
 // Issuer is one configured issuer.
@@ -69,11 +68,10 @@ type Config struct {
 
 // Broker hands out credentials and takes them back. Safe for concurrent use.
 type Broker struct {
-	config    Config
-	catalogue map[string]*catalogue.Provider
-	rates     rates
-	reports   *limit.Rate // of reused jtis
-	refusals  *refusals
+	config   Config
+	rates    rates
+	reports  *limit.Rate // of reused jtis
+	refusals *refusals
 }
 
 const (
@@ -102,7 +100,7 @@ func New(config Config) (*Broker, error) {
 	}
 	now := config.Store.Now
 	return &Broker{
-		config: config, refusals: newRefusals(), catalogue: catalogueByType(), reports: limit.NewRate(reportsPerMinute, now),
+		config: config, refusals: newRefusals(), reports: limit.NewRate(reportsPerMinute, now),
 		rates: rates{job: limit.NewRate(config.Limits.JobRequests, now), tenant: limit.NewRate(config.Limits.TenantRequests, now)},
 	}, nil
 }
