@@ -16,14 +16,14 @@ import (
 func (s *Store) RevokeJob(ctx context.Context, leaseID string, why Why) ([]*Lease, error) {
 	var ended []*Lease
 	err := s.inTx(ctx, "revoking job", func(tx pgx.Tx) error {
-		// The sessions first, in order: a reservation that holds one ends before we
-		// look for its leases.
+		// The sessions first, in the order in which reservations lock them: one that
+		// holds a session ends before we look for its leases.
 		const find = `
 WITH one AS (SELECT session_id, whose, job_key FROM leases WHERE tenant = $1 AND id = $2)
 SELECT s.id, s.events, s.revoked_at IS NOT NULL FROM sessions s WHERE s.id IN (
     SELECT session_id FROM one UNION
     SELECT l.session_id FROM leases l JOIN one ON l.whose = one.whose AND l.job_key = one.job_key WHERE l.state IN ('issuing', 'active'))
-ORDER BY s.id FOR UPDATE`
+ORDER BY s.token_digest FOR UPDATE`
 		rows, err := tx.Query(ctx, find, s.config.Tenant, leaseID)
 		if err != nil {
 			return unavailable("revoking job", err)

@@ -10,7 +10,7 @@ import (
 const (
 	// maxToken bounds a token's length in bytes; GitHub's are about 1,800.
 	maxToken = 16 << 10
-	// maxKeyID bounds `kid`, which the memory of unknown keys holds on to.
+	// maxKeyID bounds `kid`, in bytes.
 	maxKeyID = 256
 	// maxVariant is the length of the longest name that folds to a known one.
 	maxVariant = utf8.UTFMax * len("_claim_sources")

@@ -3,7 +3,7 @@
 //
 // Each rule is a value ([Rule]) with its text, an example that trips it and one
 // that doesn't, and a small function over a prepared view: of a job entry, of a
-// policy, or of a provider in the server's configuration. [Check] judges policies,
+// policy, or of a provider in the server's configuration. [Linter] judges policies,
 // [CheckProviders] the configuration. Neither reads a clock, a file or the network.
 //
 // A claim that a condition speaks of counts as pinned: what the condition makes of
@@ -89,15 +89,6 @@ func (l *Linter) Add(f *document.File) {
 
 // Findings are those of all files, in the order of files and lines.
 func (l *Linter) Findings() []Finding { return sorted(l.findings) }
-
-// Check judges a set that is at hand whole.
-func Check(files []*document.File, ctx Context) []Finding {
-	l := New(ctx)
-	for _, f := range files {
-		l.Add(f)
-	}
-	return l.Findings()
-}
 
 // CheckProviders judges the providers of the server's configuration. at is where
 // a key of a provider stands. Such findings can't be waived.

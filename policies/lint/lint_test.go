@@ -62,7 +62,7 @@ func read(t testing.TB, text string) []*document.File {
 
 func check(t testing.TB, text string) []lint.Finding {
 	t.Helper()
-	return lint.Check(read(t, text), lint.Context{Providers: server(), Now: noon, Conditions: conditions(t)})
+	return checkAll(read(t, text), lint.Context{Providers: server(), Now: noon, Conditions: conditions(t)})
 }
 
 // configuration is what of a server's configuration examples have.
@@ -175,4 +175,13 @@ func testHeld(t *testing.T, rule lint.Rule) {
 	if err := load(rule.Good); err != nil {
 		t.Errorf("the good example: %v", err)
 	}
+}
+
+// checkAll judges files as one set.
+func checkAll(files []*document.File, ctx lint.Context) []lint.Finding {
+	l := lint.New(ctx)
+	for _, f := range files {
+		l.Add(f)
+	}
+	return l.Findings()
 }

@@ -151,7 +151,7 @@ func TestSeverities(t *testing.T) {
 			}
 			continue
 		}
-		got := rules(lint.Check([]*document.File{f}, lint.Context{Providers: server(), Now: noon, Conditions: conditions(t)}))
+		got := rules(checkAll([]*document.File{f}, lint.Context{Providers: server(), Now: noon, Conditions: conditions(t)}))
 		if got != tc.want {
 			t.Errorf("%s, %s: %s\n got %s\nwant %s", tc.environment, tc.provider, tc.claims, got, tc.want)
 		}
@@ -200,7 +200,7 @@ func TestWithoutConfiguration(t *testing.T) {
 		job("test", "bitbucket", "branchName: main"):               "BB-002 error",
 		job("test", "github", "repository_id: '1', enterprise: a"): "GH-004 warning",
 	} {
-		if got := rules(lint.Check(read(t, text), lint.Context{})); got != want {
+		if got := rules(checkAll(read(t, text), lint.Context{})); got != want {
 			t.Errorf("%s: %s, want %s", text, got, want)
 		}
 	}
@@ -217,7 +217,7 @@ func TestWithoutConfiguration(t *testing.T) {
 		job("test", "gh", `repository_id: "1", event_name: push, enterprise: umbrella`): "GH-016 warning",
 		job("test", "github", "event_name: push"):                                       "", // no provider of that name: the loader says so
 	} {
-		if got := rules(lint.Check(read(t, text), ctx)); got != want {
+		if got := rules(checkAll(read(t, text), ctx)); got != want {
 			t.Errorf("%s: %s, want %s", text, got, want)
 		}
 	}
@@ -263,7 +263,7 @@ func TestWaivers(t *testing.T) {
 		}
 	}
 	// Without a clock none has ended.
-	if got := rules(lint.Check(read(t, entry("", "", "      actor: a # lint:allow GH-009 until=2026-11-23 reason=x\n")), lint.Context{Providers: server()})); got != "" {
+	if got := rules(checkAll(read(t, entry("", "", "      actor: a # lint:allow GH-009 until=2026-11-23 reason=x\n")), lint.Context{Providers: server()})); got != "" {
 		t.Errorf("without a clock: %s", got)
 	}
 }
@@ -394,7 +394,7 @@ func FuzzCheck(f *testing.F) {
 		file, _ := document.Read("a.yaml", data)
 		files := []*document.File{file}
 		for _, ctx := range []lint.Context{{Providers: server(), Now: noon, Conditions: speaks}, {}} {
-			first := lint.Check(files, ctx)
+			first := checkAll(files, ctx)
 			for _, found := range first {
 				if rule, ok := lint.Lookup(found.Rule); !ok || found.Text == "" || rule.Held != "" || rule.Providers {
 					t.Fatalf("a finding of no rule: %+v", found)
@@ -403,7 +403,7 @@ func FuzzCheck(f *testing.F) {
 					t.Fatalf("a place outside of the file: %+v", found)
 				}
 			}
-			if again := lint.Check(files, ctx); !slices.Equal(first, again) {
+			if again := checkAll(files, ctx); !slices.Equal(first, again) {
 				t.Fatalf("found %v, and then %v", first, again)
 			}
 		}
@@ -444,7 +444,7 @@ tests:
 	ctx := lint.Context{Providers: server(), Now: noon, Conditions: speaks}
 	b.ReportAllocs()
 	for b.Loop() {
-		if got := lint.Check(files, ctx); len(got) != 1000 { // GL-009 of each
+		if got := checkAll(files, ctx); len(got) != 1000 { // GL-009 of each
 			b.Fatal(len(got), got[0])
 		}
 	}
