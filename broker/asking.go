@@ -114,6 +114,9 @@ func (b *Broker) retry(caller *asking, request *ExchangeRequest) *leases.Retry {
 	var wanted strings.Builder
 	for _, w := range request.Grants {
 		fmt.Fprintf(&wanted, "%q %d ", w.Name, w.TTL)
+		if w.CSR != "" || w.PublicKey != "" {
+			fmt.Fprintf(&wanted, "%q %q ", w.CSR, w.PublicKey)
+		}
 	}
 	return &leases.Retry{
 		Key:     b.name(keyLength, "retry", caller.session.Provider, caller.session.Issuer, bearer, request.RetryKey),

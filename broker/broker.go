@@ -68,10 +68,11 @@ type Config struct {
 
 // Broker hands out credentials and takes them back. Safe for concurrent use.
 type Broker struct {
-	config   Config
-	rates    rates
-	reports  *limit.Rate // of reused jtis
-	refusals *refusals
+	config    Config
+	rates     rates
+	reports   *limit.Rate // of reused jtis
+	refusals  *refusals
+	published published
 }
 
 const (

@@ -23,6 +23,8 @@ import (
 type GrantRequest struct {
 	Name string        // POLICY/GRANT
 	TTL  time.Duration // 0: the policy's
+	// What the job's certificate is to be for; "" where it sent nothing. See issuers.IssueRequest.
+	CSR, PublicKey string
 	// Accept is asked, before anything is made, whether a credential with these
 	// values can be delivered; nil accepts. See issuers.Description.Values.
 	Accept func(values map[string]bool) error
@@ -50,6 +52,7 @@ type Credential struct {
 // order is one grant of an exchange on its way to a credential.
 type order struct {
 	grant    *policies.Grant
+	wanted   GrantRequest
 	issuer   Issuer
 	about    issuers.Description
 	env      map[string]string // value name → environment variable
@@ -217,9 +220,12 @@ func (b *Broker) decide(ctx context.Context, caller *asking, wanted []GrantReque
 		if !ok {
 			return nil, &IssueError{Grant: w.Name, err: fmt.Errorf("%w: no issuer %q is configured", issuers.ErrRejected, grant.Issuer)}
 		}
-		o := &order{grant: grant, issuer: issuer, about: issuer.Describe(grant.Role), env: map[string]string{}}
+		o := &order{grant: grant, wanted: w, issuer: issuer, about: issuer.Describe(grant.Role), env: map[string]string{}}
 		maps.Copy(o.env, o.about.Env)
 		maps.Copy(o.env, grant.Env)
+		if err := checkSent(w, o.about.Accepts); err != nil {
+			return nil, err
+		}
 		if w.Accept != nil {
 			if err := w.Accept(o.about.Values); err != nil {
 				return nil, err
@@ -228,6 +234,25 @@ func (b *Broker) decide(ctx context.Context, caller *asking, wanted []GrantReque
 		orders = append(orders, o)
 	}
 	return orders, checkEnv(orders)
+}
+
+// checkSent refuses what the grant has no use for, and what is missing.
+func checkSent(w GrantRequest, accepts issuers.Accepts) error {
+	for _, sent := range []struct {
+		name, value   string
+		taken, needed bool
+	}{
+		{"csr", w.CSR, accepts.CSR, accepts.CSRNeeded},
+		{"public_key", w.PublicKey, accepts.PublicKey, accepts.PublicKeyNeeded},
+	} {
+		switch {
+		case sent.value != "" && !sent.taken:
+			return &RequestError{Detail: fmt.Sprintf("grant %s takes no %s: leave it out", w.Name, sent.name)}
+		case sent.value == "" && sent.needed:
+			return &RequestError{Detail: fmt.Sprintf("grant %s needs a %s: it certifies a key that the job has", w.Name, sent.name)}
+		}
+	}
+	return nil
 }
 
 func checkEnv(orders []*order) error {
@@ -307,7 +332,7 @@ func (b *Broker) issueThenReserve(ctx context.Context, r *leases.Reservation, or
 		if err := b.issue(ctx, r, o); err != nil {
 			return err
 		}
-		r.Leases[i].Fingerprints = b.fingerprints(o.response)
+		r.Leases[i].Fingerprints, r.Leases[i].SigningKey = b.fingerprints(o.response), o.response.SigningKey
 	}
 	if err := b.config.Store.Reserve(ctx, r); err != nil {
 		return err
@@ -330,7 +355,7 @@ func (b *Broker) reserveThenIssue(ctx context.Context, r *leases.Reservation, or
 			b.undo(ctx, r, orders, "could not be issued")
 			return err
 		}
-		activation.Leases = append(activation.Leases, leases.Minted{ID: o.lease.ID, Handle: o.response.Handle, Fingerprints: b.fingerprints(o.response)})
+		activation.Leases = append(activation.Leases, leases.Minted{ID: o.lease.ID, Handle: o.response.Handle, Fingerprints: b.fingerprints(o.response), SigningKey: o.response.SigningKey})
 	}
 	b.config.Checkpoint("before_activate")
 	activation.Now = b.config.Store.Now()
@@ -358,7 +383,7 @@ func (b *Broker) issue(ctx context.Context, r *leases.Reservation, o *order) (er
 			Installation: b.config.Installation, Tenant: b.config.Tenant, ID: o.lease.ID, Policy: o.grant.Policy, Grant: o.grant.Name, Role: o.grant.Role,
 			IssuedAt: r.Now, ExpiresAt: o.lease.ExpiresAt, IssueDeadline: o.lease.IssueDeadline,
 		},
-		Parameters: o.grant.Parameters,
+		Parameters: o.grant.Parameters, CSR: o.wanted.CSR, PublicKey: o.wanted.PublicKey,
 	})
 	if err != nil {
 		return &IssueError{Grant: o.name(), OwnKey: o.about.SideEffectFree && errors.Is(err, issuers.ErrUnavailable), err: err}

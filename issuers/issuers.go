@@ -79,6 +79,10 @@ type Lease struct {
 type IssueRequest struct {
 	Lease      Lease
 	Parameters json.RawMessage // the grant's `with`, templates filled; nil when there is none
+	// What the job sent with its request, of what Description.Accepts names; "" where
+	// it sent nothing. It is a stranger's: sizes are bounded, nothing else is checked.
+	CSR       string // PKCS#10 in PEM (RFC 2986, RFC 7468)
+	PublicKey string // an OpenSSH public key, as in authorized_keys
 }
 
 // IssueResponse is one minted credential.
@@ -87,6 +91,8 @@ type IssueResponse struct {
 	// Handle is what Revoke and Renew want to see again. It may be secret: the
 	// broker seals it. Nil where the lease's id is enough.
 	Handle []byte
+	// SigningKey is the KeyID of the key that signed the credential; "" where none did.
+	SigningKey string
 }
 
 // Value is one named part of a credential.
@@ -142,6 +148,14 @@ type Description struct {
 	IssueTimeout   time.Duration     // the longest that Issue can still take effect on the target after it began
 	Env            map[string]string // value name → environment variable
 	Values         map[string]bool   // name of every value → whether it is sensitive
+	Accepts        Accepts           // what a job may send with its request
+}
+
+// Accepts says what a role takes from the job besides the request itself. The
+// broker refuses what isn't taken.
+type Accepts struct {
+	CSR, PublicKey             bool
+	CSRNeeded, PublicKeyNeeded bool // there is no credential without it
 }
 
 // What an issuer's errors wrap.

@@ -19,6 +19,7 @@ const (
 	PathLive            = "/livez"
 	PathReady           = "/readyz"
 	PathMetrics         = "/metrics"
+	PathIssuers         = "/v1/issuers" // documents of issuers: /v1/issuers/{name}/{document}
 	PathDiscovery       = "/.well-known/openid-configuration"
 	PathJWKS            = "/.well-known/jwks.json"
 )
@@ -51,6 +52,10 @@ type ExchangeRequest struct {
 type GrantRequest struct {
 	Name string `json:"name"`          // POLICY/GRANT
 	TTL  string `json:"ttl,omitempty"` // "10m"; never exceeds the policy's
+	// CSR is a PKCS#10 request in PEM, and PublicKey an OpenSSH public key: for
+	// grants whose certificate is to be for a key that the job has, and keeps.
+	CSR       string `json:"csr,omitempty"`
+	PublicKey string `json:"public_key,omitempty"`
 }
 
 // ExchangeResponse answers POST /v1/exchange.
@@ -106,6 +111,7 @@ type Lease struct {
 	MaxExpiresAt        *time.Time `json:"max_expires_at,omitempty"` // the latest end that renewals can reach
 	ValidElsewhereUntil *time.Time `json:"valid_elsewhere_until,omitempty"`
 	PolicyDigest        string     `json:"policy_digest"`
+	SigningKey          string     `json:"signing_key,omitempty"` // kid of the key that signed it
 	Stuck               bool       `json:"stuck,omitempty"`
 	Attempts            int        `json:"attempts,omitempty"`   // of revoking it
 	LastError           string     `json:"last_error,omitempty"` // of the last attempt

@@ -37,6 +37,7 @@ import (
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/broker/reloader"
+	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/migrations"
 	"github.com/daypass/daypass/policies"
@@ -239,7 +240,7 @@ func (b *Broker) open() {
 }
 
 func (b *Broker) openIssuers(ctx context.Context, _ string) (map[string]broker.Issuer, error) {
-	signing, err := jwt.New(ctx, jwt.Config{Issuer: b.URL, Signer: func() jwt.Signer { return b.signer }})
+	signing, err := jwt.New(ctx, jwt.Config{Issuer: b.URL, Signer: func() issuers.Signer { return b.signer }})
 	if err != nil {
 		return nil, err
 	}

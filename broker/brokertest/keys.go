@@ -20,7 +20,7 @@ func Keys(t testing.TB) (keys.Sealer, keys.Signer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	signer, err := keys.NewSigner(private)
+	signer, err := keys.NewSigner(private, keys.ES256)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/policies/strictyaml"
 )
 
@@ -140,6 +141,45 @@ func (l *loader) keys() {
 	l.key("sealing", &k.Sealing)
 }
 
+// issuerKey checks the key of an issuer that certifies.
+func (l *loader) issuerKey(issuer *Issuer) {
+	if issuer.Key == nil {
+		issuer.Key = &Key{At: issuer.At}
+	}
+	k := issuer.Key
+	if k.Label == "" {
+		k.Label = "daypass-" + issuer.Name
+	}
+	if k.Type == "" {
+		from := l.config.Keys.Signing
+		k.Type, k.Module, k.Token, k.Dir, k.PINFile, k.PIN = from.Type, from.Module, from.Token, from.Dir, from.PINFile, from.PIN
+		l.unused("rotate_every", k.RotateEvery, "take it out: an authority's key is replaced by hand")
+		l.algorithm(k)
+		return
+	}
+	l.unused("rotate_every", k.RotateEvery, "take it out: an authority's key is replaced by hand")
+	l.keyPlace("issuers."+issuer.Name+".key", k)
+	l.algorithm(k)
+}
+
+func (l *loader) algorithm(k *Key) {
+	all := keys.Algorithms()
+	switch {
+	case k.Algorithm == "":
+		k.Algorithm = keys.ES256
+	case !slices.Contains(all, k.Algorithm):
+		l.add(k.At.Of("algorithm"), strictyaml.Suggest(k.Algorithm, all), "signing with %q is not possible", k.Algorithm)
+	}
+	if k.Bits == 0 && !k.At.Has("bits") {
+		return
+	}
+	if k.Algorithm != keys.RS256 && k.Algorithm != keys.PS256 {
+		l.add(k.At.Of("bits"), "take it out", "a key for %s has no choice of size", k.Algorithm)
+	} else if k.Bits != 2048 && k.Bits != 3072 && k.Bits != 4096 {
+		l.add(k.At.Of("bits"), "", "bits is 2048, 3072 or 4096")
+	}
+}
+
 func (l *loader) key(name string, k *Key) {
 	l.unused("rotate_every", k.RotateEvery, "take it out")
 	if !l.config.Keys.At.Has(name) && k.Type == "" {
@@ -149,7 +189,20 @@ func (l *loader) key(name string, k *Key) {
 	if k.Label == "" {
 		k.Label = "daypass-" + name
 	}
-	k.PIN = l.secret(secretAt{at: k.At, key: "pin", path: "keys." + name + ".pin", raw: &k.RawPIN, file: k.PINFile, fileKey: "pin_file"})
+	l.keyPlace("keys."+name, k)
+	switch {
+	case name == "signing":
+		l.algorithm(k)
+	case k.Algorithm != "":
+		l.add(k.At.Of("algorithm"), "take it out", "the key for sealing has no choice of algorithm")
+	case k.At.Has("bits"):
+		l.add(k.At.Of("bits"), "take it out", "the key for sealing has 256 bits")
+	}
+}
+
+// keyPlace checks where a key is.
+func (l *loader) keyPlace(path string, k *Key) {
+	k.PIN = l.secret(secretAt{at: k.At, key: "pin", path: path + ".pin", raw: &k.RawPIN, file: k.PINFile, fileKey: "pin_file"})
 	var unfit map[string]string
 	switch k.Type {
 	case KeyPKCS11:
@@ -171,14 +224,6 @@ func (l *loader) key(name string, k *Key) {
 		if value != "" {
 			l.add(k.At.Of(key), "take it out", "a key of type %s has no %s", k.Type, key)
 		}
-	}
-	switch {
-	case name == "signing" && k.Algorithm == "":
-		k.Algorithm = "ES256"
-	case name == "signing" && k.Algorithm != "ES256":
-		l.add(k.At.Of("algorithm"), "write ES256", "signing with %s is not possible", k.Algorithm)
-	case name != "signing" && k.Algorithm != "":
-		l.add(k.At.Of("algorithm"), "take it out", "the key for sealing has no choice of algorithm")
 	}
 }
 

@@ -93,7 +93,8 @@ type Key struct {
 	PINFile     string            `yaml:"pin_file"`  // holds the PIN
 	RawPIN      string            `yaml:"pin"`       // ${NAME}; empty once it is read
 	PIN         issuers.Secret    `yaml:"-"`         // from the environment; zero where PINFile is set
-	Algorithm   string            `yaml:"algorithm"` // of signing: ES256
+	Algorithm   string            `yaml:"algorithm"` // of a key that signs: ES256, ES384, RS256, PS256, EdDSA; absent: ES256
+	Bits        int               `yaml:"bits"`      // of an RSA key that is made: 2048, 3072, 4096; absent: 3072
 	RotateEvery *strictyaml.Value `yaml:"rotate_every"`
 }
 
@@ -132,6 +133,9 @@ type Issuer struct {
 	DefaultTTL     strictyaml.Duration `yaml:"default_ttl"` // for grants that say none; absent: the kind's own
 	Roles          map[string]Role     `yaml:"roles"`
 	UsedBy         []Use               `yaml:"used_by"` // jwt without roles: who may use it
+	// Key is the authority's of an issuer that certifies. What it doesn't say of where
+	// it is, it has from keys.signing.
+	Key *Key `yaml:"key"`
 }
 
 // Target is a PostgreSQL server.

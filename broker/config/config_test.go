@@ -110,7 +110,7 @@ func TestExample(t *testing.T) {
 	if len(looked) != 11 {
 		t.Errorf("looked at %d files: %q", len(looked), looked)
 	}
-	for _, key := range keys(reflect.TypeFor[Config]()) {
+	for _, key := range keyNames(reflect.TypeFor[Config]()) {
 		if !strings.Contains(string(data), key+":") {
 			t.Errorf("the example doesn't show the key %s", key)
 		}
@@ -120,11 +120,11 @@ func TestExample(t *testing.T) {
 	}
 }
 
-// keys are the names of all keys, but for those that are refused.
-func keys(t reflect.Type) []string {
+// keyNames are the names of all keys, but for those that are refused.
+func keyNames(t reflect.Type) []string {
 	var list []string
 	if t.Kind() == reflect.Slice || t.Kind() == reflect.Map {
-		return keys(t.Elem())
+		return keyNames(t.Elem())
 	}
 	if t.Kind() == reflect.Struct {
 		for field := range t.Fields() {
@@ -133,7 +133,7 @@ func keys(t reflect.Type) []string {
 				continue
 			}
 			list = append(list, name)
-			list = append(list, keys(field.Type)...)
+			list = append(list, keyNames(field.Type)...)
 		}
 	}
 	return list
@@ -260,7 +260,7 @@ func TestMistakes(t *testing.T) {
 		{"software keys not allowed", change("allow_software_keys: true", "allow_software_keys: false"), []string{"software keys", "software keys"}},
 		{"keys without a module", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: pkcs11, pin_file: /pin}\n  sealing"), []string{"the key module is missing", "the key token is missing"}},
 		{"keys of both types", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: software, dir: /keys, pin_file: /pin, token: x}\n  sealing"), []string{"a key of type software has no token"}},
-		{"algorithm", change("{type: software", "{algorithm: RS256, type: software"), []string{"signing with RS256 is not possible"}},
+		{"algorithm", change("{type: software", "{algorithm: HS256, type: software"), []string{"signing with "HS256" is not possible"}},
 		{"no sealing key", change("  sealing: {type: software, dir: /keys, pin_file: /pin}\n", ""), []string{"the key keys.sealing is missing"}},
 		{"an unknown answer to changes", change("policies: {dir: /policies}", "policies: {dir: /policies, on_policy_change: revok}"), []string{`on_policy_change can't be "revok"`}},
 		{"no policies", change("policies: {dir: /policies}\n", ""), []string{"the key dir is missing or empty"}},

@@ -98,14 +98,14 @@ func clip(s string) string {
 }
 
 // wantedGrant is one element of `grants`: an object, or a bare string.
-type wantedGrant struct{ name, ttl string }
+type wantedGrant struct{ name, ttl, csr, publicKey string }
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (w *wantedGrant) UnmarshalJSON(data []byte) error {
 	if len(data) > 0 && data[0] == '"' {
 		return json.Unmarshal(data, &w.name)
 	}
-	return decodeObject(data, map[string]any{"name": &w.name, "ttl": &w.ttl})
+	return decodeObject(data, map[string]any{"name": &w.name, "ttl": &w.ttl, "csr": &w.csr, "public_key": &w.publicKey})
 }
 
 // decodeExchange reads what is asked for, from the body or from the query.
@@ -160,7 +160,7 @@ func (w wantedGrant) request() (broker.GrantRequest, error) {
 		return broker.GrantRequest{}, &broker.RequestError{Detail: fmt.Sprintf("%q is no grant: a grant is written POLICY/GRANT, for example payments/deploy-db", clip(w.name))}
 	}
 	ttl, err := parseTTL(w.ttl)
-	return broker.GrantRequest{Name: w.name, TTL: ttl}, err
+	return broker.GrantRequest{Name: w.name, TTL: ttl, CSR: w.csr, PublicKey: w.publicKey}, err
 }
 
 // retryKey reads the header Idempotency-Key; "" where there is none.

@@ -408,7 +408,7 @@ func wireLease(l *leases.Lease) api.Lease {
 		ID: l.ID, State: string(l.State), Policy: l.Policy, Grant: l.Grant, Issuer: l.Issuer, Kind: l.Kind, Target: l.Target,
 		Revocation: string(l.Revocation), Session: l.SessionID, Provider: l.Provider, Subject: l.Subject,
 		IssuedAt: l.IssuedAt, ExpiresAt: l.ExpiresAt, EndedAt: l.EndedAt, Renewable: l.Renewable && l.State == leases.Active,
-		ValidElsewhereUntil: l.ValidElsewhereUntil(), PolicyDigest: l.PolicyDigest, Stuck: l.Stuck, Attempts: l.Attempts, LastError: l.LastError,
+		ValidElsewhereUntil: l.ValidElsewhereUntil(), PolicyDigest: l.PolicyDigest, SigningKey: l.SigningKey, Stuck: l.Stuck, Attempts: l.Attempts, LastError: l.LastError,
 	}
 	if out.Renewable {
 		out.MaxExpiresAt = &l.MaxExpiresAt

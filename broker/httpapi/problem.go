@@ -115,6 +115,10 @@ func problemOf(err error) *problem {
 		return p
 	case errors.Is(err, leases.ErrNotFound):
 		return newProblem(http.StatusNotFound, api.CodeNotFound, "no such lease, or not one of this token's")
+	case errors.Is(err, broker.ErrNoDocument):
+		return newProblem(http.StatusNotFound, api.CodeNotFound, "no issuer publishes anything at this path")
+	case errors.Is(err, broker.ErrMediaType):
+		return newProblem(http.StatusUnsupportedMediaType, api.CodeUnsupportedType, err.Error())
 	case errors.Is(err, broker.ErrNotRenewable):
 		return newProblem(http.StatusConflict, api.CodeNotRenewable, err.Error())
 	case errors.Is(err, broker.ErrAlreadyRevoked):

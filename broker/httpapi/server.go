@@ -79,6 +79,7 @@ func (s *Server) API(withOperations bool) http.Handler {
 	e.POST(api.PathPoliciesReload, s.reload)
 	e.POST(api.PathPoliciesExplain, s.explain)
 	e.GET(api.PathDecisions, s.decisions)
+	s.publish(e)
 	e.GET(api.PathDiscovery, s.discovery)
 	e.GET(api.PathJWKS, s.jwks)
 	if withOperations {

@@ -39,8 +39,9 @@ const Tenant = "main"
 // Config of an Instance. Every field is required, unless it says otherwise.
 type Config struct {
 	Database    *pgxpool.Config
-	Sealer      keys.Sealer // wraps the root
-	Signer      keys.Signer // signs JWTs
+	Sealer      keys.Sealer            // wraps the root
+	Signer      keys.Signer            // signs JWTs
+	IssuerKeys  map[string]keys.Signer // of issuers that certify, by their names
 	Providers   []oidc.Provider
 	ExternalURL string
 	// OpenIssuers is called once the installation's id is known; it reaches for

@@ -13,9 +13,12 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -23,17 +26,54 @@ import (
 	"sort"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/daypass/daypass/issuers"
 )
 
-// ES256 is ECDSA on P-256 with SHA-256 (RFC 7518 §3.4).
-const ES256 = "ES256"
+// The algorithms of signers (RFC 7518 §3.1; EdDSA with Ed25519: RFC 8037 §3.1).
+const (
+	ES256 = "ES256" // ECDSA on P-256 with SHA-256
+	ES384 = "ES384" // ECDSA on P-384 with SHA-384
+	RS256 = "RS256" // RSASSA-PKCS1-v1_5 with SHA-256
+	PS256 = "PS256" // RSASSA-PSS with SHA-256
+	EdDSA = "EdDSA" // Ed25519
+)
 
-// Signer is a private key that signs, wherever it lives. Sign takes a SHA-256
-// digest and returns an ASN.1 signature, as crypto.Signer says.
-type Signer interface {
-	crypto.Signer
-	KeyID() string     // RFC 7638 thumbprint: base64url of SHA-256
-	Algorithm() string // ES256
+// Algorithms lists them.
+func Algorithms() []string { return []string{ES256, ES384, RS256, PS256, EdDSA} }
+
+// Signer is a private key that signs, wherever it lives.
+type Signer = issuers.Signer
+
+// Pair says which key pair is meant.
+type Pair struct {
+	Label     string
+	Algorithm string // one of Algorithms; "": ES256
+	Bits      int    // of an RSA key to be made: 2048, 3072 or 4096; 0: 3072
+}
+
+// Store is where keys live: a token, or a folder. Safe for concurrent use.
+type Store interface {
+	// OpenSigner opens a key pair: it must be of that algorithm, be there once, and
+	// not be readable from outside. ErrNoKey when there is none of that label.
+	OpenSigner(ctx context.Context, pair Pair) (Signer, error)
+	// MakeSigner makes a key pair inside. ErrKeyExists when the label is taken.
+	MakeSigner(ctx context.Context, pair Pair) (Signer, error)
+	// OpenSealer opens an AES-256 key.
+	OpenSealer(ctx context.Context, label string) (Sealer, error)
+	// MakeSealer makes an AES-256 key inside.
+	MakeSealer(ctx context.Context, label string) (Sealer, error)
+	// Destroy destroys what has that label, for good. ErrNoKey when nothing has.
+	Destroy(ctx context.Context, label string) error
+	// List tells which keys there are.
+	List(ctx context.Context) ([]Info, error)
+}
+
+// Info is what a Store tells of a key.
+type Info struct {
+	Label     string
+	Algorithm string // of a pair: the one that fits its type, RS256 for all of RSA; "": a sealing key
+	KeyID     string // as Signer.KeyID and Sealer.KeyID
 }
 
 // Sealer encrypts and authenticates small values under a key that never leaves
@@ -54,8 +94,11 @@ var ErrOpen = errors.New("sealed value does not open")
 // ErrNoKey says that there is no key of that name.
 var ErrNoKey = errors.New("no such key")
 
-// KeyID is the RFC 7638 thumbprint of a P-256 public key, in base64url.
-func KeyID(public *ecdsa.PublicKey) (string, error) {
+// ErrKeyExists says that there is a key of that name already.
+var ErrKeyExists = errors.New("there is such a key already")
+
+// KeyID is the RFC 7638 thumbprint of a public key, in base64url.
+func KeyID(public crypto.PublicKey) (string, error) {
 	thumb, err := (&jose.JSONWebKey{Key: public}).Thumbprint(crypto.SHA256)
 	if err != nil {
 		return "", fmt.Errorf("taking a key's thumbprint: %w", err)
@@ -63,27 +106,86 @@ func KeyID(public *ecdsa.PublicKey) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(thumb), nil
 }
 
-// SelfTest signs a random message and verifies it, so that a key that doesn't
-// fit its public half, or is on a curve that we don't sign with, is found
-// before its first use.
-func SelfTest(s Signer) error {
-	public, ok := s.Public().(*ecdsa.PublicKey)
-	if !ok || public.Curve != elliptic.P256() || s.Algorithm() != ES256 {
-		return fmt.Errorf("testing signing key %s: it must be an EC key on P-256", s.KeyID())
+// AlgorithmOf is the algorithm that fits a public key, RS256 for all of RSA; ""
+// for a key that we don't sign with.
+func AlgorithmOf(public crypto.PublicKey) string {
+	switch public := public.(type) {
+	case *ecdsa.PublicKey:
+		switch public.Curve {
+		case elliptic.P256():
+			return ES256
+		case elliptic.P384():
+			return ES384
+		}
+	case *rsa.PublicKey:
+		if bits := public.N.BitLen(); bits >= 2048 && bits <= 4096 && public.E == 65537 {
+			return RS256
+		}
+	case ed25519.PublicKey:
+		if len(public) == ed25519.PublicKeySize {
+			return EdDSA
+		}
 	}
-	var message [32]byte
-	if _, err := rand.Read(message[:]); err != nil {
+	return ""
+}
+
+// fits says whether a key of that kind signs by that algorithm.
+func fits(public crypto.PublicKey, algorithm string) bool {
+	fitting := AlgorithmOf(public)
+	return fitting != "" && (fitting == algorithm || fitting == RS256 && algorithm == PS256)
+}
+
+// SelfTest signs a random message and verifies it, so that a key that doesn't
+// fit its public half, or its algorithm, is found before its first use.
+func SelfTest(s Signer) error {
+	if !fits(s.Public(), s.Algorithm()) {
+		return fmt.Errorf("testing signing key %s: it is no key for %s", s.KeyID(), s.Algorithm())
+	}
+	message := make([]byte, 32)
+	if _, err := rand.Read(message); err != nil {
 		return fmt.Errorf("testing signing key: %w", err)
 	}
-	digest := sha256.Sum256(message[:])
-	signature, err := s.Sign(rand.Reader, digest[:], crypto.SHA256)
+	digest, opts := Digest(s.Algorithm(), message)
+	signature, err := s.Sign(rand.Reader, digest, opts)
 	if err != nil {
 		return fmt.Errorf("testing signing key %s: %w", s.KeyID(), err)
 	}
-	if !ecdsa.VerifyASN1(public, digest[:], signature) {
+	if !verifies(s.Public(), digest, opts, signature) {
 		return fmt.Errorf("testing signing key %s: its signature doesn't verify with its own public key", s.KeyID())
 	}
 	return nil
+}
+
+// Digest is what a signer of that algorithm is given for a message, and with
+// which options.
+func Digest(algorithm string, message []byte) (digest []byte, opts crypto.SignerOpts) {
+	switch algorithm {
+	case ES384:
+		sum := sha512.Sum384(message)
+		return sum[:], crypto.SHA384
+	case EdDSA:
+		return message, crypto.Hash(0)
+	}
+	sum := sha256.Sum256(message)
+	if algorithm == PS256 {
+		return sum[:], &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: crypto.SHA256}
+	}
+	return sum[:], crypto.SHA256
+}
+
+func verifies(public crypto.PublicKey, digest []byte, opts crypto.SignerOpts, signature []byte) bool {
+	switch public := public.(type) {
+	case *ecdsa.PublicKey:
+		return ecdsa.VerifyASN1(public, digest, signature)
+	case ed25519.PublicKey:
+		return ed25519.Verify(public, digest, signature)
+	case *rsa.PublicKey:
+		if pss, ok := opts.(*rsa.PSSOptions); ok {
+			return rsa.VerifyPSS(public, opts.HashFunc(), digest, signature, pss) == nil
+		}
+		return rsa.VerifyPKCS1v15(public, opts.HashFunc(), digest, signature) == nil
+	}
+	return false
 }
 
 // JWKS is the public half of the signers (RFC 7517), as JSON, ordered by key id.

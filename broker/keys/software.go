@@ -2,11 +2,14 @@ package keys
 
 import (
 	"context"
+	"crypto"
 	"crypto/cipher"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/pbkdf2"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -16,15 +19,16 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 
 	"github.com/daypass/daypass/issuers"
 )
 
 // SoftwareConfig says where software keys live.
 type SoftwareConfig struct {
-	Dir    string         // made, with mode 0700, when missing and Create is set
+	Dir    string         // made, with mode 0700, when it is missing and Create is set
 	PIN    issuers.Secret // required; the keys are sealed under it
-	Create bool           // makes keys that are missing; otherwise they are an error
+	Create bool           // makes the folder when it is missing
 }
 
 // Software is a folder of keys, each sealed in a file of its own. They are for
@@ -52,53 +56,101 @@ func OpenSoftware(config SoftwareConfig) (*Software, error) {
 	return &Software{config: config}, nil
 }
 
-// softwareSigner is an EC key in memory.
+// softwareSigner is a private key in memory.
 type softwareSigner struct {
 	hidden
-	*ecdsa.PrivateKey
-	id string
+	crypto.Signer
+	id, algorithm string
 }
 
 // KeyID implements Signer.
 func (s *softwareSigner) KeyID() string { return s.id }
 
 // Algorithm implements Signer.
-func (s *softwareSigner) Algorithm() string { return ES256 }
+func (s *softwareSigner) Algorithm() string { return s.algorithm }
 
-// NewSigner makes a Signer of a P-256 key that is in memory already.
-func NewSigner(key *ecdsa.PrivateKey) (Signer, error) {
-	id, err := KeyID(&key.PublicKey)
+// SignContext implements Signer.
+func (s *softwareSigner) SignContext(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("signing with key %s: %w", s.id, context.Cause(ctx))
+	}
+	return s.Sign(rand.Reader, digest, opts)
+}
+
+// NewSigner makes a Signer of a private key that is in memory already.
+func NewSigner(key crypto.Signer, algorithm string) (Signer, error) {
+	id, err := KeyID(key.Public())
 	if err != nil {
 		return nil, err
 	}
-	s := &softwareSigner{PrivateKey: key, id: id}
+	s := &softwareSigner{Signer: key, id: id, algorithm: algorithm}
 	if err := SelfTest(s); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// Signer opens the EC P-256 key of that label.
-func (s *Software) Signer(label string) (Signer, error) {
-	der, err := s.load("sign", label, func() ([]byte, error) {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// OpenSigner implements Store.
+func (s *Software) OpenSigner(_ context.Context, pair Pair) (Signer, error) {
+	return s.signer(pair, nil)
+}
+
+// MakeSigner implements Store.
+func (s *Software) MakeSigner(_ context.Context, pair Pair) (Signer, error) {
+	return s.signer(pair, func() ([]byte, error) {
+		key, err := newPrivateKey(pair)
 		if err != nil {
 			return nil, err
 		}
 		return x509.MarshalPKCS8PrivateKey(key)
 	})
+}
+
+func (s *Software) signer(pair Pair, generate func() ([]byte, error)) (Signer, error) {
+	der, err := s.load(forSigning, pair.Label, generate)
 	if err != nil {
 		return nil, err
 	}
-	parsed, err := x509.ParsePKCS8PrivateKey(der)
+	key, err := x509.ParsePKCS8PrivateKey(der)
 	if err != nil {
-		return nil, fmt.Errorf("opening software key %s: %w", label, err)
+		return nil, fmt.Errorf("opening software key %s: %w", pair.Label, err)
 	}
-	key, ok := parsed.(*ecdsa.PrivateKey)
+	signer, ok := key.(crypto.Signer)
 	if !ok {
-		return nil, fmt.Errorf("opening software key %s: it is not an EC key", label)
+		return nil, fmt.Errorf("opening software key %s: it is no key that signs", pair.Label)
 	}
-	return NewSigner(key)
+	return NewSigner(signer, pair.algorithm())
+}
+
+func (p Pair) algorithm() string {
+	if p.Algorithm == "" {
+		return ES256
+	}
+	return p.Algorithm
+}
+
+const defaultBits = 3072
+
+func newPrivateKey(pair Pair) (crypto.Signer, error) {
+	switch pair.algorithm() {
+	case ES256:
+		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case ES384:
+		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	case EdDSA:
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		return key, err
+	case RS256, PS256:
+		bits := pair.Bits
+		if bits == 0 {
+			bits = defaultBits
+		}
+		if bits != 2048 && bits != 3072 && bits != 4096 {
+			return nil, fmt.Errorf("an RSA key has 2048, 3072 or 4096 bits, not %d", bits)
+		}
+		return rsa.GenerateKey(rand.Reader, bits)
+	}
+	return nil, fmt.Errorf("there is no algorithm %q: use one of %v", pair.Algorithm, Algorithms())
 }
 
 // softwareSealer is an AES key in memory.
@@ -108,13 +160,22 @@ type softwareSealer struct {
 	id   string
 }
 
-// Sealer opens the AES-256 key of that label.
-func (s *Software) Sealer(label string) (Sealer, error) {
-	key, err := s.load("seal", label, func() ([]byte, error) {
+// OpenSealer implements Store.
+func (s *Software) OpenSealer(_ context.Context, label string) (Sealer, error) {
+	return s.sealer(label, nil)
+}
+
+// MakeSealer implements Store.
+func (s *Software) MakeSealer(_ context.Context, label string) (Sealer, error) {
+	return s.sealer(label, func() ([]byte, error) {
 		key := make([]byte, 32)
 		_, err := rand.Read(key)
 		return key, err
 	})
+}
+
+func (s *Software) sealer(label string, generate func() ([]byte, error)) (Sealer, error) {
+	key, err := s.load(forSealing, label, generate)
 	if err != nil {
 		return nil, err
 	}
@@ -138,26 +199,110 @@ func (s *softwareSealer) Open(_ context.Context, sealed, associatedData []byte) 
 // KeyID implements Sealer.
 func (s *softwareSealer) KeyID() string { return s.id }
 
-// load opens a key's file, or makes it.
-func (s *Software) load(purpose, label string, generate func() ([]byte, error)) ([]byte, error) {
-	if !regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`).MatchString(label) {
-		return nil, fmt.Errorf("opening software key %q: a label is made of a-z, 0-9 and -", label)
+// Destroy implements Store.
+func (s *Software) Destroy(_ context.Context, label string) error {
+	found := false
+	for _, purpose := range []string{forSigning, forSealing} {
+		path, err := s.path(purpose, label)
+		if err != nil {
+			return err
+		}
+		switch err := os.Remove(path); {
+		case err == nil:
+			found = true
+		case !errors.Is(err, fs.ErrNotExist):
+			return fmt.Errorf("destroying software key %s: %w", label, err)
+		}
 	}
-	path := filepath.Join(s.config.Dir, purpose+"-"+label+".key")
+	if !found {
+		return fmt.Errorf("destroying software key %s: %w", label, ErrNoKey)
+	}
+	return nil
+}
+
+// List implements Store.
+func (s *Software) List(ctx context.Context) ([]Info, error) {
+	entries, err := os.ReadDir(s.config.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("listing software keys: %w", err)
+	}
+	var all []Info
+	for _, entry := range entries {
+		name, isKey := strings.CutSuffix(entry.Name(), keySuffix)
+		if !isKey {
+			continue
+		}
+		if label, seals := strings.CutPrefix(name, forSealing+"-"); seals {
+			sealer, err := s.OpenSealer(ctx, label)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, Info{Label: label, KeyID: sealer.KeyID()})
+		}
+		if label, signs := strings.CutPrefix(name, forSigning+"-"); signs {
+			der, err := s.load(forSigning, label, nil)
+			if err != nil {
+				return nil, err
+			}
+			info, err := describe(label, der)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, info)
+		}
+	}
+	return all, nil
+}
+
+func describe(label string, der []byte) (Info, error) {
+	key, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return Info{}, fmt.Errorf("opening software key %s: %w", label, err)
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return Info{}, fmt.Errorf("opening software key %s: it is no key that signs", label)
+	}
+	id, err := KeyID(signer.Public())
+	return Info{Label: label, Algorithm: AlgorithmOf(signer.Public()), KeyID: id}, err
+}
+
+// What a file's name begins and ends with.
+const (
+	forSigning = "sign"
+	forSealing = "seal"
+	keySuffix  = ".key"
+)
+
+func (s *Software) path(purpose, label string) (string, error) {
+	if !regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`).MatchString(label) {
+		return "", fmt.Errorf("opening software key %q: a label is made of a-z, 0-9 and -", label)
+	}
+	return filepath.Join(s.config.Dir, purpose+"-"+label+keySuffix), nil
+}
+
+// load opens a key's file, or makes it where generate isn't nil: then it must
+// not be there.
+func (s *Software) load(purpose, label string, generate func() ([]byte, error)) ([]byte, error) {
+	path, err := s.path(purpose, label)
+	if err != nil {
+		return nil, err
+	}
 	place := joinUnambiguously("daypass software key", purpose, label)
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		if !s.config.Create {
-			return nil, fmt.Errorf("%w: software key %s (hint: %s was not found; `daypassd dev` makes one)", ErrNoKey, label, path)
-		}
+	if generate != nil {
 		key, err := s.create(path, place, generate)
-		if err == nil {
-			return key, nil
+		if errors.Is(err, fs.ErrExist) {
+			err = ErrKeyExists
 		}
-		if !errors.Is(err, fs.ErrExist) { // somebody else was faster: theirs counts
+		if err != nil {
 			return nil, fmt.Errorf("making software key %s: %w", label, err)
 		}
+		return key, nil
 	}
 	stored, err := os.ReadFile(path) //nolint:gosec // the folder is the operator's, the name was checked
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: software key %s (hint: %s was not found; `daypassd dev` makes one)", ErrNoKey, label, path)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening software key %s: %w", label, err)
 	}

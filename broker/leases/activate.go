@@ -26,6 +26,7 @@ type Minted struct {
 	ID           string
 	Handle       []byte // as the issuer gave it; sealed before it is stored
 	Fingerprints []Fingerprint
+	SigningKey   string // that signed it; "" where none did
 
 	sealed []byte
 }
@@ -56,12 +57,12 @@ func (s *Store) Activate(ctx context.Context, a *Activation) error {
 const (
 	activateLeases = `
 WITH minted AS (
-    SELECT * FROM unnest($1::int[], $2::text[], $3::bytea[]) AS m(exchange, id, handle)
+    SELECT * FROM unnest($1::int[], $2::text[], $3::bytea[], $4::text[]) AS m(exchange, id, handle, signing_key)
 ), locked AS MATERIALIZED (
     SELECT found.* FROM (SELECT id FROM minted ORDER BY id) m CROSS JOIN LATERAL (
         SELECT l.id FROM leases l WHERE l.id = m.id AND l.state = 'issuing' OFFSET 0 FOR UPDATE) found
 ), changed AS (
-    UPDATE leases l SET state = 'active', handle = m.handle, due_at = l.expires_at, events = 2
+    UPDATE leases l SET state = 'active', handle = m.handle, signing_key = nullif(m.signing_key, ''), due_at = l.expires_at, events = 2
     FROM minted m JOIN locked USING (id) WHERE l.id = m.id RETURNING l.id
 )
 SELECT m.exchange, changed.id IS NOT NULL FROM minted m LEFT JOIN changed USING (id)`
@@ -73,16 +74,18 @@ func queueActivations(batch *pgx.Batch, writes []*write) {
 	var exchanges []int32
 	var leaseIDs []string
 	var handles [][]byte
+	var signingKeys []string
 	var prints printRows
 	var events []audit.Event
 	for i, w := range writes {
 		for _, l := range w.activate.Leases {
 			exchanges, leaseIDs, handles = append(exchanges, int32(i)), append(leaseIDs, l.ID), append(handles, l.sealed)
+			signingKeys = append(signingKeys, l.SigningKey)
 			prints.add(l.ID, l.Fingerprints, w.activate.Now)
 		}
 		events = append(events, w.activate.events...)
 	}
-	batch.Queue(activateLeases, exchanges, leaseIDs, handles).Query(func(rows pgx.Rows) error {
+	batch.Queue(activateLeases, exchanges, leaseIDs, handles, signingKeys).Query(func(rows pgx.Rows) error {
 		var exchange int
 		var changed bool
 		_, err := pgx.ForEachRow(rows, []any{&exchange, &changed}, func() error {

@@ -89,6 +89,7 @@ type Lease struct {
 	RequestID     string   // of the exchange
 	AskedTTL      time.Duration
 	IP            string // who asked; "" where it isn't known
+	SigningKey    string // KeyID of the key that signed it; "" where none did
 
 	sealedHandle []byte
 	events       int

@@ -13,7 +13,8 @@ import (
 const leaseColumns = `
     l.id, l.tenant, l.session_id, l.session_token, l.policy, l.grant_name, l.job, l.policy_digest, l.issuer, l.role, l.kind, l.target, l.revocation,
     l.provider, l.subject, l.state, l.issued_at, l.expires_at, l.max_expires_at, l.ttl_seconds, l.renewable, l.issue_deadline, l.settled_at, l.ended_at,
-    l.attempts, coalesce(l.last_error, ''), l.stuck, l.rules, l.handle, l.events, l.request_id, l.asked_ttl_seconds, l.ip`
+    l.attempts, coalesce(l.last_error, ''), l.stuck, l.rules, l.handle, l.events, l.request_id, l.asked_ttl_seconds, l.ip,
+    coalesce(l.signing_key, '')`
 
 const selectLeases = `
 SELECT` + leaseColumns + ` FROM leases l`
@@ -27,7 +28,7 @@ func scanLeaseAnd(row pgx.CollectableRow, more ...any) (*Lease, error) {
 	err := row.Scan(append([]any{
 		&l.ID, &l.Tenant, &l.SessionID, &l.SessionToken, &l.Policy, &l.Grant, &l.Job, &l.PolicyDigest, &l.Issuer, &l.Role, &l.Kind, &l.Target, &l.Revocation,
 		&l.Provider, &l.Subject, &l.State, &l.IssuedAt, &l.ExpiresAt, &l.MaxExpiresAt, &ttl, &l.Renewable, &l.IssueDeadline, &l.SettledAt, &l.EndedAt,
-		&l.Attempts, &l.LastError, &l.Stuck, &l.Rules, &l.sealedHandle, &l.events, &l.RequestID, &asked, &l.IP,
+		&l.Attempts, &l.LastError, &l.Stuck, &l.Rules, &l.sealedHandle, &l.events, &l.RequestID, &asked, &l.IP, &l.SigningKey,
 	}, more...)...)
 	l.TTL, l.AskedTTL = time.Duration(ttl)*time.Second, time.Duration(asked)*time.Second
 	for _, t := range []*time.Time{&l.IssuedAt, &l.ExpiresAt, &l.MaxExpiresAt, &l.IssueDeadline, &l.SettledAt} {

@@ -79,6 +79,7 @@ type NewLease struct {
 	// it: the lease begins as active, and one commit is enough.
 	Issued       bool
 	Fingerprints []Fingerprint // of an issued one
+	SigningKey   string        // that signed an issued one; "" where none did
 }
 
 // Rule is a pattern that must not appear in a log.

@@ -50,13 +50,13 @@ WITH wanted AS (
         $18::boolean[], $19::timestamptz[], $20::timestamptz[], $21::int[], $22::boolean[], $23::timestamptz[], $24::timestamptz[], $25::text[], $26::text[],
         $27::text[], $28::boolean[], $29::bytea[], $30::bytea[], $31::bytea[], $32::timestamptz[],
         $33::bytea[], $34::bytea[], $35::int[], $36::int[], $37::int[], $38::int[], $39::int[], $40::int[], $41::int[], $42::int[],
-        $47::text[], $48::int[], $49::text[])
+        $47::text[], $48::int[], $49::text[], $50::text[])
     AS w(exchange, provider, issuer, digest, now, session_token,
         id, policy, grant_name, job, policy_digest, lease_issuer, role, kind, target, revocation,
         issued, expires_at, max_expires_at, ttl_seconds, renewable, issue_deadline, settled_at, rules, subject,
         own_session, once, jti, retry_key, request, asked,
         whose, job_key, of_grant, grant_most, of_grant_and_job, grant_and_job_most, of_job, job_most, of_tenant, tenant_most,
-        request_id, asked_ttl_seconds, ip)
+        request_id, asked_ttl_seconds, ip, signing_key)
 ), live AS MATERIALIZED (
     SELECT found.* FROM (SELECT DISTINCT provider, issuer, digest FROM wanted ORDER BY digest) d CROSS JOIN LATERAL (
         SELECT s.id, s.provider, s.issuer, s.token_digest, s.expires_at FROM sessions s
@@ -97,12 +97,12 @@ WITH wanted AS (
 ), inserted AS (
     INSERT INTO leases (id, tenant, session_id, session_token, policy, grant_name, job, policy_digest, issuer, role, kind, target, revocation,
         provider, subject, state, issued_at, expires_at, max_expires_at, ttl_seconds, renewable, issue_deadline, settled_at, due_at, rules, whose, job_key, events,
-        request_id, asked_ttl_seconds, ip)
+        request_id, asked_ttl_seconds, ip, signing_key)
     SELECT id, $1, session_id, session_token, policy, grant_name, job, policy_digest, lease_issuer, role, kind, target, revocation,
         provider, subject, CASE WHEN issued THEN 'active' ELSE 'issuing' END, now, expires_at, least(max_expires_at, session_expires_at), ttl_seconds,
         renewable AND least(max_expires_at, session_expires_at) > expires_at, issue_deadline, settled_at,
         CASE WHEN issued THEN expires_at ELSE settled_at END, coalesce(string_to_array(nullif(rules, ''), ' '), '{}'), whose, job_key, 1,
-        request_id, asked_ttl_seconds, ip
+        request_id, asked_ttl_seconds, ip, nullif(signing_key, '')
     FROM decided WHERE taken
 ), unopened AS (
     DELETE FROM sessions s USING (
@@ -296,6 +296,7 @@ func (s *Store) queueLeases(batch *pgx.Batch, writes []*write, count counting) {
 		text(func(r leaseRow) string { return r.of.RequestID }),
 		number(func(r leaseRow) int { return int(min(r.AskedTTL, maxAsked) / time.Second) }),
 		text(func(r leaseRow) string { return r.of.IP }),
+		text(func(r leaseRow) string { return r.SigningKey }),
 	).Query(func(rows pgx.Rows) error {
 		var exchange int
 		var verdict, grant, session string

@@ -178,34 +178,45 @@ func (s *keyStore) Close() error {
 	return err
 }
 
-func (s *keyStore) signer(ctx context.Context, k config.Key) (keys.Signer, error) {
-	if k.Type == config.KeySoftware {
-		folder, err := s.software(k)
-		if err != nil {
-			return nil, err
-		}
-		return folder.Signer(k.Label)
-	}
-	token, err := s.token(ctx, k)
+func (s *keyStore) opened(ctx context.Context, k config.Key) (keys.Signer, error) {
+	store, err := s.store(ctx, k)
 	if err != nil {
 		return nil, err
 	}
-	return token.Signer(ctx, k.Label)
+	return store.OpenSigner(ctx, keys.Pair{Label: k.Label, Algorithm: k.Algorithm})
+}
+
+func (s *keyStore) signer(ctx context.Context, k config.Key) (keys.Signer, error) {
+	store, err := s.store(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	pair := keys.Pair{Label: k.Label, Algorithm: k.Algorithm, Bits: k.Bits}
+	signer, err := store.OpenSigner(ctx, pair)
+	if s.create && errors.Is(err, keys.ErrNoKey) {
+		return store.MakeSigner(ctx, pair)
+	}
+	return signer, err
 }
 
 func (s *keyStore) sealer(ctx context.Context, k config.Key) (keys.Sealer, error) {
-	if k.Type == config.KeySoftware {
-		folder, err := s.software(k)
-		if err != nil {
-			return nil, err
-		}
-		return folder.Sealer(k.Label)
-	}
-	token, err := s.token(ctx, k)
+	store, err := s.store(ctx, k)
 	if err != nil {
 		return nil, err
 	}
-	return token.Sealer(ctx, k.Label)
+	sealer, err := store.OpenSealer(ctx, k.Label)
+	if s.create && errors.Is(err, keys.ErrNoKey) {
+		return store.MakeSealer(ctx, k.Label)
+	}
+	return sealer, err
+}
+
+// store opens where a key lives.
+func (s *keyStore) store(ctx context.Context, k config.Key) (keys.Store, error) {
+	if k.Type == config.KeySoftware {
+		return s.software(k)
+	}
+	return s.token(ctx, k)
 }
 
 func (s *keyStore) software(k config.Key) (*keys.Software, error) {
@@ -294,6 +305,16 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 	if parts.Signer, err = store.signer(ctx, settings.Keys.Signing); err != nil {
 		return nil, nil, fmt.Errorf("keys.signing: %w", err)
 	}
+	parts.IssuerKeys = map[string]keys.Signer{}
+	for _, c := range settings.Issuers {
+		if c.Key == nil {
+			continue
+		}
+		// It isn't made here: those who are to trust it have to be told of it.
+		if parts.IssuerKeys[c.Name], err = store.opened(ctx, *c.Key); err != nil {
+			return nil, nil, fmt.Errorf("issuers.%s.key: %w (hint: `daypassd keys generate --issuer %s` makes it)", c.Name, err, c.Name)
+		}
+	}
 	for _, p := range settings.Providers {
 		parts.Providers = append(parts.Providers, oidc.Provider{
 			Name: p.Name, Type: p.Type, Issuer: p.Issuer, Audience: p.Audience, AudienceAlone: p.AudienceAlone,
@@ -341,7 +362,7 @@ func openIssuers(ctx context.Context, settings *config.Config, installation stri
 	for _, c := range settings.Issuers {
 		spec := builtin.Spec{
 			Name: c.Name, Kind: c.Type, Installation: installation, ExternalURL: settings.ExternalURL,
-			Signer: func() jwt.Signer { return parts.Signer },
+			Signer: func() issuers.Signer { return parts.Signer }, Key: parts.IssuerKeys[c.Name],
 		}
 		target := settings.ExternalURL
 		switch c.Type {

@@ -84,11 +84,15 @@ func openUnused(ctx context.Context, settings *config.Config) (map[string]broker
 	if err != nil {
 		return nil, err
 	}
-	signer, err := keys.NewSigner(key)
+	signer, err := keys.NewSigner(key, keys.ES256)
 	if err != nil {
 		return nil, err
 	}
-	return openIssuers(ctx, settings, "000000000000", &instance.Config{Signer: signer, Logger: slog.New(slog.DiscardHandler), Now: time.Now})
+	own := map[string]keys.Signer{}
+	for _, c := range settings.Issuers {
+		own[c.Name] = signer
+	}
+	return openIssuers(ctx, settings, "000000000000", &instance.Config{Signer: signer, IssuerKeys: own, Logger: slog.New(slog.DiscardHandler), Now: time.Now})
 }
 
 func newTarget() *cobra.Command {

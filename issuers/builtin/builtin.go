@@ -23,11 +23,12 @@ func Kinds() []string { return []string{KindJWT, KindPostgres} }
 
 // Spec is one issuer to open.
 type Spec struct {
-	Name         string            // the issuer's name in the configuration, for errors
-	Kind         string            // one of Kinds
-	Installation string            // the broker's random id
-	ExternalURL  string            // the broker's own URL, the `iss` of what it signs
-	Signer       func() jwt.Signer // the key of the moment; for kinds that sign
+	Name         string                // the issuer's name in the configuration, for errors
+	Kind         string                // one of Kinds
+	Installation string                // the broker's random id
+	ExternalURL  string                // the broker's own URL, the `iss` of what it signs
+	Signer       func() issuers.Signer // the key of the moment, that tokens are signed with
+	Key          issuers.Signer        // the authority's own, for kinds that certify
 
 	// The configuration of the kind: the one that fits Kind is required. Where
 	// Installation, Issuer or Signer is zero in it, the Spec's is used.

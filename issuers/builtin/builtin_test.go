@@ -1,9 +1,6 @@
 package builtin_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -11,23 +8,14 @@ import (
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/builtin"
 	"github.com/daypass/daypass/issuers/issuertest"
-	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/issuers/postgres"
 )
 
-type key struct{ *ecdsa.PrivateKey }
-
-func (key) KeyID() string     { return "k" }
-func (key) Algorithm() string { return "ES256" }
-
 func specs(t *testing.T) map[string]builtin.Spec {
 	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	signer := issuertest.NewSigner(t, "ES256")
 	return map[string]builtin.Spec{
-		builtin.KindJWT: {Kind: builtin.KindJWT, ExternalURL: "https://daypass.example.com", Signer: func() jwt.Signer { return key{private} }},
+		builtin.KindJWT: {Kind: builtin.KindJWT, ExternalURL: "https://daypass.example.com", Signer: func() issuers.Signer { return signer }},
 		builtin.KindPostgres: {Kind: builtin.KindPostgres, Installation: "testtesttest", Postgres: &postgres.Config{
 			// Nothing answers there: opening must not ask.
 			Target: postgres.Target{Host: "127.0.0.1", Port: 1, Database: "none"}, Admin: postgres.Admin{User: "daypass", Password: issuers.NewSecret("x")},

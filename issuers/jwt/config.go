@@ -1,7 +1,6 @@
 package jwt
 
 import (
-	"crypto"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,16 +13,6 @@ import (
 	"github.com/daypass/daypass/issuers"
 )
 
-// Signer is a key that tokens are signed with. Only ES256 (a P-256 key) is
-// supported: Algorithm must say so.
-type Signer interface {
-	crypto.Signer
-	// KeyID is the `kid` under which the JWKS shows the public key.
-	KeyID() string
-	// Algorithm is the JWS name: "ES256".
-	Algorithm() string
-}
-
 // Config describes what tokens look like.
 type Config struct {
 	// Issuer is the broker's external URL: the `iss` of every token. Required.
@@ -31,7 +20,7 @@ type Config struct {
 	// Signer returns the key to sign with. It is called once for each token, so
 	// that a rotation takes effect with the next token and never within one.
 	// Required; where the key is fixed, return it.
-	Signer func() Signer
+	Signer func() issuers.Signer
 	// Roles is what grants may name. Empty: grants name none, and any audience
 	// but the broker's own is theirs to choose.
 	Roles map[string]Role

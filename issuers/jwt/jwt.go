@@ -16,7 +16,6 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/asn1"
 	"encoding/base64"
@@ -141,11 +140,12 @@ func (i *Issuer) Issue(ctx context.Context, req *issuers.IssueRequest) (*issuers
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", issuers.ErrRejected, err)
 	}
-	token, err := sign(i.config.Signer(), role.Type, payload)
+	key := i.config.Signer()
+	token, err := sign(ctx, key, role.Type, payload)
 	if err != nil {
 		return nil, err
 	}
-	return &issuers.IssueResponse{Values: []issuers.Value{
+	return &issuers.IssueResponse{SigningKey: key.KeyID(), Values: []issuers.Value{
 		{Name: valueToken, Value: issuers.NewSecret(token), Sensitive: true, RandomBits: signatureBits},
 	}}, nil
 }
@@ -170,7 +170,7 @@ func marshalClaims(own claims, extra map[string]claim) ([]byte, error) {
 }
 
 // sign makes a compact JWS (RFC 7515, section 7.1) with ES256.
-func sign(key Signer, typ string, payload []byte) (string, error) {
+func sign(ctx context.Context, key issuers.Signer, typ string, payload []byte) (string, error) {
 	if key == nil || key.Algorithm() != algorithm || key.KeyID() == "" {
 		return "", fmt.Errorf("%w: the signing key is no %s key with an id", issuers.ErrRejected, algorithm)
 	}
@@ -192,7 +192,7 @@ func sign(key Signer, typ string, payload []byte) (string, error) {
 	token = append(token, '.')
 	token = encoding.AppendEncode(token, payload)
 	digest := sha256.Sum256(token)
-	der, err := key.Sign(rand.Reader, digest[:], crypto.SHA256)
+	der, err := key.SignContext(ctx, digest[:], crypto.SHA256)
 	if err != nil {
 		return "", fmt.Errorf("%w: signing a token: %w", issuers.ErrUnavailable, err)
 	}

@@ -1,6 +1,7 @@
 package jwt_test
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -34,6 +35,9 @@ type key struct {
 
 func (k key) KeyID() string     { return k.id }
 func (k key) Algorithm() string { return k.algorithm }
+func (k key) SignContext(_ context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	return k.Sign(rand.Reader, digest, opts)
+}
 
 func newKey(tb testing.TB) key {
 	tb.Helper()
@@ -44,9 +48,9 @@ func newKey(tb testing.TB) key {
 	return key{private, "key-1", "ES256"}
 }
 
-func newIssuer(tb testing.TB, signer jwt.Signer, roles map[string]jwt.Role) *jwt.Issuer {
+func newIssuer(tb testing.TB, signer issuers.Signer, roles map[string]jwt.Role) *jwt.Issuer {
 	tb.Helper()
-	issuer, err := jwt.New(tb.Context(), jwt.Config{Issuer: externalURL, Signer: func() jwt.Signer { return signer }, Roles: roles})
+	issuer, err := jwt.New(tb.Context(), jwt.Config{Issuer: externalURL, Signer: func() issuers.Signer { return signer }, Roles: roles})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -224,7 +228,7 @@ func TestRotationTakesTheKeyOfTheMoment(t *testing.T) {
 	first, second := newKey(t), newKey(t)
 	second.id = "key-2"
 	current := first
-	issuer, err := jwt.New(t.Context(), jwt.Config{Issuer: externalURL, Signer: func() jwt.Signer { return current }})
+	issuer, err := jwt.New(t.Context(), jwt.Config{Issuer: externalURL, Signer: func() issuers.Signer { return current }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,7 +275,7 @@ func TestBadKeys(t *testing.T) {
 	huge := new(big.Int).Lsh(big.NewInt(1), 256)
 	one := big.NewInt(1)
 	for name, c := range map[string]struct {
-		signer jwt.Signer
+		signer issuers.Signer
 		want   error
 	}{
 		"none":          {nil, issuers.ErrRejected},
@@ -307,7 +311,7 @@ func TestShortCoordinatesArePadded(t *testing.T) {
 }
 
 func TestConfigRefused(t *testing.T) {
-	signer := func() jwt.Signer { return nil }
+	signer := func() issuers.Signer { return nil }
 	for name, config := range map[string]jwt.Config{
 		"no issuer":     {Signer: signer},
 		"query":         {Issuer: externalURL + "?x", Signer: signer},

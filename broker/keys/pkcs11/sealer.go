@@ -32,9 +32,19 @@ type sealer struct {
 	id    string
 }
 
-// Sealer opens the AES-256 key of that label, or makes it inside the token. The
-// errors are those of Signer.
-func (t *Token) Sealer(ctx context.Context, label string) (keys.Sealer, error) {
+// OpenSealer implements keys.Store.
+func (t *Token) OpenSealer(ctx context.Context, label string) (keys.Sealer, error) {
+	return t.sealer(ctx, label)
+}
+
+// MakeSealer implements keys.Store.
+func (t *Token) MakeSealer(ctx context.Context, label string) (keys.Sealer, error) {
+	return t.sealer(ctx, label)
+}
+
+// sealer opens the AES-256 key of that label, or makes it inside the token. The
+// errors are those of signer.
+func (t *Token) sealer(ctx context.Context, label string) (keys.Sealer, error) {
 	s := &sealer{token: t}
 	err := t.findOrMake(ctx, label, func(open *session) error { return s.find(open, label) }, t.makeAES)
 	if err != nil {

@@ -34,10 +34,20 @@ type signer struct {
 	mechanism []*p11.Mechanism
 }
 
-// Signer opens the EC P-256 key pair of that label, or makes it inside the
+// OpenSigner implements keys.Store.
+func (t *Token) OpenSigner(ctx context.Context, pair keys.Pair) (keys.Signer, error) {
+	return t.signer(ctx, pair.Label)
+}
+
+// MakeSigner implements keys.Store.
+func (t *Token) MakeSigner(ctx context.Context, pair keys.Pair) (keys.Signer, error) {
+	return t.signer(ctx, pair.Label)
+}
+
+// signer opens the EC P-256 key pair of that label, or makes it inside the
 // token. The errors are keys.ErrNoKey, and keys that are of another kind, not
 // unique, or could be read out of the token.
-func (t *Token) Signer(ctx context.Context, label string) (keys.Signer, error) {
+func (t *Token) signer(ctx context.Context, label string) (keys.Signer, error) {
 	s := &signer{token: t, mechanism: []*p11.Mechanism{p11.NewMechanism(p11.CKM_ECDSA, nil)}}
 	err := t.findOrMake(ctx, label, func(open *session) error { return s.find(open, label) }, t.makePair)
 	if err != nil {
@@ -177,11 +187,16 @@ func (s *signer) Algorithm() string { return keys.ES256 }
 // Sign implements crypto.Signer. The token has its own randomness. The digest is
 // made outside: SoftHSM has no CKM_ECDSA_SHA256.
 func (s *signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	return s.SignContext(context.Background(), digest, opts)
+}
+
+// SignContext implements keys.Signer.
+func (s *signer) SignContext(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if opts == nil || opts.HashFunc() != crypto.SHA256 || len(digest) != crypto.SHA256.Size() {
 		return nil, fmt.Errorf("signing with key %s: it signs SHA-256 digests only", s.id)
 	}
 	var raw []byte
-	err := s.token.do(context.Background(), func(open *session) error {
+	err := s.token.do(ctx, func(open *session) error {
 		h, err := s.token.handle(open, s.private)
 		if err != nil {
 			return err
@@ -206,3 +221,9 @@ func (s *signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byt
 	})
 	return signature.Bytes()
 }
+
+// Destroy implements keys.Store.
+func (t *Token) Destroy(context.Context, string) error { return errors.ErrUnsupported }
+
+// List implements keys.Store.
+func (t *Token) List(context.Context) ([]keys.Info, error) { return nil, errors.ErrUnsupported }

@@ -112,7 +112,7 @@ func openSigner(ctx context.Context, o options) (keys.Signer, func(), error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		signer, err := folder.Signer(signingLabel)
+		signer, err := folder.MakeSigner(ctx, keys.Pair{Label: signingLabel})
 		return signer, func() {}, err
 	}
 	token, err := pkcs11.Open(ctx, pkcs11.Config{Module: o.module, TokenLabel: o.token, PIN: pin, Create: true})
@@ -120,7 +120,7 @@ func openSigner(ctx context.Context, o options) (keys.Signer, func(), error) {
 		return nil, nil, err
 	}
 	closeToken := func() { _ = token.Close() } // the program ends
-	signer, err := token.Signer(ctx, signingLabel)
+	signer, err := token.MakeSigner(ctx, keys.Pair{Label: signingLabel})
 	if err != nil {
 		closeToken()
 		return nil, nil, err
