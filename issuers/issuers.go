@@ -9,7 +9,7 @@
 // the lease.
 //
 // [Issuer] has two methods. What else a kind can do is said by small optional
-// interfaces: [Renewer], [ParameterChecker], [Lister]. Package issuertest holds
+// interfaces: [Renewer], [ParameterChecker], [GrantChecker], [Lister]. Package issuertest holds
 // the suite that every kind passes.
 package issuers
 
@@ -52,6 +52,22 @@ type Renewer interface {
 type ParameterChecker interface {
 	// CheckParameters returns an error for people: what is wrong and how to mend it.
 	CheckParameters(role string, parameters json.RawMessage) error
+}
+
+// GrantChecker is an Issuer that judges a whole grant when its policy is loaded,
+// beside the parameters: what derives from the names and the life of a grant may
+// be more than its verifiers take.
+type GrantChecker interface {
+	// CheckGrant returns an error for people, as CheckParameters does.
+	CheckGrant(grant Grant) error
+}
+
+// Grant is a grant of a policy, before anybody has asked for it.
+type Grant struct {
+	Tenant, Policy, Name string
+	Role                 string
+	TTL                  time.Duration   // the longest life that it names; zero where it names none
+	Parameters           json.RawMessage // templates not filled; nil when there are none
 }
 
 // Lister is an Issuer that can say which credentials stand on its target, so

@@ -52,7 +52,10 @@ func (l *loader) issuer(entry *document.Grant, p *policy, g *grant) {
 	if l.cfg.Issuers == nil || entry.Issuer == "" {
 		return
 	}
-	use := GrantUse{Issuer: entry.Issuer, Role: entry.Role, Policy: p.name, Environment: p.environment, With: g.parameters.fixed, Env: g.env}
+	use := GrantUse{
+		Issuer: entry.Issuer, Role: entry.Role, Policy: p.name, Grant: g.name, Environment: p.environment,
+		TTL: max(g.ttl, g.maxTTL), With: g.parameters.fixed, Env: g.env,
+	}
 	if err := l.cfg.Issuers.CheckGrant(use); err != nil {
 		l.add(entry.At.Of("issuer"), "", "%v", err)
 	}

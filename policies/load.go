@@ -66,7 +66,9 @@ type GrantUse struct {
 	Issuer      string
 	Role        string // "" when the grant names none
 	Policy      string
+	Grant       string
 	Environment string
+	TTL         time.Duration     // the longest life that the grant names; zero where it names none
 	With        json.RawMessage   // templates not filled; nil when there is none
 	Env         map[string]string // value name → environment variable; nil when there is none
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/daypass/daypass/policies/document"
 	"github.com/daypass/daypass/policies/lint"
@@ -173,11 +174,11 @@ func TestIssuerCheckSeesTheGrant(t *testing.T) {
 	var got []GrantUse
 	cfg := testConfig()
 	cfg.Issuers = checker(func(use GrantUse) error { got = append(got, use); return nil })
-	text := strings.Replace(minimal, "{name: g, issuer: db}", `{name: g, issuer: jwt, role: r, with: {audience: a, claims: {ref: "{{ claims.ref }}"}}}`, 1)
+	text := strings.Replace(minimal, "{name: g, issuer: db}", `{name: g, issuer: jwt, role: r, ttl: 5m, max_ttl: 10m, with: {audience: a, claims: {ref: "{{ claims.ref }}"}}}`, 1)
 	if _, err := Load(t.Context(), Source{FS: fstest.MapFS{"a.yaml": {Data: []byte(text)}}}, cfg); err != nil {
 		t.Fatal(err)
 	}
-	want := GrantUse{Issuer: "jwt", Role: "r", Policy: "p", Environment: "test"}
+	want := GrantUse{Issuer: "jwt", Role: "r", Policy: "p", Grant: "g", Environment: "test", TTL: 10 * time.Minute}
 	if len(got) != 1 || string(got[0].With) != `{"audience":"a","claims":{"ref":"{{ claims.ref }}"}}` {
 		t.Fatalf("asked about %+v", got)
 	}

@@ -174,8 +174,10 @@ type Role struct {
 	ConnectionLimit int      `yaml:"connection_limit"` // absent: 20
 
 	// jwt
-	Audiences  []string            `yaml:"audiences"`
-	DefaultTTL strictyaml.Duration `yaml:"default_ttl"`
+	Audiences   []string            `yaml:"audiences"`
+	DefaultTTL  strictyaml.Duration `yaml:"default_ttl"`
+	Profile     string              `yaml:"profile"`      // one of jwt.Profiles; absent: at+jwt
+	SessionTags bool                `yaml:"session_tags"` // its policies may choose claims that give rights
 }
 
 // Use names a policy and an environment that may use a role.

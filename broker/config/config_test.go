@@ -210,6 +210,9 @@ func TestMistakes(t *testing.T) {
 	}
 	role := "    roles: {r: {member_of: [g], used_by: [{policy: p, environment: test}]%s}}\n"
 	jwt := func(text string) string { return minimal + "issuers:\n  - name: j\n    type: jwt\n" + text }
+	public := func(text string) string {
+		return strings.Replace(text, "external_url: http://127.0.0.1:8080", "external_url: https://d.example.com", 1)
+	}
 	change := func(old, with string) string {
 		if !strings.Contains(minimal, old) {
 			t.Fatalf("%q is not in the minimal configuration", old)
@@ -260,7 +263,7 @@ func TestMistakes(t *testing.T) {
 		{"software keys not allowed", change("allow_software_keys: true", "allow_software_keys: false"), []string{"software keys", "software keys"}},
 		{"keys without a module", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: pkcs11, pin_file: /pin}\n  sealing"), []string{"the key module is missing", "the key token is missing"}},
 		{"keys of both types", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: software, dir: /keys, pin_file: /pin, token: x}\n  sealing"), []string{"a key of type software has no token"}},
-		{"algorithm", change("{type: software", "{algorithm: HS256, type: software"), []string{"signing with "HS256" is not possible"}},
+		{"algorithm", change("{type: software", "{algorithm: HS256, type: software"), []string{`signing with "HS256" is not possible`}},
 		{"no sealing key", change("  sealing: {type: software, dir: /keys, pin_file: /pin}\n", ""), []string{"the key keys.sealing is missing"}},
 		{"an unknown answer to changes", change("policies: {dir: /policies}", "policies: {dir: /policies, on_policy_change: revok}"), []string{`on_policy_change can't be "revok"`}},
 		{"no policies", change("policies: {dir: /policies}\n", ""), []string{"the key dir is missing or empty"}},
@@ -280,6 +283,11 @@ func TestMistakes(t *testing.T) {
 		{"role's environment", pg("    roles: {r: {member_of: [g], used_by: [{policy: p, environment: tset}]}}\n"), []string{"unknown environment \"tset\" (hint: did you mean test?)"}},
 		{"role's policy twice", pg("    roles: {r: {member_of: [g], used_by: [{policy: p, environment: test}, {policy: p, environment: test}]}}\n"), []string{"stands here twice"}},
 		{"jwt for ourselves", jwt("    roles: {r: {audiences: [\"http://127.0.0.1:8080/\"], used_by: [{policy: p, environment: test}]}}\n"), []string{"an audience is this server's external_url"}},
+		{"jwt of unknown profile", jwt("    roles: {r: {profile: amazon, used_by: [{policy: p, environment: test}]}}\n"), []string{`unknown profile "amazon"`}},
+		{"jwt of no profile", jwt("    roles: {r: {profile: '', used_by: [{policy: p, environment: test}]}}\n"), []string{"profile"}},
+		{"jwt for a cloud over http", jwt("    roles: {r: {profile: aws, used_by: [{policy: p, environment: test}]}}\n"), []string{"profile aws: it fetches keys over https alone"}},
+		{"jwt that Azure can't verify", public(jwt("    roles: {r: {profile: azure, used_by: [{policy: p, environment: test}]}}\n")), []string{"profile azure: it takes no token signed with ES256"}},
+		{"postgres with a profile", pg(fmt.Sprintf(role, ", profile: aws, session_tags: true")), []string{"an issuer of type postgres has no profile", "an issuer of type postgres has no session_tags"}},
 		{"jwt with a target", jwt("    target: {host: x}\n    used_by: [{policy: p, environment: test}]\n"), []string{"an issuer of type jwt has no target"}},
 		{"jwt with both", jwt("    used_by: [{policy: p, environment: test}]\n    roles: {r: {used_by: [{policy: p, environment: test}]}}\n"), []string{"used_by beside roles"}},
 		{"several at once", "listen: x\nfoo: 1\n", []string{"1:1: the key dir", "1:1: the key external_url", "1:1: the key keys.sealing", "1:1: the key keys.signing", "1:1: the key url_file", "is no host and port", "plain HTTP", "2:1: unknown key foo"}},

@@ -3,8 +3,11 @@ package config
 import (
 	"maps"
 	"slices"
+	"strings"
 
+	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/issuers"
+	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/policies/strictyaml"
 )
 
@@ -78,7 +81,7 @@ func (l *loader) postgres(issuer *Issuer) {
 			continue // not read
 		}
 		l.role(issuer, name, &role)
-		l.unfit(role.At, issuer.Type, "audiences", "default_ttl")
+		l.unfit(role.At, issuer.Type, "audiences", "default_ttl", "profile", "session_tags")
 		if len(role.MemberOf) == 0 && role.At.Line > 0 && l.fresh(role.At, "member_of") {
 			l.add(role.At.Of("member_of"), "name the groups that hold the rights", "role %s: member_of is missing or empty", name)
 		}
@@ -129,7 +132,28 @@ func (l *loader) jwt(issuer *Issuer) {
 		if at := role.At.Of("default_ttl"); role.At.Has("default_ttl") && !l.reported(at) && (role.DefaultTTL <= 0 || role.DefaultTTL.Std() > maxTTL) {
 			l.add(at, "", "default_ttl is between 1s and 24h")
 		}
+		l.profile(role)
 		l.roleEnv(role, "token")
+	}
+}
+
+// profile checks that the verifier a role names would take what is signed here.
+func (l *loader) profile(role Role) {
+	at := role.At.Of("profile")
+	if !role.At.Has("profile") || l.reported(at) {
+		return
+	}
+	if !slices.Contains(jwt.Profiles(), role.Profile) {
+		l.add(at, strictyaml.Suggest(role.Profile, jwt.Profiles()), "unknown profile %q", role.Profile)
+		return
+	}
+	algorithm := l.config.Keys.Signing.Algorithm
+	if !slices.Contains(keys.Algorithms(), algorithm) || badURL(l.config.ExternalURL) != "" {
+		return // reported where it stands
+	}
+	if err := jwt.CheckProfile(role.Profile, algorithm, l.config.ExternalURL); err != nil {
+		why, hint, _ := strings.Cut(err.Error(), "\nhint: ")
+		l.add(at, hint, "%s", why)
 	}
 }
 

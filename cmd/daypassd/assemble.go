@@ -410,7 +410,9 @@ func postgresRoles(c *config.Issuer) map[string]postgres.Role {
 func jwtConfig(c *config.Issuer) *jwt.Config {
 	out := &jwt.Config{Roles: map[string]jwt.Role{}, DefaultTTL: time.Duration(c.DefaultTTL)}
 	for name, r := range c.Roles {
-		out.Roles[name] = jwt.Role{Audiences: r.Audiences, Env: r.Env, DefaultTTL: time.Duration(r.DefaultTTL)}
+		out.Roles[name] = jwt.Role{
+			Audiences: r.Audiences, Profile: r.Profile, SessionTags: r.SessionTags, Env: r.Env, DefaultTTL: time.Duration(r.DefaultTTL),
+		}
 	}
 	return out
 }
@@ -443,6 +445,13 @@ func (g *grantChecker) CheckGrant(use policies.GrantUse) error {
 		}
 		if err := issuers.CheckEnvName(name); err != nil {
 			return fmt.Errorf("env: %w", err)
+		}
+	}
+	if checker, can := issuer.Issuer.(issuers.GrantChecker); can {
+		if err := checker.CheckGrant(issuers.Grant{
+			Tenant: instance.Tenant, Policy: use.Policy, Name: use.Grant, Role: use.Role, TTL: use.TTL, Parameters: use.With,
+		}); err != nil {
+			return err
 		}
 	}
 	if checker, can := issuer.Issuer.(issuers.ParameterChecker); can {

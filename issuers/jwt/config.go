@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -29,25 +28,26 @@ type Config struct {
 	DefaultTTL time.Duration
 }
 
-// Role is one profile of token.
+// Role is one kind of token.
 type Role struct {
 	// Audiences lists what a grant's `audience` may be, each compared exactly.
 	// Empty: any but the broker's own external URL.
 	Audiences []string
-	// Type is the `typ` header (RFC 9068). Empty: "at+jwt".
-	Type string
+	// Profile is one of Profiles: what the verifier demands. Empty: ProfileAccessToken.
+	Profile string
+	// SessionTags allows claims that verifiers read rights in: AWS session tags and
+	// source identity, google.…, groups, roles, entitlements. Whoever writes a policy
+	// that may use the role chooses them.
+	SessionTags bool
 	// Env maps a value's name to an environment variable. Nil: token → DAYPASS_JWT.
 	Env map[string]string
 	// DefaultTTL is for this role's grants that say none. Zero: Config's.
 	DefaultTTL time.Duration
+
+	profile profile
 }
 
-const (
-	defaultTTL  = 5 * time.Minute
-	defaultType = "at+jwt"
-)
-
-var typePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+-]{0,63}$`)
+const defaultTTL = 5 * time.Minute
 
 func (c Config) withDefaults() (Config, error) {
 	u, err := url.Parse(c.Issuer)
@@ -76,17 +76,24 @@ func (c Config) withDefaults() (Config, error) {
 }
 
 func (r Role) withDefaults(c Config) (Role, error) {
-	if r.Type == "" {
-		r.Type = defaultType
+	var err error
+	if r.profile, err = profileOf(r.Profile); err != nil {
+		return r, err
 	}
-	if !typePattern.MatchString(r.Type) {
-		return r, fmt.Errorf("type %q is no media type without its application/ (RFC 7515, section 4.1.9)", r.Type)
+	if err := r.profile.checkIssuer(c.Issuer); err != nil {
+		return r, err
 	}
 	if r.DefaultTTL <= 0 {
 		r.DefaultTTL = c.DefaultTTL
 	}
+	if err := r.profile.checkLife(r.DefaultTTL); err != nil {
+		return r, err
+	}
 	for _, audience := range r.Audiences {
 		if err := checkAudience(audience, c.Issuer); err != nil {
+			return r, err
+		}
+		if err := r.profile.checkAudience([]string{audience}); err != nil {
 			return r, err
 		}
 	}

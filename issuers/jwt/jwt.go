@@ -1,10 +1,13 @@
 // Package jwt signs JSON Web Tokens with the broker's own key, for whoever
 // trusts the broker's JWKS: clouds, Kubernetes, Vault, services of one's own.
 //
-// A token is an RFC 9068 access token unless its role says otherwise. What says
-// who it is for and where it came from is the broker's alone: `sub` is
-// daypass:TENANT/POLICY/GRANT, `jti` the lease's id, and no policy can set
-// either. A grant chooses `audience` and claims of its own ([Parameters]).
+// A token is an RFC 9068 access token unless its role names another profile: each
+// is what one kind of verifier demands (profile.go), and a role, policy or key that
+// its verifier would refuse is refused here, when it is loaded. What says who a
+// token is for and where it came from is the broker's alone: `sub` is
+// daypass:TENANT/POLICY/GRANT, `jti` the lease's id, and no policy can set either.
+// A grant chooses `audience`, adds to `sub` without ever leaving its own name in
+// it (subject.go), and has claims of its own ([Parameters]).
 //
 // Nothing outside changes when a token is signed, and nothing can call one back:
 // it verifies elsewhere until it runs out, so it lives 5 minutes unless a policy
@@ -13,16 +16,10 @@ package jwt
 
 import (
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/sha256"
-	"encoding/asn1"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/big"
+	"time"
 
 	"github.com/daypass/daypass/issuers"
 )
@@ -35,13 +32,13 @@ const MaxToken = 8 << 10
 
 const (
 	valueToken = "token"
-	algorithm  = "ES256"
-	// signatureBits is what nobody can guess of a token: its ECDSA signature's.
+	// signatureBits is what nobody can guess of a token without its key: the
+	// signature's, of all algorithms at least that many.
 	signatureBits = 256
-	coordinate    = 32 // bytes of r and of s, RFC 7518, section 3.4
 )
 
-// Issuer signs tokens. It implements [issuers.Issuer] and [issuers.ParameterChecker].
+// Issuer signs tokens. It implements [issuers.Issuer],
+// [issuers.ParameterChecker] and [issuers.GrantChecker].
 type Issuer struct {
 	config Config
 }
@@ -72,50 +69,75 @@ func (i *Issuer) Describe(role string) issuers.Description {
 	}
 }
 
-// CheckParameters implements [issuers.ParameterChecker]. An audience or claim
-// with a template in it is checked again, filled, by Issue.
+// CheckParameters implements [issuers.ParameterChecker]. What has a template in it
+// is checked again, filled, by Issue.
 func (i *Issuer) CheckParameters(role string, parameters json.RawMessage) error {
 	_, _, err := i.parameters(role, parameters, true)
 	return err
 }
 
-func (i *Issuer) parameters(role string, raw json.RawMessage, templates bool) (Role, *Parameters, error) {
-	r, ok := i.config.Roles[role]
+// CheckGrant implements [issuers.GrantChecker]: whether the verifier takes the
+// subject and the life that the grant's tokens will have.
+func (i *Issuer) CheckGrant(grant issuers.Grant) error {
+	role, wanted, err := i.parameters(grant.Role, grant.Parameters, true)
+	if err != nil {
+		return err
+	}
+	lease := issuers.Lease{Tenant: grant.Tenant, Policy: grant.Policy, Grant: grant.Name}
+	if err := role.profile.checkSubject(subjectOf(lease, literalParts(wanted.subject))); err != nil {
+		return err
+	}
+	return role.profile.checkLife(grant.TTL)
+}
+
+// wanted is what a grant wants of a token, checked.
+type wanted struct {
+	audience audience
+	subject  []string
+	claims   map[string]claim
+}
+
+func (i *Issuer) parameters(name string, raw json.RawMessage, templates bool) (Role, *wanted, error) {
+	role, ok := i.config.Roles[name]
 	if !ok {
-		return r, nil, fmt.Errorf("there is no role %q for tokens", role)
+		return role, nil, fmt.Errorf("there is no role %q for tokens", name)
 	}
 	p, err := parseParameters(raw)
 	if err != nil {
-		return r, nil, err
+		return role, nil, err
 	}
 	for _, audience := range p.Audience {
 		if templates && hasTemplate(audience) {
 			continue
 		}
-		if err := i.checkAudience(r, audience); err != nil {
-			return r, nil, err
+		if err := i.checkAudience(role, audience); err != nil {
+			return role, nil, err
 		}
 	}
-	return r, p, nil
+	if err := role.profile.checkAudience(p.Audience); err != nil {
+		return role, nil, err
+	}
+	if err := checkParts(p.Subject, templates); err != nil {
+		return role, nil, err
+	}
+	rules := claimRules{sessionTags: role.SessionTags, profile: role.profile, templates: templates}
+	claims, err := rules.parse(p.Claims)
+	if err != nil {
+		return role, nil, err
+	}
+	return role, &wanted{audience: p.Audience, subject: p.Subject, claims: claims}, nil
 }
 
 // claims are what a token says, in the order of RFC 9068, section 2.2.
 type claims struct {
 	Issuer    string   `json:"iss"`
 	Subject   string   `json:"sub"`
-	ClientID  string   `json:"client_id"` // RFC 9068 wants one: the subject, since grants have no client but themselves
+	ClientID  string   `json:"client_id,omitempty"` // RFC 9068 wants one: the subject, since grants have no client but themselves
 	Audience  audience `json:"aud"`
 	IssuedAt  int64    `json:"iat"`
 	NotBefore int64    `json:"nbf"` // equal to iat: a verifier's own leeway is for clocks that run behind
 	Expires   int64    `json:"exp"`
 	ID        string   `json:"jti"`
-}
-
-// header is a JWS header (RFC 7515, section 4.1).
-type header struct {
-	Algorithm string `json:"alg"`
-	KeyID     string `json:"kid"`
-	Type      string `json:"typ"`
 }
 
 // Issue implements [issuers.Issuer]. It changes nothing outside; the same lease
@@ -124,7 +146,7 @@ func (i *Issuer) Issue(ctx context.Context, req *issuers.IssueRequest) (*issuers
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%w: signing a token: %w", issuers.ErrUnavailable, err)
 	}
-	role, parameters, err := i.parameters(req.Lease.Role, req.Parameters, false)
+	role, wanted, err := i.parameters(req.Lease.Role, req.Parameters, false)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", issuers.ErrRejected, err)
 	}
@@ -132,22 +154,44 @@ func (i *Issuer) Issue(ctx context.Context, req *issuers.IssueRequest) (*issuers
 	if lease.Tenant == "" || lease.Policy == "" || lease.Grant == "" || lease.ID == "" || !lease.ExpiresAt.After(lease.IssuedAt) {
 		return nil, fmt.Errorf("%w: the lease has no tenant, policy, grant, id or life", issuers.ErrRejected)
 	}
-	subject := "daypass:" + lease.Tenant + "/" + lease.Policy + "/" + lease.Grant
-	payload, err := marshalClaims(claims{
-		Issuer: i.config.Issuer, Subject: subject, ClientID: subject, Audience: parameters.Audience,
+	subject := subjectOf(lease, wanted.subject)
+	key := i.config.Signer() // once: a rotation takes effect with the next token
+	if err := role.fits(key, subject, lease.ExpiresAt.Sub(lease.IssuedAt)); err != nil {
+		return nil, fmt.Errorf("%w: %w", issuers.ErrRejected, err)
+	}
+	own := claims{
+		Issuer: i.config.Issuer, Subject: subject, Audience: wanted.audience,
 		IssuedAt: lease.IssuedAt.Unix(), NotBefore: lease.IssuedAt.Unix(), Expires: lease.ExpiresAt.Unix(), ID: lease.ID,
-	}, parameters.Claims)
+	}
+	if role.profile.clientID {
+		own.ClientID = subject
+	}
+	payload, err := marshalClaims(own, wanted.claims)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", issuers.ErrRejected, err)
 	}
-	key := i.config.Signer()
-	token, err := sign(ctx, key, role.Type, payload)
+	token, err := sign(ctx, key, role.profile.typ, payload)
 	if err != nil {
 		return nil, err
 	}
 	return &issuers.IssueResponse{SigningKey: key.KeyID(), Values: []issuers.Value{
 		{Name: valueToken, Value: issuers.NewSecret(token), Sensitive: true, RandomBits: signatureBits},
 	}}, nil
+}
+
+// fits says why the verifier wouldn't take a token signed with that key, for that
+// subject and of that life.
+func (r Role) fits(key issuers.Signer, subject string, life time.Duration) error {
+	if key == nil {
+		return errors.New("there is no signing key")
+	}
+	if err := r.profile.checkAlgorithm(key.Algorithm()); err != nil {
+		return err
+	}
+	if err := r.profile.checkSubject(subject); err != nil {
+		return err
+	}
+	return r.profile.checkLife(life)
 }
 
 // Revoke implements [issuers.Issuer]: nothing outside can be undone. The token
@@ -167,56 +211,4 @@ func marshalClaims(own claims, extra map[string]claim) ([]byte, error) {
 		return nil, fmt.Errorf("writing claims: %w", err)
 	}
 	return append(append(payload[:len(payload)-1], ','), more[1:]...), nil
-}
-
-// sign makes a compact JWS (RFC 7515, section 7.1) with ES256.
-func sign(ctx context.Context, key issuers.Signer, typ string, payload []byte) (string, error) {
-	if key == nil || key.Algorithm() != algorithm || key.KeyID() == "" {
-		return "", fmt.Errorf("%w: the signing key is no %s key with an id", issuers.ErrRejected, algorithm)
-	}
-	public, ok := key.Public().(*ecdsa.PublicKey)
-	if !ok || public.Curve != elliptic.P256() {
-		return "", fmt.Errorf("%w: the signing key is not on P-256", issuers.ErrRejected)
-	}
-	head, err := json.Marshal(header{Algorithm: algorithm, KeyID: key.KeyID(), Type: typ})
-	if err != nil {
-		return "", fmt.Errorf("writing the token's header: %w", err)
-	}
-	encoding := base64.RawURLEncoding
-	size := encoding.EncodedLen(len(head)) + encoding.EncodedLen(len(payload)) + encoding.EncodedLen(2*coordinate) + 2
-	if size > MaxToken {
-		return "", fmt.Errorf("%w: the token would have %d bytes, and %d is the limit: shorten the grant's claims", issuers.ErrRejected, size, MaxToken)
-	}
-	token := make([]byte, 0, size)
-	token = encoding.AppendEncode(token, head)
-	token = append(token, '.')
-	token = encoding.AppendEncode(token, payload)
-	digest := sha256.Sum256(token)
-	der, err := key.SignContext(ctx, digest[:], crypto.SHA256)
-	if err != nil {
-		return "", fmt.Errorf("%w: signing a token: %w", issuers.ErrUnavailable, err)
-	}
-	signature, err := fixedSignature(der)
-	if err != nil {
-		return "", fmt.Errorf("%w: signing a token: %w", issuers.ErrUnavailable, err)
-	}
-	token = append(token, '.')
-	return string(encoding.AppendEncode(token, signature)), nil
-}
-
-// fixedSignature turns the ASN.1 form that a crypto.Signer returns into r and s
-// of 32 bytes each (RFC 7518, section 3.4).
-func fixedSignature(der []byte) ([]byte, error) {
-	var points struct{ R, S *big.Int }
-	rest, err := asn1.Unmarshal(der, &points)
-	if err != nil {
-		return nil, fmt.Errorf("reading the key's signature: %w", err)
-	}
-	if len(rest) != 0 || points.R.Sign() <= 0 || points.S.Sign() <= 0 || points.R.BitLen() > 8*coordinate || points.S.BitLen() > 8*coordinate {
-		return nil, errors.New("the key's signature is malformed")
-	}
-	signature := make([]byte, 2*coordinate)
-	points.R.FillBytes(signature[:coordinate])
-	points.S.FillBytes(signature[coordinate:])
-	return signature, nil
 }

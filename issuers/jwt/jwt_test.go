@@ -74,7 +74,7 @@ func TestConformance(t *testing.T) {
 
 func TestTokenVerifiesElsewhere(t *testing.T) {
 	signer := newKey(t)
-	issuer := newIssuer(t, signer, map[string]jwt.Role{"": {}, "plain": {Type: "JWT"}})
+	issuer := newIssuer(t, signer, map[string]jwt.Role{"": {}, "plain": {Profile: jwt.ProfilePlain}})
 	now := time.Now()
 	for role, typ := range map[string]string{"": "at+jwt", "plain": "JWT"} {
 		lease := issuertest.NewLease("testtesttest", role, now)
@@ -94,7 +94,7 @@ func TestTokenVerifiesElsewhere(t *testing.T) {
 				t.Errorf("header %v", parsed.Header)
 			}
 			if claims["jti"] != lease.ID || claims["exp"] != float64(lease.ExpiresAt.Unix()) || claims["iat"] != claims["nbf"] || claims["iat"] != float64(now.Unix()) ||
-				claims["client_id"] != claims["sub"] || claims["team"] != "payments" || claims["n"] != 7.0 || claims["ok"] != true {
+				(claims["client_id"] == claims["sub"]) != (role == "") || claims["team"] != "payments" || claims["n"] != 7.0 || claims["ok"] != true {
 				t.Errorf("claims %v", claims)
 			}
 			other, err := josejwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256})
@@ -320,7 +320,7 @@ func TestConfigRefused(t *testing.T) {
 		"query":         {Issuer: externalURL + "?x", Signer: signer},
 		"no key":        {Issuer: externalURL},
 		"own audience":  {Issuer: externalURL, Signer: signer, Roles: map[string]jwt.Role{"a": {Audiences: []string{externalURL + "/"}}}},
-		"type":          {Issuer: externalURL, Signer: signer, Roles: map[string]jwt.Role{"a": {Type: "a b"}}},
+		"profile":       {Issuer: externalURL, Signer: signer, Roles: map[string]jwt.Role{"a": {Profile: "a b"}}},
 		"env value":     {Issuer: externalURL, Signer: signer, Roles: map[string]jwt.Role{"a": {Env: map[string]string{"tok": "A"}}}},
 		"env name":      {Issuer: externalURL, Signer: signer, Roles: map[string]jwt.Role{"a": {Env: map[string]string{"token": "LD_PRELOAD"}}}},
 		"env lowercase": {Issuer: externalURL, Signer: signer, Roles: map[string]jwt.Role{"a": {Env: map[string]string{"token": "jwt"}}}},

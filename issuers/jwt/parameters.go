@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -16,13 +15,18 @@ import (
 //
 //	with:
 //	  audience: https://sts.amazonaws.com       # or a list
+//	  subject: "{{ claims.repository_id }}"     # or a list; added to sub, escaped
 //	  claims: {team: payments, ref: "{{ claims.ref }}"}
 type Parameters struct {
 	// Audience is who the token is for. Required.
 	Audience audience `json:"audience"`
+	// Subject is added to the token's sub, part by part, each escaped. A part has one
+	// template at most.
+	Subject parts `json:"subject"`
 	// Claims are claims of the grant's own: strings, numbers, booleans, lists of
-	// strings. Those that say who, for whom and how long are refused.
-	Claims map[string]claim `json:"claims"`
+	// strings, and the session tags of AWS. Those that say who, for whom and how long
+	// are refused; those that give rights need a flag on the role.
+	Claims map[string]json.RawMessage `json:"claims"`
 }
 
 // Bounds on parameters: a policy is written by people, so what is larger is a mistake.
@@ -38,24 +42,43 @@ const (
 type audience []string
 
 // UnmarshalJSON implements json.Unmarshaler.
-func (a *audience) UnmarshalJSON(text []byte) error {
-	var one string
+func (a *audience) UnmarshalJSON(text []byte) (err error) {
+	*a, err = oneOrMore("audience", text)
+	return err
+}
+
+// parts are one string or a list of them.
+type parts []string
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (p *parts) UnmarshalJSON(text []byte) (err error) {
+	*p, err = oneOrMore("subject", text)
+	if err == nil && len(*p) == 0 {
+		return errors.New("subject: an empty list adds nothing: leave it out")
+	}
+	return err
+}
+
+func oneOrMore(what string, text []byte) ([]string, error) {
+	var one *string
 	if err := json.Unmarshal(text, &one); err == nil {
-		*a = audience{one}
-		return nil
+		if one == nil {
+			return nil, fmt.Errorf("%s: null says nothing", what)
+		}
+		return []string{*one}, nil
 	}
 	var list []*string
 	if err := json.Unmarshal(text, &list); err != nil {
-		return errors.New("audience: a string or a list of strings is needed")
+		return nil, fmt.Errorf("%s: a string or a list of strings is needed", what)
 	}
-	*a = make(audience, 0, len(list))
+	texts := make([]string, 0, len(list))
 	for _, s := range list {
 		if s == nil {
-			return errors.New("audience: null is no audience")
+			return nil, fmt.Errorf("%s: null is no %s", what, what)
 		}
-		*a = append(*a, *s)
+		texts = append(texts, *s)
 	}
-	return nil
+	return texts, nil
 }
 
 // MarshalJSON implements json.Marshaler: one audience is written as a string,
@@ -65,72 +88,6 @@ func (a audience) MarshalJSON() ([]byte, error) {
 		return json.Marshal(a[0])
 	}
 	return json.Marshal([]string(a))
-}
-
-// claim is a value as it will stand in the token, checked and compact.
-type claim json.RawMessage
-
-// MarshalJSON implements json.Marshaler.
-func (c claim) MarshalJSON() ([]byte, error) { return c, nil }
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (c *claim) UnmarshalJSON(text []byte) error {
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.UseNumber()
-	var v any
-	if err := decoder.Decode(&v); err != nil {
-		return errors.New("malformed value")
-	}
-	switch v := v.(type) {
-	case string, bool:
-	case json.Number:
-		// What a double can't hold exactly reads differently elsewhere.
-		if !exact(v) {
-			return fmt.Errorf("number %s: readers would round it; write it as a string", v)
-		}
-	case []any:
-		if len(v) > maxList {
-			return fmt.Errorf("a list has at most %d items", maxList)
-		}
-		for _, item := range v {
-			if _, ok := item.(string); !ok {
-				return errors.New("a list holds strings only")
-			}
-		}
-	default:
-		return errors.New("a string, number, boolean or list of strings is needed")
-	}
-	compact, err := json.Marshal(v)
-	if err != nil {
-		return errors.New("malformed value")
-	}
-	*c = compact
-	return nil
-}
-
-func exact(n json.Number) bool {
-	if len(n) > 32 {
-		return false
-	}
-	f, err := n.Float64()
-	if err != nil {
-		return false
-	}
-	r, ok := new(big.Rat).SetString(n.String())
-	if !ok {
-		return false
-	}
-	return !r.IsInt() || new(big.Rat).SetFloat64(f).Cmp(r) == 0
-}
-
-// protected reports whether a claim is the broker's alone: who, for whom, from
-// when to when, on whose behalf, bound to what, with which rights.
-func protected(name string) bool {
-	switch strings.ToLower(name) { // some readers fold case
-	case "iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "azp", "act", "may_act", "cnf", "scope", "scp":
-		return true
-	}
-	return false
 }
 
 func parseParameters(raw json.RawMessage) (*Parameters, error) {
@@ -150,26 +107,13 @@ func parseParameters(raw json.RawMessage) (*Parameters, error) {
 	decoder.DisallowUnknownFields()
 	p := &Parameters{}
 	if err := decoder.Decode(p); err != nil {
-		return nil, fmt.Errorf("reading the token's parameters: %w\nhint: audience and claims are what there is", err)
+		return nil, fmt.Errorf("reading the token's parameters: %w\nhint: audience, subject and claims are what there is", err)
 	}
 	if len(p.Audience) == 0 || len(p.Audience) > maxAudiences {
 		return nil, fmt.Errorf("audience: 1 to %d are needed, not %d: say who the token is for", maxAudiences, len(p.Audience))
 	}
 	if sorted := slices.Sorted(slices.Values(p.Audience)); len(slices.Compact(sorted)) != len(p.Audience) {
 		return nil, errors.New("audience names one twice")
-	}
-	if len(p.Claims) > maxClaims {
-		return nil, fmt.Errorf("claims: %d are too many, %d is the limit", len(p.Claims), maxClaims)
-	}
-	for name, value := range p.Claims {
-		switch {
-		case name == "" || len(name) > maxName || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f }):
-			return nil, fmt.Errorf("claim %q: a name has 1 to %d bytes and no blanks", name, maxName)
-		case protected(name):
-			return nil, fmt.Errorf("claim %q is the broker's: a policy may not set it", name)
-		case value == nil: // encoding/json doesn't ask UnmarshalJSON about null in all cases
-			return nil, fmt.Errorf("claim %q: null says nothing", name)
-		}
 	}
 	return p, nil
 }
@@ -199,8 +143,8 @@ func checkKeys(raw json.RawMessage) error {
 				if top.seen[name] {
 					return fmt.Errorf("%q stands twice in the token's parameters", name)
 				}
-				if len(open) == 1 && name != "audience" && name != "claims" {
-					return fmt.Errorf("there is no parameter %q: audience and claims are what there is", name)
+				if len(open) == 1 && name != "audience" && name != "subject" && name != "claims" {
+					return fmt.Errorf("there is no parameter %q: audience, subject and claims are what there is", name)
 				}
 				top.seen[name], top.key = true, false
 				continue
