@@ -67,9 +67,13 @@ func issue(tb testing.TB, issuer *jwt.Issuer, lease issuers.Lease, parameters st
 }
 
 func TestConformance(t *testing.T) {
-	signer := newKey(t)
-	issuertest.Exercise(t, func(t *testing.T) issuers.Issuer { return newIssuer(t, signer, nil) },
-		issuertest.Options{Parameters: json.RawMessage(`{"audience":"https://sts.amazonaws.com"}`)})
+	for _, algorithm := range algorithms() {
+		t.Run(algorithm, func(t *testing.T) {
+			signer := issuertest.NewSigner(t, algorithm)
+			issuertest.Exercise(t, func(t *testing.T) issuers.Issuer { return newIssuer(t, signer, nil) },
+				issuertest.Options{Parameters: json.RawMessage(`{"audience":"https://sts.amazonaws.com"}`)})
+		})
+	}
 }
 
 func TestTokenVerifiesElsewhere(t *testing.T) {
@@ -173,6 +177,14 @@ func TestParametersRefused(t *testing.T) {
 		`{"audience":"a","claims":{"x":9007199254740993}}`:                         "write it as a string",
 		`{"audience":"a","claims":{"x":1e999}}`:                                    "write it as a string",
 		`{"audience":"a","claims":{"":"x"}}`:                                       "a name has",
+		`{"audience":"a","claims":{"\u017fub":"x"}}`:                               "ASCII", // ſub: Go's reader takes it for sub
+		`{"audience":"a","claims":{"client_id\u0000":"x"}}`:                        "ASCII",
+		`{"audience":"a","subject":""}`:                                            "an empty part",
+		`{"audience":"a","subject":[]}`:                                            "an empty list",
+		`{"audience":"a","subject":null}`:                                          "null",
+		`{"audience":"a","subject":["a",null]}`:                                    "null",
+		`{"audience":"a","subject":{}}`:                                            "a string or a list",
+		`{"audience":"a","subject":["1","2","3","4","5","6"]}`:                     "5 is the limit",
 		`{"audience":"a","claims":{"x":"1","x":"2"}}`:                              "stands twice",
 		`{"audience":"a","claims":"x"}`:                                            "reading",
 		`{"audience":"a","claims":{"x":["` + strings.Repeat(`y","`, 101) + `z"]}}`: "at most 100",
@@ -188,7 +200,7 @@ func TestParametersRefused(t *testing.T) {
 			t.Errorf("issuing with %.80s: %v, want ErrRejected", raw, err)
 		}
 	}
-	for _, name := range []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "azp", "act", "may_act", "cnf", "scope", "SUB", "Aud"} {
+	for _, name := range []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "azp", "act", "may_act", "cnf", "scope", "scp", "SUB", "Aud", "Client_ID", "_claim_names", "_claim_sources", "amr", "acr", "auth_time"} {
 		raw := `{"audience":"a","claims":{"` + name + `":"x"}}`
 		if err := issuer.CheckParameters("", json.RawMessage(raw)); err == nil || !strings.Contains(err.Error(), "the broker's") {
 			t.Errorf("%s: %v", name, err)
@@ -342,11 +354,15 @@ func TestDescribe(t *testing.T) {
 // What CheckParameters lets through, Issue signs or refuses without a panic, and
 // the claims that the broker sets are the broker's.
 func FuzzParameters(f *testing.F) {
-	for _, seed := range []string{`{"audience":"a"}`, `{"audience":["a","b"],"claims":{"x":[1.5,"y"],"y":true}}`, `{"audience":"a","claims":{"sub":"x"}}`, `{"aud`, `[]`, `{"audience":"a","claims":{"\u0073ub":"x"}}`} {
+	for _, seed := range []string{
+		`{"audience":"a"}`, `{"audience":["a","b"],"claims":{"x":[1.5,"y"],"y":true}}`, `{"audience":"a","claims":{"sub":"x"}}`, `{"aud`, `[]`, `{"audience":"a","claims":{"\u0073ub":"x"}}`,
+		`{"audience":"a","claims":{"\u017fub":"x"}}`, `{"audience":"a","subject":["x/y","z:"]}`, `{"audience":"a","subject":""}`,
+		`{"audience":"a","claims":{"https://aws.amazon.com/tags":{"principal_tags":{"P":["x"]},"transitive_tag_keys":["P"]},"groups":["g"]}}`,
+	} {
 		f.Add([]byte(seed))
 	}
 	signer := newKey(f)
-	issuer := newIssuer(f, signer, nil)
+	issuer := newIssuer(f, signer, map[string]jwt.Role{"": {SessionTags: true}})
 	lease := issuertest.NewLease("testtesttest", "", time.Now())
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		checked := issuer.CheckParameters("", raw)
@@ -361,19 +377,37 @@ func FuzzParameters(f *testing.F) {
 		if _, err := golangjwt.ParseWithClaims(token, claims, func(*golangjwt.Token) (any, error) { return signer.Public(), nil }, golangjwt.WithIssuer(externalURL), golangjwt.WithJSONNumber()); err != nil {
 			t.Fatalf("%q: %v", raw, err)
 		}
-		if claims["sub"] != "daypass:main/payments/deploy" || claims["jti"] != lease.ID {
+		subject, _ := claims["sub"].(string)
+		if rest, ours := strings.CutPrefix(subject, "daypass:main/payments/deploy"); !ours || rest != "" && rest[0] != ':' || claims["jti"] != lease.ID {
 			t.Fatalf("%q set what is the broker's: %v", raw, claims)
+		}
+		// Readers that fold case see the same.
+		var folded struct {
+			Subject string `json:"sub"`
+			ID      string `json:"jti"`
+			Issuer  string `json:"iss"`
+		}
+		payload, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(payload, &folded); err != nil || folded.Subject != subject || folded.ID != lease.ID || folded.Issuer != externalURL {
+			t.Fatalf("%q reads differently: %+v %v", raw, folded, err)
 		}
 	})
 }
 
 func BenchmarkIssue(b *testing.B) {
-	issuer := newIssuer(b, newKey(b), nil)
-	lease := issuertest.NewLease("testtesttest", "", time.Now())
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := issue(b, issuer, lease, `{"audience":"a","claims":{"team":"payments"}}`); err != nil {
-			b.Fatal(err)
-		}
+	for _, algorithm := range algorithms() {
+		b.Run(algorithm, func(b *testing.B) {
+			issuer := newIssuer(b, issuertest.NewSigner(b, algorithm), nil)
+			lease := issuertest.NewLease("testtesttest", "", time.Now())
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := issue(b, issuer, lease, `{"audience":"a","claims":{"team":"payments"}}`); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -23,7 +23,7 @@ const (
 	minSourceIdentity = 2
 	maxSourceIdentity = 64
 
-	reservedTag = "aws:" // of keys and source identities, in any case
+	reservedTag = "aws:" // how no key begins, in any case
 )
 
 var (
@@ -53,11 +53,10 @@ func (r claimRules) checkTags(v any) error {
 		if err := checkTagKey(key); err != nil {
 			return err
 		}
-		if lower := strings.ToLower(key); folded[lower] {
+		if folded[strings.ToLower(key)] {
 			return fmt.Errorf("tag %q stands twice: AWS doesn't tell capital letters from small ones", key)
-		} else { //nolint:revive // lower belongs to both branches
-			folded[lower] = true
 		}
+		folded[strings.ToLower(key)] = true
 		if err := r.checkTagValue(key, value); err != nil {
 			return err
 		}
@@ -117,9 +116,6 @@ func (r claimRules) checkSourceIdentity(v any) error {
 	}
 	if len(text) < minSourceIdentity || len(text) > maxSourceIdentity || !sourceIdentityPattern.MatchString(text) {
 		return fmt.Errorf("%d to %d letters, digits and _+=,.@- are needed", minSourceIdentity, maxSourceIdentity)
-	}
-	if strings.HasPrefix(strings.ToLower(text), reservedTag) {
-		return fmt.Errorf("what begins with %s is Amazon's", reservedTag)
 	}
 	return nil
 }
