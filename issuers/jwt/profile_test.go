@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -215,6 +217,27 @@ func TestSessionTagsOfTemplates(t *testing.T) {
 	for _, filled := range []string{"a;b", "{{ claims.ref }}", "x*"} {
 		if _, err := issue(t, issuer, lease, with(filled)); !errors.Is(err, issuers.ErrRejected) {
 			t.Errorf("%s: %v", filled, err)
+		}
+	}
+}
+
+// TestDocumentedProfiles: the manual's table says what the code does.
+func TestDocumentedProfiles(t *testing.T) {
+	manual, err := os.ReadFile("../../docs/jwt.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, profile := range jwt.Profiles() {
+		_, row, found := strings.Cut(string(manual), "\n| `"+profile+"` | ")
+		if !found {
+			t.Errorf("no row of %s", profile)
+			continue
+		}
+		listed, _, _ := strings.Cut(row, " |")
+		for _, algorithm := range algorithms() {
+			if says, does := slices.Contains(strings.Split(listed, ", "), algorithm), jwt.CheckProfile(profile, algorithm, externalURL) == nil; says != does {
+				t.Errorf("%s with %s: the manual says %t, the code %t", profile, algorithm, says, does)
+			}
 		}
 	}
 }
