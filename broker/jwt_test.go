@@ -94,3 +94,27 @@ func TestJWTVerifiesByWhatIsPublished(t *testing.T) {
 		})
 	}
 }
+
+// TestAudienceIsTheGrants: nothing that a request says changes whom a token is for.
+func TestAudienceIsTheGrants(t *testing.T) {
+	t.Parallel()
+	b := brokertest.New(t, brokertest.Options{})
+	for _, name := range []string{"audience", "resource", "scope", "aud", "claims", "with", "subject"} {
+		for where, body := range map[string]any{
+			"the request": map[string]any{"grants": []string{"payments/sign"}, name: "https://other.example"},
+			"the grant":   map[string]any{"grants": []any{map[string]any{"name": "payments/sign", name: "https://other.example"}}},
+		} {
+			a := b.Do(http.MethodPost, api.PathExchange, b.Job(), body)
+			if a.Status != http.StatusBadRequest || a.Problem.Code != api.CodeInvalidRequest {
+				t.Errorf("%s in %s: %d %s", name, where, a.Status, a.Body)
+			}
+		}
+		a := b.Do(http.MethodPost, api.PathExchange+"?grant=payments/sign&"+name+"=x", b.Job(), nil)
+		if a.Status != http.StatusBadRequest {
+			t.Errorf("%s in the query: %d %s", name, a.Status, a.Body)
+		}
+	}
+	if n := b.Count(`SELECT count(*) FROM leases`); n != 0 {
+		t.Errorf("%d leases of refused requests", n)
+	}
+}

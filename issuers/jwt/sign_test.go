@@ -221,21 +221,30 @@ func TestSignaturesOfWrongLength(t *testing.T) {
 // than their deadline.
 func TestSigningEndsWithItsContext(t *testing.T) {
 	signer := issuertest.NewSigner(t, "ES256")
+	asked := make(chan struct{})
 	signer.OnSign = func(ctx context.Context) error {
+		close(asked)
 		<-ctx.Done()
 		return context.Cause(ctx)
 	}
 	issuer := newIssuer(t, signer, nil)
 	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
 	reason := errors.New("the job has gone")
 	done := make(chan error, 1)
 	go func() {
 		_, err := issuer.Issue(ctx, &issuers.IssueRequest{Lease: issuertest.NewLease("testtesttest", "", time.Now()), Parameters: []byte(`{"audience":"a"}`)})
 		done <- err
 	}()
+	<-asked
 	cancel(reason)
-	if err := <-done; !errors.Is(err, issuers.ErrUnavailable) {
-		t.Errorf("%v", err)
+	select {
+	case err := <-done:
+		if !errors.Is(err, issuers.ErrUnavailable) || !errors.Is(err, reason) {
+			t.Errorf("%v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it still waits for the key")
 	}
 }
 
