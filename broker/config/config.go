@@ -88,6 +88,8 @@ type Key struct {
 	Type        string            `yaml:"type"`      // KeyPKCS11 or KeySoftware
 	Module      string            `yaml:"module"`    // pkcs11: path of the module
 	Token       string            `yaml:"token"`     // pkcs11: the token's label
+	Isolate     bool              `yaml:"isolate"`   // pkcs11: the module runs in a process of its own
+	IsolateEnv  []string          `yaml:"isolate_env"` // names of environment variables that this process gets too
 	Label       string            `yaml:"label"`     // the key's; absent: daypass-signing, daypass-sealing
 	Dir         string            `yaml:"dir"`       // software: the folder of the keys
 	PINFile     string            `yaml:"pin_file"`  // holds the PIN

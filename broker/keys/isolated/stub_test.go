@@ -1,0 +1,3 @@
+package isolated
+
+func beParent(string) error { return nil }
