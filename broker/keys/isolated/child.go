@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/daypass/daypass/broker/keys/pkcs11"
 )
 
 // The child's ends of the pipes. Its standard output is the module's: some print
@@ -18,6 +20,10 @@ const (
 	requestsFD = 3
 	answersFD  = 4
 )
+
+// leftBehind is how long what the module has started may hold the pipes of a child
+// that has ended.
+const leftBehind = time.Second
 
 var (
 	errEnded   = errors.New("it ended")
@@ -33,18 +39,21 @@ type child struct {
 	answers  *os.File
 	hang     time.Duration
 	now      func() time.Time
+	refused  func(error) // told of the refusal of a PIN, before anybody else is
 
 	queue chan []byte   // frames to be written; as long as slots, so that nobody waits to put one in
 	slots chan struct{} // a call under way holds one, until it is answered
 	died  chan struct{} // closed when it is of no use any more; err is set before
+	heard chan struct{} // closed when all that it has said was read
 	ended chan struct{} // closed when the process has ended; state is set before
 	state *os.ProcessState
 
-	mu     sync.Mutex
-	calls  map[uint64]*call
-	number uint64
-	err    error // why it died
-	diedAt time.Time
+	mu       sync.Mutex
+	calls    map[uint64]*call
+	number   uint64
+	stopping bool  // nothing more is put into the queue
+	err      error // why it died
+	diedAt   time.Time
 }
 
 // call is a question that was not answered yet.
@@ -55,7 +64,7 @@ type call struct {
 }
 
 // spawn starts the process.
-func spawn(config *Config) (*child, error) {
+func spawn(config *Config, refused func(error)) (*child, error) {
 	theirRequests, requests, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -65,14 +74,14 @@ func spawn(config *Config) (*child, error) {
 		return nil, errors.Join(err, theirRequests.Close(), requests.Close())
 	}
 	c := &child{
-		cmd: config.Command(), requests: requests, answers: answers, hang: config.HangAfter, now: config.Now,
+		cmd: config.Command(), requests: requests, answers: answers, hang: config.HangAfter, now: config.Now, refused: refused,
 		output: &output{logger: config.Logger, secret: config.Hello.PIN.Reveal(), now: config.Now},
 		queue:  make(chan []byte, maxInFlight), slots: make(chan struct{}, maxInFlight),
-		died: make(chan struct{}), ended: make(chan struct{}), calls: map[uint64]*call{},
+		died: make(chan struct{}), heard: make(chan struct{}), ended: make(chan struct{}), calls: map[uint64]*call{},
 	}
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = nil, c.output, c.output
 	c.cmd.ExtraFiles = []*os.File{theirRequests, theirAnswers}
-	c.cmd.WaitDelay = time.Second // for what the module has started, and left behind
+	c.cmd.WaitDelay = leftBehind // for what the module has started, and left behind
 	if c.cmd.SysProcAttr == nil {
 		c.cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -109,6 +118,11 @@ func (c *child) start() error {
 		c.output.end()
 		c.state = c.cmd.ProcessState
 		close(c.ended)
+		// Its last words count: that a PIN is refused is said, and then it ends.
+		select {
+		case <-c.heard:
+		case <-time.After(leftBehind): // something that it has started holds the pipe
+		}
 		c.fail(errEnded)
 	}()
 	return <-started
@@ -155,50 +169,63 @@ func away(err error) error {
 }
 
 // stop lets the process end by itself, as the end of its pipe tells it, and kills
-// it when it doesn't within grace.
+// it when it doesn't within grace. One that the kernel can't end is not waited for.
 func (c *child) stop(grace time.Duration) error {
 	if c.isDead() {
-		<-c.ended
+		c.endsWithin(leftBehind)
 		return nil
 	}
-	_ = c.requests.Close()
-	timer := time.NewTimer(grace)
+	c.mu.Lock()
+	if !c.stopping {
+		c.stopping = true
+		close(c.queue)
+	}
+	c.mu.Unlock()
+	if c.endsWithin(grace) {
+		return nil
+	}
+	c.fail(errStopped)
+	c.endsWithin(leftBehind)
+	return fmt.Errorf("stopping the PKCS#11 module's process: it did not end within %s, and was killed", grace)
+}
+
+func (c *child) endsWithin(d time.Duration) bool {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-c.ended:
-		return nil
+		return true
 	case <-timer.C:
-		c.fail(errStopped)
-		<-c.ended
-		return fmt.Errorf("stopping the PKCS#11 module's process: it did not end within %s, and was killed", grace)
+		return false
 	}
 }
 
-// write writes what is queued, as many frames at once as there are.
+// write writes what is queued, as many frames at once as there are, and closes the
+// pipe once no more will come.
 func (c *child) write() {
 	var batch []byte
 	for {
+		batch = batch[:0]
 		select {
 		case <-c.died:
 			return
-		case frame := <-c.queue:
-			batch = append(batch[:0], frame...)
+		case frame, more := <-c.queue:
+			if !more {
+				_ = c.requests.Close() // so the child ends by itself
+				return
+			}
+			batch = append(batch, frame...)
 			clear(frame)
 		}
-		for more := true; more && len(batch) < maxFrame; {
-			select {
-			case frame := <-c.queue:
-				batch = append(batch, frame...)
-				clear(frame)
-			default:
-				more = false
-			}
+		for n := len(c.queue); n > 0 && len(batch) < maxFrame; n-- { // nobody else takes any
+			frame := <-c.queue
+			batch = append(batch, frame...)
+			clear(frame)
 		}
 		_, err := c.requests.Write(batch)
 		clear(batch) // the PIN, and what is to be sealed
 		if err != nil {
-			c.fail(errEnded)
-			return
+			return // it has ended, which read notices once it has heard all
 		}
 	}
 }
@@ -206,6 +233,7 @@ func (c *child) write() {
 // read hands answers to those who wait for them. Whatever isn't the answer to a
 // call is the end of the child: nothing it says can be trusted then.
 func (c *child) read() {
+	defer close(c.heard)
 	frames := newFrameReader(c.answers)
 	for {
 		frame, err := frames.next()
@@ -231,25 +259,37 @@ func (c *child) read() {
 // errAnswer says that an answer was none to what was asked.
 var errAnswer = errors.New("it answered what was not asked, and was killed")
 
-// deliver checks that an answer is the one to its call: of that number, for what
-// was asked, and with the key that was asked for.
+// deliver hands an answer to the call that it is for.
 func (c *child) deliver(a *answer) error {
+	asked, err := c.match(a)
+	if err != nil {
+		return err
+	}
+	if err := a.err(); errors.Is(err, pkcs11.ErrPIN) {
+		c.refused(err) // also where nobody waits for the answer any more
+	}
+	asked.answer <- a
+	<-c.slots
+	return nil
+}
+
+// match checks that an answer is the one to its call: of that number, for what was
+// asked, and with the key that was asked for.
+func (c *child) match(a *answer) (*call, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	asked := c.calls[a.number]
 	switch {
 	case asked == nil:
-		return fmt.Errorf("%w: there is no call %d", errAnswer, a.number)
+		return nil, fmt.Errorf("%w: there is no call %d", errAnswer, a.number)
 	case a.verb != asked.request.verb:
-		return fmt.Errorf("%w: call %d was of another kind", errAnswer, a.number)
+		return nil, fmt.Errorf("%w: call %d was of another kind", errAnswer, a.number)
 	case a.label != asked.request.key.label || asked.request.key.id != "" && a.keyID != asked.request.key.id:
-		return fmt.Errorf("%w: call %d was for key %s, its answer for key %s", errAnswer, a.number, asked.request.key.id, a.keyID)
+		return nil, fmt.Errorf("%w: call %d was for key %s, its answer for key %s", errAnswer, a.number, asked.request.key.id, a.keyID)
 	}
 	delete(c.calls, a.number)
 	asked.timer.Stop()
-	asked.answer <- a
-	<-c.slots
-	return nil
+	return asked, nil
 }
 
 // do sends a question and waits for its answer. A caller that waits no longer
@@ -274,7 +314,12 @@ func (c *child) do(ctx context.Context, r *request) (*answer, error) {
 	case <-ctx.Done():
 		return nil, fmt.Errorf("waiting for the PKCS#11 module's process: %w", context.Cause(ctx))
 	case <-c.died:
-		return nil, c.reason()
+		select {
+		case a := <-asked.answer: // its last word
+			return a, nil
+		default:
+			return nil, c.reason()
+		}
 	}
 }
 
@@ -311,6 +356,9 @@ func (c *child) send(ctx context.Context, r *request, patience time.Duration) (*
 	defer c.mu.Unlock()
 	if c.err != nil {
 		return nil, away(c.err)
+	}
+	if c.stopping {
+		return nil, ErrClosed
 	}
 	c.number++
 	r.number = c.number

@@ -29,11 +29,11 @@ import (
 	"io"
 	"log/slog"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/daypass/daypass/broker/keys/pkcs11"
 	"github.com/daypass/daypass/issuers"
 )
 
@@ -154,17 +154,13 @@ func (s *Store) call(ctx context.Context, r *request) (*answer, error) {
 		return nil, err
 	}
 	if err := a.err(); err != nil {
-		s.remember(err)
 		return nil, err
 	}
 	return a, nil
 }
 
-// remember keeps the refusal of a PIN.
-func (s *Store) remember(err error) {
-	if !errors.Is(err, pkcs11.ErrPIN) {
-		return
-	}
+// refuse keeps the refusal of a PIN: it is not sent again.
+func (s *Store) refuse(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refused = err
@@ -215,8 +211,6 @@ func (s *Store) start(ctx context.Context, a *attempt) {
 	defer s.mu.Unlock()
 	s.starting = nil
 	switch {
-	case errors.Is(a.err, pkcs11.ErrPIN):
-		s.refused = a.err
 	case a.err != nil:
 		s.count(a.err, s.config.Now())
 	case s.closed:
@@ -234,7 +228,7 @@ func (s *Store) launch(ctx context.Context) (*child, error) {
 		return nil, err
 	}
 	defer clear(data)
-	c, err := spawn(&s.config)
+	c, err := spawn(&s.config, s.refuse)
 	if err != nil {
 		return nil, fmt.Errorf("%w: starting it: %w", ErrUnavailable, err)
 	}
@@ -301,11 +295,8 @@ func Environment(environ []string, pass ...string) []string {
 			kept = append(kept, variable)
 			continue
 		}
-		for _, p := range pass {
-			if name == p {
-				kept = append(kept, variable)
-				break
-			}
+		if slices.Contains(pass, name) {
+			kept = append(kept, variable)
 		}
 	}
 	return kept

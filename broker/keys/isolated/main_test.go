@@ -77,12 +77,14 @@ func hosts() map[string]func(dir string) error {
 		"softhsm":  func(string) error { return serveOver(openSoftHSM) },
 		"software": func(dir string) error { return serveOver(openSoftware(dir, nil)) },
 		// The key that a folder holds makes the rest: see faultyStore.
-		"faulty":      func(dir string) error { return serveOver(openSoftware(dir, func(s keys.Store) keys.Store { return faultyStore{s, dir} })) },
+		"faulty": func(dir string) error {
+			return serveOver(openSoftware(dir, func(s keys.Store) keys.Store { return faultyStore{s, dir} }))
+		},
 		"prints":      servePrinting,
 		"parent":      beParent,
 		"dies":        func(dir string) error { return errors.Join(note(dir, "start"), errors.New("no such luck")) },
 		"liar-number": lie(func(a *answer) []byte { a.number += 7; return must(a.encode()) }),
-		"liar-verb":   lie(func(a *answer) []byte { a.verb = verbSeal; return must(a.encode()) }),
+		"liar-verb":   lie(func(a *answer) []byte { a.verb = verbOpen; return must(a.encode()) }),
 		"liar-key":    lie(func(a *answer) []byte { a.keyID = "another"; return must(a.encode()) }),
 		"liar-label":  lie(func(a *answer) []byte { a.label = "another"; return must(a.encode()) }),
 		"twice":       lie(func(a *answer) []byte { f := must(a.encode()); return append(f, f...) }),
@@ -180,7 +182,10 @@ func (f faultySealer) Seal(ctx context.Context, plaintext, associatedData []byte
 	}
 	switch string(associatedData) {
 	case "crash":
-		return nil, syscall.Kill(os.Getpid(), syscall.SIGSEGV)
+		if err := syscall.Kill(os.Getpid(), syscall.SIGSEGV); err != nil {
+			return nil, err
+		}
+		select {} // until it arrives
 	case "hang":
 		select {}
 	case "until asked":
@@ -207,12 +212,11 @@ func exists(path string) bool {
 
 func servePrinting(dir string) error {
 	return serveOver(openSoftware(dir, func(s keys.Store) keys.Store {
-		fmt.Fprintln(os.Stdout, "C_Login(CKU_USER, "+testPIN+")")
-		fmt.Fprintln(os.Stderr, strings.Repeat("x", 3*maxLine))
-		for n := range 3 * maxLines {
-			fmt.Fprintf(os.Stdout, "call %d\n", n)
+		_, err := fmt.Fprintln(os.Stdout, "C_Login(CKU_USER, "+testPIN+")")
+		_, err2 := fmt.Fprint(os.Stderr, strings.Repeat("x", 3*maxLine), strings.Repeat("\ncall", 3*maxLines), "\nno end of line")
+		if err := errors.Join(err, err2); err != nil {
+			panic(err)
 		}
-		fmt.Fprint(os.Stdout, "no end of line")
 		return s
 	}))
 }
@@ -237,13 +241,14 @@ func lie(change func(*answer) []byte) func(string) error {
 					panic(err)
 				}
 				bytes := must(a.encode())
-				if a.verb == verbSeal {
+				seals := a.verb == verbSeal
+				if seals {
 					bytes = change(a)
 				}
 				if _, err := out.Write(bytes); err != nil {
 					return
 				}
-				if a.verb == verbSeal {
+				if seals {
 					_ = out.Close() // nothing after it; `cut` would wait for the rest
 				}
 			}

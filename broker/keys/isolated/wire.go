@@ -87,7 +87,7 @@ func (r *request) encode() ([]byte, error) {
 	b := make([]byte, lengthSize, 256+len(r.data)+len(r.place))
 	b = binary.BigEndian.AppendUint64(b, r.number)
 	b = append(b, byte(r.verb))
-	b = binary.BigEndian.AppendUint64(b, uint64(max(r.timeout, 0))) //nolint:gosec // not negative
+	b = binary.BigEndian.AppendUint64(b, uint64(max(r.timeout, 0)))
 	b = appendText(b, r.key.label, r.key.algorithm, r.key.id)
 	b = binary.BigEndian.AppendUint32(b, r.bits)
 	b = append(b, r.opts.hash, r.opts.padding)
@@ -99,7 +99,7 @@ func (r *request) encode() ([]byte, error) {
 func decodeRequest(frame []byte) (*request, error) {
 	c := cursor{rest: frame}
 	r := &request{number: c.uint64(), verb: verb(c.byte())}
-	r.timeout = time.Duration(min(c.uint64(), math.MaxInt64)) //nolint:gosec // bounded
+	r.timeout = time.Duration(min(c.uint64(), math.MaxInt64))
 	r.key = keyRef{label: c.text(), algorithm: c.text(), id: c.text()}
 	r.bits = c.uint32()
 	r.opts = signOptions{hash: c.byte(), padding: c.byte(), salt: int32(c.uint32())} //nolint:gosec // as it was written
