@@ -208,7 +208,7 @@ func TestDiesAtStart(t *testing.T) {
 // TestHang: a caller waits no longer than its context, and a child that does not
 // answer is killed, with all that waits for it.
 func TestHang(t *testing.T) {
-	s, sealer, f := faulty(t, func(c *Config) { c.HangAfter = time.Second })
+	s, sealer, f := faulty(t, func(c *Config) { c.HangAfter = 3 * time.Second })
 	pid := s.PID()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
@@ -235,7 +235,7 @@ func TestHang(t *testing.T) {
 // TestStopped: a process that stands still as a whole, its pipe full, keeps nobody
 // longer than their context either.
 func TestStopped(t *testing.T) {
-	s, sealer, _ := faulty(t, func(c *Config) { c.HangAfter = 2 * time.Second })
+	s, sealer, _ := faulty(t, func(c *Config) { c.HangAfter = 5 * time.Second })
 	if err := syscall.Kill(s.PID(), syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +245,7 @@ func TestStopped(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
 			begun := time.Now()
-			if _, err := sealer.Seal(ctx, make([]byte, 8<<10), nil); !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) > time.Second {
+			if _, err := sealer.Seal(ctx, make([]byte, 8<<10), nil); !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) > 4*time.Second {
 				t.Errorf("after %s: %v", time.Since(begun), err)
 			}
 		})
