@@ -32,6 +32,7 @@ func (l *loader) check() {
 	if levels := []string{"debug", "info", "warn", "error"}; !slices.Contains(levels, c.Log.Level) {
 		l.add(c.Log.At.Of("level"), strictyaml.Suggest(c.Log.Level, levels), "unknown level %q", c.Log.Level)
 	}
+	l.isolatedAlike()
 	l.references()
 }
 
@@ -153,6 +154,7 @@ func (l *loader) issuerKey(issuer *Issuer) {
 	if k.Type == "" {
 		from := l.config.Keys.Signing
 		k.Type, k.Module, k.Token, k.Dir, k.PINFile, k.PIN = from.Type, from.Module, from.Token, from.Dir, from.PINFile, from.PIN
+		k.Isolate, k.IsolateEnv = from.Isolate, from.IsolateEnv
 		l.unused("rotate_every", k.RotateEvery, "take it out: an authority's key is replaced by hand")
 		l.algorithm(k)
 		return
@@ -203,6 +205,7 @@ func (l *loader) key(name string, k *Key) {
 // keyPlace checks where a key is.
 func (l *loader) keyPlace(path string, k *Key) {
 	k.PIN = l.secret(secretAt{at: k.At, key: "pin", path: path + ".pin", raw: &k.RawPIN, file: k.PINFile, fileKey: "pin_file"})
+	l.isolation(k)
 	var unfit map[string]string
 	switch k.Type {
 	case KeyPKCS11:

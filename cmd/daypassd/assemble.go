@@ -24,6 +24,7 @@ import (
 	"github.com/daypass/daypass/broker/installation"
 	"github.com/daypass/daypass/broker/instance"
 	"github.com/daypass/daypass/broker/keys"
+	"github.com/daypass/daypass/broker/keys/isolated"
 	"github.com/daypass/daypass/broker/keys/pkcs11"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/oidc"
@@ -148,7 +149,14 @@ func databaseConfig(settings *config.Config) (*pgxpool.Config, error) {
 type keyStore struct {
 	allowSoftware bool
 	create        bool // makes keys that are missing
-	tokens        map[string]*pkcs11.Token
+	tokens        map[string]token
+	logger        *slog.Logger // nil: nothing is logged
+}
+
+// token is an HSM's token, in this process or in one of its own.
+type token interface {
+	keys.Store
+	io.Closer
 }
 
 // openKeyStore makes keys only for an installation that has none: a mistyped
@@ -230,7 +238,7 @@ func (s *keyStore) software(k config.Key) (*keys.Software, error) {
 	return keys.OpenSoftware(keys.SoftwareConfig{Dir: k.Dir, PIN: pin, Create: s.create})
 }
 
-func (s *keyStore) token(ctx context.Context, k config.Key) (*pkcs11.Token, error) {
+func (s *keyStore) token(ctx context.Context, k config.Key) (token, error) {
 	name := k.Module + "\x00" + k.Token
 	if t, open := s.tokens[name]; open {
 		return t, nil
@@ -239,12 +247,17 @@ func (s *keyStore) token(ctx context.Context, k config.Key) (*pkcs11.Token, erro
 	if err != nil {
 		return nil, err
 	}
-	t, err := pkcs11.Open(ctx, pkcs11.Config{Module: k.Module, TokenLabel: k.Token, PIN: pin, Create: s.create})
+	var t token
+	if k.Isolate {
+		t, err = isolateToken(ctx, k, isolated.Hello{Module: k.Module, TokenLabel: k.Token, PIN: pin, Create: s.create}, s.logger)
+	} else {
+		t, err = pkcs11.Open(ctx, pkcs11.Config{Module: k.Module, TokenLabel: k.Token, PIN: pin, Create: s.create})
+	}
 	if err != nil {
 		return nil, err
 	}
 	if s.tokens == nil {
-		s.tokens = map[string]*pkcs11.Token{}
+		s.tokens = map[string]token{}
 	}
 	s.tokens[name] = t
 	return t, nil
@@ -289,6 +302,7 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 	if err != nil {
 		return nil, nil, err
 	}
+	store.logger = logger
 	closeParts := func() {
 		if err := store.Close(); err != nil {
 			logger.Warn("closing the key store failed", "error", err)
