@@ -57,7 +57,7 @@ type Publisher interface {
 type Document struct {
 	Type   string // media type
 	Body   []byte
-	MaxAge time.Duration // how long it may be kept; at least a second
+	MaxAge time.Duration // how long it may be kept, at least a second; 0: not at all
 }
 
 // Responder is an Issuer that answers one question at a time about its
