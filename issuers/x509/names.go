@@ -79,8 +79,8 @@ func (r *role) bind(p *parameters, templates bool) (*names, error) {
 	if !isAttribute(p.commonName) {
 		return nil, fmt.Errorf("common_name: %q: 1 to %d printable bytes", p.commonName, maxAttribute)
 	}
-	if !slices.Contains(r.CommonNames, p.commonName) && !slices.Contains(p.dnsNames, p.commonName) && !slices.Contains(p.ipAddresses, p.commonName) &&
-		!(templates && slices.ContainsFunc(p.dnsNames, later)) {
+	own := slices.Concat(r.CommonNames, p.dnsNames, p.ipAddresses)
+	if !slices.Contains(own, p.commonName) && !slices.ContainsFunc(own, later) {
 		return nil, fmt.Errorf("common_name %q is neither one of the grant's dns_names and ip_addresses nor of the role's common_names", p.commonName)
 	}
 	return n, nil
@@ -143,8 +143,8 @@ func parseURI(text string) (*url.URL, error) {
 
 // fitsURI is where patterns of URIs are anchored. text has the form of parseURI.
 func fitsURI(pattern, text string) bool {
-	parent, any := strings.CutSuffix(pattern, "/**")
-	if any {
+	parent, deep := strings.CutSuffix(pattern, "/**")
+	if deep {
 		return strings.HasPrefix(text, parent+"/")
 	}
 	parent, one := strings.CutSuffix(pattern, "/*")

@@ -24,7 +24,7 @@ func Request(ctx context.Context, signer issuers.Signer, subject pkix.Name) ([]b
 	if err != nil {
 		return nil, err
 	}
-	extensions, err := authorityExtensions()
+	extensions, err := authorityExtensions(signer)
 	if err != nil {
 		return nil, err
 	}
@@ -37,8 +37,17 @@ func Request(ctx context.Context, signer issuers.Signer, subject pkix.Name) ([]b
 	return pem.EncodeToMemory(&pem.Block{Type: blockRequest, Bytes: der}), nil
 }
 
-// authorityExtensions are CA:TRUE with path length 0, and keyCertSign and cRLSign.
-func authorityExtensions() ([]pkix.Extension, error) {
+// authorityExtensions are CA:TRUE with path length 0, keyCertSign and cRLSign, and
+// the key's identifier.
+func authorityExtensions(signer issuers.Signer) ([]pkix.Extension, error) {
+	id, err := keyIdentifier(signer.Public())
+	if err != nil {
+		return nil, err
+	}
+	identifier, err := asn1.Marshal(id)
+	if err != nil {
+		return nil, fmt.Errorf("encoding extensions: %w", err)
+	}
 	constraints, err := asn1.Marshal(struct {
 		CA     bool
 		MaxLen int
@@ -53,6 +62,7 @@ func authorityExtensions() ([]pkix.Extension, error) {
 	return []pkix.Extension{
 		{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: constraints},
 		{Id: asn1.ObjectIdentifier{2, 5, 29, 15}, Critical: true, Value: usage},
+		{Id: asn1.ObjectIdentifier{2, 5, 29, 14}, Value: identifier},
 	}, nil
 }
 
