@@ -2,8 +2,8 @@ package main
 
 import (
 	"bytes"
-	"crypto/x509/pkix"
 	"context"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"net/url"
