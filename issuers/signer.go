@@ -98,8 +98,8 @@ type Status struct {
 }
 
 var (
-	// ErrNoDocument: the issuer publishes nothing of that name.
+	// ErrNoDocument says that the issuer publishes nothing of that name.
 	ErrNoDocument = errors.New("no such document")
-	// ErrNoLease: the issuer has no lease of that id.
+	// ErrNoLease says that the issuer has no lease of that id.
 	ErrNoLease = errors.New("no such lease")
 )

@@ -149,7 +149,7 @@ func TestOpenSSLVerifies(t *testing.T) {
 				a.openssl(append(verify, path)...)
 			}
 			end := live.Credentials[0].ExpiresAt
-			if end.Sub(time.Now()) > time.Hour {
+			if time.Until(end) > time.Hour {
 				t.Errorf("it lives until %s: the role's max_ttl is an hour", end)
 			}
 			a.openssl(append(verify, "-attime", unix(end.Add(-time.Second)), livePath)...)

@@ -16,6 +16,7 @@ import (
 	"math/big"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,9 +25,9 @@ import (
 	daypass "github.com/daypass/daypass/issuers/x509"
 )
 
-func rsaKey(t testing.TB, bits int) *rsa.PrivateKey {
+func rsaKey(t testing.TB) *rsa.PrivateKey {
 	t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, bits)
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,8 +51,8 @@ func TestRequestsThatAreTaken(t *testing.T) {
 		"p256":                 csr(t, own, x509.CertificateRequest{}),
 		"p384":                 csr(t, p384, x509.CertificateRequest{}),
 		"ed25519":              csr(t, edwards, x509.CertificateRequest{}),
-		"rsa":                  csr(t, rsaKey(t, 2048), x509.CertificateRequest{}),
-		"rsa with PSS":         csr(t, rsaKey(t, 2048), x509.CertificateRequest{SignatureAlgorithm: x509.SHA256WithRSAPSS}),
+		"rsa":                  csr(t, rsaKey(t), x509.CertificateRequest{}),
+		"rsa with PSS":         csr(t, rsaKey(t), x509.CertificateRequest{SignatureAlgorithm: x509.SHA256WithRSAPSS}),
 		"white space about it": "\r\n " + csr(t, own, x509.CertificateRequest{}) + "\n\n",
 		"names of the grant":   csr(t, own, x509.CertificateRequest{DNSNames: []string{"a.svc.example.com"}, URIs: []*url.URL{spiffe}, Subject: pkix.Name{CommonName: "a.svc.example.com"}}),
 		// Whatever else it asks for is left aside.
@@ -90,7 +91,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 	encode := func(kind string, headers map[string]string, der []byte) string {
 		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Headers: headers, Bytes: der}))
 	}
-	small := rsaKey(t, 2048)
+	small := rsaKey(t)
 	small.E = 3 // the request isn't signed by it, but the exponent is looked at before
 	for name, c := range map[string]struct{ text, want string }{
 		"empty":             {"", "a CSR is needed"},
@@ -103,7 +104,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		"a key behind it":   {good + encode("PRIVATE KEY", nil, []byte("x")), "one PEM block"},
 		"too long":          {good + strings.Repeat("\n", 16<<10), "is the limit"},
 		"no DER":            {encode("CERTIFICATE REQUEST", nil, []byte("x")), "no PKCS#10"},
-		"bytes behind it":   {encode("CERTIFICATE REQUEST", nil, append(block.Bytes[:len(block.Bytes):len(block.Bytes)], 0)), "no PKCS#10"},
+		"bytes behind it":   {encode("CERTIFICATE REQUEST", nil, append(slices.Clip(block.Bytes), 0)), "no PKCS#10"},
 		"forged":            {encode("CERTIFICATE REQUEST", nil, forged), "its signature"},
 		"P-224":             {csr(t, curve(elliptic.P224()), x509.CertificateRequest{}), "its key is none of"},
 		"P-521":             {csr(t, curve(elliptic.P521()), x509.CertificateRequest{}), "its key is none of"},
@@ -148,7 +149,7 @@ func big8192(t *testing.T) string {
 
 func weakHash(t *testing.T) string {
 	t.Helper()
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: unsignedRequest(t, rsaKey(t, 2048).Public(), []int{1, 2, 840, 113549, 1, 1, 5})}))
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: unsignedRequest(t, rsaKey(t).Public(), []int{1, 2, 840, 113549, 1, 1, 5})}))
 }
 
 func unsignedRequest(t *testing.T, public any, algorithm asn1.ObjectIdentifier) []byte {

@@ -186,7 +186,7 @@ func TestGuesses(t *testing.T) {
 	foreign.keyID = "another"
 	p.refused(t, issuer, good, foreign, ocsp.UnauthorizedErrorResponse)
 	for name, question := range map[string][]byte{
-		"nothing": nil, "garbage": []byte("hello"), "cut off": good[:len(good)-1], "bytes behind it": append(good[:len(good):len(good)], 0), "long": make([]byte, 5<<10),
+		"nothing": nil, "garbage": []byte("hello"), "cut off": good[:len(good)-1], "bytes behind it": append(slices.Clip(good), 0), "long": make([]byte, 5<<10),
 	} {
 		t.Run(name, func(t *testing.T) { p.refused(t, issuer, question, known, ocsp.MalformedRequestErrorResponse) })
 	}
@@ -207,7 +207,7 @@ func TestManyQuestionsAtOnce(t *testing.T) {
 	var running sync.WaitGroup
 	ask := func() {
 		document, err := issuer.Respond(context.Background(), question, known)
-		if err != nil || !(bytes.Equal(document.Body, ocsp.TryLaterErrorResponse) || len(document.Body) > 100) {
+		if err != nil || (!bytes.Equal(document.Body, ocsp.TryLaterErrorResponse) && len(document.Body) < 100) {
 			t.Errorf("%+v, %v", document, err)
 		}
 	}
