@@ -227,7 +227,11 @@ func (b *Broker) decide(ctx context.Context, caller *asking, wanted []GrantReque
 			return nil, err
 		}
 		if w.Accept != nil {
-			if err := w.Accept(o.about.Values); err != nil {
+			values := maps.Clone(o.about.Values)
+			if w.CSR != "" || w.PublicKey != "" {
+				delete(values, o.about.MadeKey)
+			}
+			if err := w.Accept(values); err != nil {
 				return nil, err
 			}
 		}

@@ -150,6 +150,7 @@ type Description struct {
 	Env            map[string]string // value name → environment variable
 	Values         map[string]bool   // name of every value → whether it is sensitive
 	Accepts        Accepts           // what a job may send with its request
+	MadeKey        string            // the value that holds a private key made here: missing where the job sends a key of its own
 }
 
 // Accepts says what a role takes from the job besides the request itself. The

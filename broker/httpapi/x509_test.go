@@ -323,6 +323,14 @@ func TestCertificateForTheJobsOwnKey(t *testing.T) {
 	if n := a.Count(`SELECT count(*) FROM leases WHERE id = $1 AND signing_key = $2`, c.LeaseID, a.signer.KeyID()); n != 1 {
 		t.Error("the lease doesn't say which key signed")
 	}
+	// A private key that isn't made can't be asked for; without a field there is no secret to write.
+	for query, want := range map[string]string{"&field=private_key": "no value", "": "no secret", "&field=ca": ""} {
+		body := map[string]any{"grants": []any{map[string]any{"name": "payments/web", "csr": request()}}}
+		answer := a.Do(http.MethodPost, api.PathExchange+"?format=value"+query, token, body)
+		if (want == "") != (answer.Status == http.StatusOK) || !strings.Contains(answer.Problem.Detail, want) {
+			t.Errorf("format=value%s: %d %s", query, answer.Status, answer.Body)
+		}
+	}
 	// Who sends what can't be certified is told why, and nothing stays.
 	leases := a.Count(`SELECT count(*) FROM leases`)
 	for csr, want := range map[string]string{

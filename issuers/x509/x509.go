@@ -99,7 +99,7 @@ func (i *Issuer) Describe(name string) issuers.Description {
 	d.DefaultTTL, d.MaxTTL, d.Env = r.DefaultTTL, r.MaxTTL, r.Env
 	d.Accepts = issuers.Accepts{CSR: r.CSR != CSRNever, CSRNeeded: r.CSR == CSRRequired}
 	if r.CSR != CSRRequired {
-		d.Values[valueKey] = true
+		d.Values[valueKey], d.MadeKey = true, valueKey
 	}
 	return d
 }
