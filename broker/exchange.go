@@ -227,7 +227,11 @@ func (b *Broker) decide(ctx context.Context, caller *asking, wanted []GrantReque
 			return nil, err
 		}
 		if w.Accept != nil {
-			if err := w.Accept(o.about.Values); err != nil {
+			values := maps.Clone(o.about.Values)
+			if w.CSR != "" || w.PublicKey != "" {
+				delete(values, o.about.MadeKey)
+			}
+			if err := w.Accept(values); err != nil {
 				return nil, err
 			}
 		}
@@ -280,6 +284,9 @@ func (b *Broker) schedule(r *leases.Reservation, orders []*order, sessionEnds ti
 		ttl := g.TTL
 		if ttl == 0 {
 			ttl = o.about.DefaultTTL
+		}
+		if o.about.MaxTTL > 0 {
+			ttl = min(ttl, o.about.MaxTTL)
 		}
 		whole := ttl // what a renewal gives
 		if g.AskedTTL > 0 {
@@ -385,6 +392,9 @@ func (b *Broker) issue(ctx context.Context, r *leases.Reservation, o *order) (er
 		},
 		Parameters: o.grant.Parameters, CSR: o.wanted.CSR, PublicKey: o.wanted.PublicKey,
 	})
+	if sent, ok := errors.AsType[*issuers.SentError](err); ok {
+		return &RequestError{Detail: "grant " + o.name() + ": " + sent.Detail}
+	}
 	if err != nil {
 		return &IssueError{Grant: o.name(), OwnKey: o.about.SideEffectFree && errors.Is(err, issuers.ErrUnavailable), err: err}
 	}

@@ -47,6 +47,8 @@ func (b *Broker) Publish(ctx context.Context, issuer, name string) (*issuers.Doc
 	if kept.document != nil && now.Before(kept.until) {
 		return kept.document, nil
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, b.config.IssueTime, fmt.Errorf("issuer %s took longer than %s", issuer, b.config.IssueTime))
+	defer cancel()
 	document, err := publisher.Publish(ctx, name, revocations{store: b.config.Store, issuer: issuer})
 	if err != nil {
 		return nil, &IssueError{Grant: issuer + "/" + name, OwnKey: true, err: err}
@@ -88,6 +90,8 @@ func (b *Broker) Respond(ctx context.Context, issuer, kind string, question []by
 	if kind != "" && kind != responder.RequestType() {
 		return nil, fmt.Errorf("%w: it must be %s", ErrMediaType, responder.RequestType())
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, b.config.IssueTime, fmt.Errorf("issuer %s took longer than %s", issuer, b.config.IssueTime))
+	defer cancel()
 	document, err := responder.Respond(ctx, question, revocations{store: b.config.Store, issuer: issuer})
 	if errors.Is(err, issuers.ErrUnavailable) {
 		return nil, &IssueError{Grant: issuer, OwnKey: true, err: err}

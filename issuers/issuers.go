@@ -161,10 +161,12 @@ type Description struct {
 	// between leaves nothing, since the answer was never given.
 	SideEffectFree bool
 	DefaultTTL     time.Duration     // for grants that say none
+	MaxTTL         time.Duration     // what a policy says beyond it is cut; 0: no bound but the policy's
 	IssueTimeout   time.Duration     // the longest that Issue can still take effect on the target after it began
 	Env            map[string]string // value name → environment variable
 	Values         map[string]bool   // name of every value → whether it is sensitive
 	Accepts        Accepts           // what a job may send with its request
+	MadeKey        string            // the value that holds a private key made here: missing where the job sends a key of its own
 }
 
 // Accepts says what a role takes from the job besides the request itself. The
@@ -173,6 +175,16 @@ type Accepts struct {
 	CSR, PublicKey             bool
 	CSRNeeded, PublicKeyNeeded bool // there is no credential without it
 }
+
+// SentError says that what the job sent with its request (Description.Accepts) is
+// refused. Detail is shown to the job. It is an [ErrRejected].
+type SentError struct{ Detail string }
+
+// Error implements error.
+func (e *SentError) Error() string { return e.Detail }
+
+// Unwrap implements the errors package's contract.
+func (*SentError) Unwrap() error { return ErrRejected }
 
 // What an issuer's errors wrap.
 var (

@@ -99,6 +99,8 @@ type Options struct {
 	Probe bool
 	// Signer replaces the key that signs JWTs by what it makes of it.
 	Signer func(keys.Signer) keys.Signer
+	// Issuers opens more of them, by the broker's URL.
+	Issuers func(ctx context.Context, url string) (map[string]broker.Issuer, error)
 	// Checkpoint is called between the steps of an exchange.
 	Checkpoint func(step string)
 	// RevokeOnPolicyChange takes leases back that a new set doesn't allow.
@@ -244,11 +246,18 @@ func (b *Broker) openIssuers(ctx context.Context, _ string) (map[string]broker.I
 	if err != nil {
 		return nil, err
 	}
-	return map[string]broker.Issuer{
+	open := map[string]broker.Issuer{}
+	if b.options.Issuers != nil {
+		if open, err = b.options.Issuers(ctx, b.URL); err != nil {
+			return nil, err
+		}
+	}
+	maps.Copy(open, map[string]broker.Issuer{
 		IssuerDB:    {Issuer: b.DB, Target: "db.example:5432/payments", Roles: []string{"deployer", "reader"}},
 		IssuerOther: {Issuer: b.Other, Target: "other.example:5432/other", Roles: []string{"deployer"}},
 		IssuerJWT:   {Issuer: signing, Target: b.URL, Roles: []string{""}},
-	}, nil
+	})
+	return open, nil
 }
 
 func (b *Broker) loadPolicies(ctx context.Context, open map[string]broker.Issuer) (*policies.Set, error) {

@@ -120,6 +120,7 @@ type Provider struct {
 const (
 	IssuerPostgres = "postgres"
 	IssuerJWT      = "jwt"
+	IssuerX509     = "x509"
 )
 
 // Issuer is one thing that mints credentials. Which fields it may have depends
@@ -127,7 +128,7 @@ const (
 type Issuer struct {
 	At             strictyaml.Where    `yaml:"-"`
 	Name           string              `yaml:"name,required"`
-	Type           string              `yaml:"type,required"` // IssuerPostgres or IssuerJWT
+	Type           string              `yaml:"type,required"` // IssuerPostgres, IssuerJWT or IssuerX509
 	Target         Target              `yaml:"target"`        // postgres
 	Admin          Admin               `yaml:"admin"`         // postgres
 	Schema         string              `yaml:"schema"`        // postgres: where the set-up's functions stand; absent: daypass
@@ -138,6 +139,9 @@ type Issuer struct {
 	// Key is the authority's of an issuer that certifies. What it doesn't say of where
 	// it is, it has from keys.signing.
 	Key *Key `yaml:"key"`
+	// ChainFile holds the authority's certificate and those above it, in PEM: x509.
+	// It is read again when it changes.
+	ChainFile string `yaml:"chain_file"`
 }
 
 // Target is a PostgreSQL server.
@@ -180,6 +184,19 @@ type Role struct {
 	DefaultTTL  strictyaml.Duration `yaml:"default_ttl"`
 	Profile     string              `yaml:"profile"`      // one of jwt.Profiles; absent: at+jwt
 	SessionTags bool                `yaml:"session_tags"` // its policies may choose claims that give rights
+
+	// x509: see x509.Role of package issuers/x509
+	Usage              string              `yaml:"usage"`
+	DNSNames           []string            `yaml:"dns_names"`
+	IPNetworks         []string            `yaml:"ip_networks"`
+	URIs               []string            `yaml:"uris"`
+	CommonNames        []string            `yaml:"common_names"`
+	Organization       []string            `yaml:"organization"`
+	OrganizationalUnit []string            `yaml:"organizational_unit"`
+	CSR                string              `yaml:"csr"`           // absent: optional
+	AcceptedKeys       []string            `yaml:"accepted_keys"` // absent: p256, p384, ed25519, rsa
+	MadeKey            string              `yaml:"made_key"`      // absent: p256
+	MaxTTL             strictyaml.Duration `yaml:"max_ttl"`       // absent: 1h
 }
 
 // Use names a policy and an environment that may use a role.

@@ -275,6 +275,15 @@ func TestMistakes(t *testing.T) {
 		{"environments", minimal + "environments: [a, a, B]\n", []string{"can't be the name of an environment", "the environment a stands here twice"}},
 		{"proxies", minimal + "trusted_proxies: [0.0.0.0/0, x, 10.0.0.1]\n", []string{"is no address or network", "believes everybody's"}},
 		{"level", minimal + "log: {level: loud}\n", []string{"unknown level"}},
+		{"x509 without all", minimal + "issuers: [{name: ci, type: x509}]\n", []string{"the key chain_file is missing", "type x509 without roles"}},
+		{"x509 with keys of others", x509Issuer("schema: x", "usage: client, dns_names: [a.example.com], audiences: [a]"), []string{"x509 has no schema", "x509 has no audiences"}},
+		{"keys of x509 elsewhere", jwt("    chain_file: /c\n    roles: {r: {usage: client, used_by: [{policy: p, environment: test}]}}\n"), []string{"jwt has no chain_file", "jwt has no usage"}},
+		{"x509 role without usage", x509Issuer("", "dns_names: [a.example.com]"), []string{"role web: usage can't be"}},
+		{"x509 role with a bad name", x509Issuer("", "usage: client, dns_names: ['a.*.example.com']"), []string{"role web: dns_names"}},
+		{"x509 role with a long life", x509Issuer("", "usage: client, dns_names: [a.example.com], max_ttl: 25h"), []string{"max_ttl is between"}},
+		{"x509 with the key of another", x509Issuer("key: {label: daypass-signing}", "usage: client, dns_names: [a.example.com]"), []string{"the key of issuer ci is keys.signing"}},
+		{"x509 twice with a key", x509Issuer("key: {label: same}", "usage: client, dns_names: [a.example.com]") + strings.TrimPrefix(strings.ReplaceAll(x509Issuer("key: {label: same}", "usage: client, dns_names: [a.example.com]"), "name: ci", "name: ca"), minimal+"issuers:\n"), []string{"issuers ci and ca have the same key"}},
+		{"x509 with a key that rotates", x509Issuer("key: {rotate_every: 30d}", "usage: client, dns_names: [a.example.com]"), []string{"rotate_every is not enforced"}},
 		{"issuer of unknown type", minimal + "issuers: [{name: a, type: mysql}]\n", []string{"unknown type of issuer"}},
 		{"two issuers", jwt("    used_by: [{policy: p, environment: test}]\n  - {name: j, type: jwt, used_by: [{policy: p, environment: test}]}\n"), []string{"there are two issuers j"}},
 		{"postgres", pg(fmt.Sprintf(role, "")), nil},
@@ -314,6 +323,29 @@ func TestMistakes(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// x509Issuer is a configuration with an issuer of type x509.
+func x509Issuer(more, role string) string {
+	if more != "" {
+		more = "    " + more + "\n"
+	}
+	return minimal + "issuers:\n  - name: ci\n    type: x509\n    chain_file: /chain.pem\n" + more + "    roles: {web: {used_by: [{policy: p, environment: test}], " + role + "}}\n"
+}
+
+func TestX509(t *testing.T) {
+	c, mistakes := parse(t, x509Issuer("default_ttl: 10m", "usage: both, dns_names: ['*.example.com'], max_ttl: 30m, csr: required"))
+	if len(mistakes) > 0 {
+		t.Fatal(mistakes)
+	}
+	issuer := c.Issuer("ci")
+	if issuer.ChainFile != "/chain.pem" || issuer.Key.Label != "daypass-ci" || issuer.Key.Type != c.Keys.Signing.Type || issuer.Key.Algorithm != "ES256" {
+		t.Errorf("read %+v with the key %+v", issuer, issuer.Key)
+	}
+	role := issuer.Roles["web"]
+	if got := role.X509(); got.Usage != "both" || got.CSR != "required" || got.MaxTTL != 30*time.Minute || !reflect.DeepEqual(got.DNSNames, []string{"*.example.com"}) {
+		t.Errorf("the role is %+v", got)
 	}
 }
 

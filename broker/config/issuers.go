@@ -32,15 +32,18 @@ func (l *loader) issuers() {
 			l.postgres(issuer)
 		case IssuerJWT:
 			l.jwt(issuer)
+		case IssuerX509:
+			l.x509(issuer)
 		case "": // reported when it was read
 		default:
-			l.add(issuer.At.Of("type"), strictyaml.Suggest(issuer.Type, []string{IssuerPostgres, IssuerJWT}), "unknown type of issuer %q", issuer.Type)
+			l.add(issuer.At.Of("type"), strictyaml.Suggest(issuer.Type, []string{IssuerPostgres, IssuerJWT, IssuerX509}), "unknown type of issuer %q", issuer.Type)
 		}
 	}
 }
 
 func (l *loader) postgres(issuer *Issuer) {
 	l.unfit(issuer.At, issuer.Type, "used_by")
+	l.unfit(issuer.At, issuer.Type, "key", "chain_file")
 	t := &issuer.Target
 	at := issuer.At
 	if t.At.Line > 0 {
@@ -82,6 +85,7 @@ func (l *loader) postgres(issuer *Issuer) {
 		}
 		l.role(issuer, name, &role)
 		l.unfit(role.At, issuer.Type, "audiences", "default_ttl", "profile", "session_tags")
+		l.unfit(role.At, issuer.Type, x509Keys()...)
 		if len(role.MemberOf) == 0 && role.At.Line > 0 && l.fresh(role.At, "member_of") {
 			l.add(role.At.Of("member_of"), "name the groups that hold the rights", "role %s: member_of is missing or empty", name)
 		}
@@ -107,6 +111,7 @@ func (l *loader) port(at strictyaml.Where, key string, port *int, standard int) 
 
 func (l *loader) jwt(issuer *Issuer) {
 	l.unfit(issuer.At, issuer.Type, "target", "admin", "schema", "max_connections")
+	l.unfit(issuer.At, issuer.Type, "key", "chain_file")
 	if len(issuer.Roles) > 0 {
 		if issuer.At.Has("used_by") {
 			l.add(issuer.At.Of("used_by"), "write it in each role", "used_by beside roles")
@@ -121,6 +126,7 @@ func (l *loader) jwt(issuer *Issuer) {
 		}
 		l.role(issuer, name, &role)
 		l.unfit(role.At, issuer.Type, "member_of", "owner", "allow", "scram_iterations", "connection_limit")
+		l.unfit(role.At, issuer.Type, x509Keys()...)
 		for _, audience := range role.Audiences {
 			if audience == "" && l.fresh(role.At, "audiences") {
 				l.add(role.At.Of("audiences"), "", "role %s: an empty audience", name)

@@ -34,7 +34,11 @@ func (s *Server) document(c echo.Context) error {
 }
 
 func serveDocument(c echo.Context, document *issuers.Document) error {
-	c.Response().Header().Set(echo.HeaderCacheControl, fmt.Sprintf("public, max-age=%d", int(document.MaxAge/time.Second)))
+	caching := "no-store"
+	if document.MaxAge >= time.Second {
+		caching = fmt.Sprintf("public, max-age=%d", int(document.MaxAge/time.Second))
+	}
+	c.Response().Header().Set(echo.HeaderCacheControl, caching)
 	c.Response().Header().Set(echo.HeaderXContentTypeOptions, "nosniff")
 	return c.Blob(http.StatusOK, document.Type, document.Body)
 }

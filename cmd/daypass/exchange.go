@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
+	"io"
+	"os"
 	"slices"
 	"strings"
 
@@ -14,6 +17,7 @@ import (
 func (p *program) exchangeCommand() *cobra.Command {
 	var (
 		ttl     string
+		csrFile string
 		options client.RawOptions
 	)
 	formats := []string{"json", "env", "dotenv", "github", "value"}
@@ -29,7 +33,8 @@ unless --session is given and the session revoked with the token that it adds.`,
 		Example: `  daypass exchange payments/deploy-db
   eval "$(daypass exchange --format env payments/deploy-db)"
   daypass exchange --format github payments/deploy-db >> "$GITHUB_ENV"
-  daypass exchange --format value --field password --ttl 10m payments/deploy-db`,
+  daypass exchange --format value --field password --ttl 10m payments/deploy-db
+  daypass exchange --csr web.csr --format value --field certificate payments/web-tls > web.pem`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 || len(args) > api.MaxGrants {
 				return usage("%d grants, want 1 to %d (hint: %s --help)", len(args), api.MaxGrants, cmd.CommandPath())
@@ -44,6 +49,16 @@ unless --session is given and the session revoked with the token that it adds.`,
 				return usage("--field goes with --format value only")
 			case options.Format == "value" && (options.Session || len(args) > 1):
 				return usage("--format value prints one secret: one grant, without --session")
+			case csrFile != "" && len(args) > 1:
+				return usage("--csr goes with one grant: a request is for one certificate")
+			}
+			request := grantsOf(args, ttl)
+			if csrFile != "" {
+				csr, err := p.readCSR(csrFile)
+				if err != nil {
+					return err
+				}
+				request.Grants[0].CSR = csr
 			}
 			c, err := p.connect()
 			if err != nil {
@@ -53,7 +68,7 @@ unless --session is given and the session revoked with the token that it adds.`,
 			if err != nil {
 				return err
 			}
-			answer, err := c.ExchangeRaw(cmd.Context(), token, grantsOf(args, ttl), options)
+			answer, err := c.ExchangeRaw(cmd.Context(), token, request, options)
 			if err != nil {
 				return err
 			}
@@ -64,10 +79,40 @@ unless --session is given and the session revoked with the token that it adds.`,
 		},
 	}
 	cmd.Flags().StringVar(&ttl, "ttl", "", "how long the credentials live, like 10m (default: what the policy says, which is also the most)")
+	cmd.Flags().StringVar(&csrFile, "csr", "", "a file with a PKCS#10 request in PEM (- for the standard input): the certificate is for its key, which stays here")
 	cmd.Flags().StringVar(&options.Format, "format", "json", "one of "+strings.Join(formats, ", "))
 	cmd.Flags().StringVar(&options.Field, "field", "", "which value to print, of format value")
 	cmd.Flags().BoolVar(&options.Session, "session", false, "add DAYPASS_SESSION_TOKEN to formats other than json")
 	return cmd
+}
+
+// maxCSR is more than any request that a broker takes.
+const maxCSR = 16 << 10
+
+// readCSR reads a request. A private key that stands beside it, as some tools
+// write them, must not leave this machine.
+func (p *program) readCSR(path string) (string, error) {
+	in := p.stdin
+	if path != "-" {
+		f, err := os.Open(path) //nolint:gosec // who runs this names the file
+		if err != nil {
+			return "", fmt.Errorf("reading the CSR: %w", err)
+		}
+		defer f.Close() //nolint:errcheck // opened for reading
+		in = f
+	}
+	text, err := io.ReadAll(io.LimitReader(in, maxCSR+1))
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("reading the CSR: %w", err)
+	case len(text) > maxCSR:
+		return "", usage("%s is larger than %d bytes: a CSR alone is expected", path, maxCSR)
+	case bytes.Contains(text, []byte("PRIVATE KEY")):
+		return "", usage("%s holds a private key, which stays where it is: give the CSR alone (hint: openssl req -new -key web.key -subj / -out web.csr)", path)
+	case !bytes.Contains(text, []byte("-----BEGIN CERTIFICATE REQUEST-----")):
+		return "", usage("%s holds no CERTIFICATE REQUEST in PEM (hint: openssl req -new -key web.key -subj / -out web.csr)", path)
+	}
+	return string(text), nil
 }
 
 // grantsOf asks for each grant with the same TTL.

@@ -33,6 +33,7 @@ import (
 	"github.com/daypass/daypass/issuers/builtin"
 	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/issuers/postgres"
+	"github.com/daypass/daypass/issuers/x509"
 	"github.com/daypass/daypass/migrations"
 	"github.com/daypass/daypass/policies"
 )
@@ -385,6 +386,8 @@ func openIssuers(ctx context.Context, settings *config.Config, installation stri
 			target = net.JoinHostPort(c.Target.Host, strconv.Itoa(orDefault(c.Target.Port, 5432))) + "/" + c.Target.Database
 		case builtin.KindJWT:
 			spec.JWT = jwtConfig(&c)
+		case builtin.KindX509:
+			spec.X509 = x509Config(&c, parts)
 		}
 		issuer, err := builtin.Open(ctx, spec)
 		if err != nil {
@@ -427,6 +430,16 @@ func jwtConfig(c *config.Issuer) *jwt.Config {
 		out.Roles[name] = jwt.Role{
 			Audiences: r.Audiences, Profile: r.Profile, SessionTags: r.SessionTags, Env: r.Env, DefaultTTL: time.Duration(r.DefaultTTL),
 		}
+	}
+	return out
+}
+
+func x509Config(c *config.Issuer, parts *instance.Config) *x509.Config {
+	out := &x509.Config{
+		ChainFile: c.ChainFile, Roles: map[string]x509.Role{}, DefaultTTL: c.DefaultTTL.Std(), Now: parts.Now, Logger: parts.Logger.With("issuer", c.Name),
+	}
+	for name, r := range c.Roles {
+		out.Roles[name] = r.X509()
 	}
 	return out
 }

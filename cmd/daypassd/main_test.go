@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"net/url"
@@ -19,6 +20,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/daypass/daypass/broker/devkit/devtest"
+	"github.com/daypass/daypass/issuers/issuertest"
+	"github.com/daypass/daypass/issuers/x509"
 )
 
 // tests runs with one private Postgres for all of them.
@@ -254,6 +257,16 @@ func TestHelp(t *testing.T) {
 	}
 }
 
+// trialChain is the certificate of an authority.
+func trialChain(t *testing.T) string {
+	t.Helper()
+	chain, err := x509.SelfSigned(t.Context(), issuertest.NewSigner(t, "ES256"), pkix.Name{CommonName: "Trial"}, time.Now(), time.Now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(chain)
+}
+
 // TestExample: the example in the repository passes the program's own check, with
 // the files that it names in place.
 func TestExample(t *testing.T) {
@@ -269,6 +282,8 @@ func TestExample(t *testing.T) {
 		case strings.HasSuffix(path, "/policies") || strings.HasSuffix(path, "/keys"):
 		case strings.HasSuffix(path, "/key.pem"):
 			write(t, path, key)
+		case strings.HasSuffix(path, "-chain.pem"):
+			write(t, path, trialChain(t))
 		case strings.HasSuffix(path, ".pem"):
 			write(t, path, cert)
 		default:

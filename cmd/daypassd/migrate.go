@@ -90,7 +90,9 @@ func openUnused(ctx context.Context, settings *config.Config) (map[string]broker
 	}
 	own := map[string]keys.Signer{}
 	for _, c := range settings.Issuers {
-		own[c.Name] = signer
+		if c.Type != config.IssuerX509 { // its chain fits one key alone
+			own[c.Name] = signer
+		}
 	}
 	return openIssuers(ctx, settings, "000000000000", &instance.Config{Signer: signer, IssuerKeys: own, Logger: slog.New(slog.DiscardHandler), Now: time.Now})
 }
