@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/daypass/daypass/broker/keys"
+	"github.com/daypass/daypass/broker/keys/pkcs11"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/issuertest"
 	"github.com/daypass/daypass/issuers/jwt"
@@ -22,6 +24,51 @@ func TestAllAlgorithms(t *testing.T) {
 	for _, algorithm := range keys.Algorithms() {
 		signers = append(signers, issuertest.NewSigner(t, algorithm))
 	}
+	verifies(t, signers)
+}
+
+// TestKeysInAnHSM is the same with keys that no process has ever seen.
+func TestKeysInAnHSM(t *testing.T) {
+	module, found := pkcs11.FindSoftHSM()
+	if !found {
+		t.Fatal("SoftHSM is missing: install the package softhsm2, or set DAYPASS_SOFTHSM_MODULE")
+	}
+	pin := issuers.NewSecret("verify-4711")
+	if err := pkcs11.InitSoftHSM(t.Context(), pkcs11.SoftHSMConfig{
+		Dir: filepath.Join(t.TempDir(), "keys"), Module: module, TokenLabel: "verifyjwt", SOPIN: issuers.NewSecret("verify-so-4711"), PIN: pin,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	token, err := pkcs11.Open(t.Context(), pkcs11.Config{Module: module, TokenLabel: "verifyjwt", PIN: pin, Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := token.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	var signers []keys.Signer
+	for _, algorithm := range keys.Algorithms() {
+		pair := keys.Pair{Label: "sign-" + algorithm, Algorithm: algorithm}
+		if algorithm == keys.RS256 || algorithm == keys.PS256 {
+			pair.Bits = 2048
+		}
+		signer, err := token.MakeSigner(t.Context(), pair)
+		if err != nil || signer.Algorithm() != algorithm {
+			t.Logf("the token makes no key for %s: %v", algorithm, err) // EdDSA is not every token's
+			continue
+		}
+		signers = append(signers, signer)
+	}
+	if len(signers) == 0 {
+		t.Fatal("the token made no key at all")
+	}
+	verifies(t, signers)
+}
+
+func verifies(t *testing.T, signers []keys.Signer) {
+	t.Helper()
 	set, err := keys.JWKS(signers...)
 	if err != nil {
 		t.Fatal(err)
