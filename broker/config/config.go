@@ -40,6 +40,7 @@ type Config struct {
 	Environments      []string         `yaml:"environments"`    // absent: development, test, staging, production
 	TrustedProxies    []string         `yaml:"trusted_proxies"` // addresses or networks whose X-Forwarded-For is believed
 	Limits            Limits           `yaml:"limits"`
+	Secrets           Secrets          `yaml:"secrets"` // static ones
 	Log               Log              `yaml:"log"`
 
 	Admins *strictyaml.Value `yaml:"admins"` // refused: not enforced by this version
@@ -118,6 +119,7 @@ type Provider struct {
 const (
 	IssuerPostgres = "postgres"
 	IssuerJWT      = "jwt"
+	IssuerSealed   = "sealed"
 )
 
 // Issuer is one thing that mints credentials. Which fields it may have depends
@@ -176,6 +178,12 @@ type Role struct {
 	// jwt
 	Audiences  []string            `yaml:"audiences"`
 	DefaultTTL strictyaml.Duration `yaml:"default_ttl"`
+
+	// sealed
+	Secret  string   `yaml:"secret"`  // its name
+	Version string   `yaml:"version"` // VersionCurrent (when absent) or VersionPending
+	Fields  []string `yaml:"fields"`  // absent: value
+	Visible []string `yaml:"visible"` // fields that need no masking
 }
 
 // Use names a policy and an environment that may use a role.

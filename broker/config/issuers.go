@@ -29,9 +29,11 @@ func (l *loader) issuers() {
 			l.postgres(issuer)
 		case IssuerJWT:
 			l.jwt(issuer)
+		case IssuerSealed:
+			l.sealed(issuer)
 		case "": // reported when it was read
 		default:
-			l.add(issuer.At.Of("type"), strictyaml.Suggest(issuer.Type, []string{IssuerPostgres, IssuerJWT}), "unknown type of issuer %q", issuer.Type)
+			l.add(issuer.At.Of("type"), strictyaml.Suggest(issuer.Type, []string{IssuerPostgres, IssuerJWT, IssuerSealed}), "unknown type of issuer %q", issuer.Type)
 		}
 	}
 }
@@ -78,7 +80,7 @@ func (l *loader) postgres(issuer *Issuer) {
 			continue // not read
 		}
 		l.role(issuer, name, &role)
-		l.unfit(role.At, issuer.Type, "audiences", "default_ttl")
+		l.unfit(role.At, issuer.Type, "audiences", "default_ttl", "secret", "version", "fields", "visible")
 		if len(role.MemberOf) == 0 && role.At.Line > 0 && l.fresh(role.At, "member_of") {
 			l.add(role.At.Of("member_of"), "name the groups that hold the rights", "role %s: member_of is missing or empty", name)
 		}
@@ -117,7 +119,7 @@ func (l *loader) jwt(issuer *Issuer) {
 			continue // not read
 		}
 		l.role(issuer, name, &role)
-		l.unfit(role.At, issuer.Type, "member_of", "owner", "allow", "scram_iterations", "connection_limit")
+		l.unfit(role.At, issuer.Type, "member_of", "owner", "allow", "scram_iterations", "connection_limit", "secret", "version", "fields", "visible")
 		for _, audience := range role.Audiences {
 			if audience == "" && l.fresh(role.At, "audiences") {
 				l.add(role.At.Of("audiences"), "", "role %s: an empty audience", name)

@@ -10,16 +10,18 @@ import (
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/issuers/postgres"
+	"github.com/daypass/daypass/issuers/sealed"
 )
 
 // The kinds, as they stand under `type` in the configuration.
 const (
 	KindJWT      = "jwt"
 	KindPostgres = "postgres"
+	KindSealed   = "sealed"
 )
 
 // Kinds lists what Open accepts, sorted.
-func Kinds() []string { return []string{KindJWT, KindPostgres} }
+func Kinds() []string { return []string{KindJWT, KindPostgres, KindSealed} }
 
 // Spec is one issuer to open.
 type Spec struct {
@@ -34,6 +36,7 @@ type Spec struct {
 	// Installation, Issuer or Signer is zero in it, the Spec's is used.
 	Postgres *postgres.Config
 	JWT      *jwt.Config
+	Sealed   *sealed.Config
 }
 
 // Open builds one issuer. It doesn't reach for the target: one that is down
@@ -70,6 +73,11 @@ func open(ctx context.Context, spec Spec) (issuers.Issuer, error) {
 			config.Signer = spec.Signer
 		}
 		return jwt.New(ctx, config)
+	case KindSealed:
+		if spec.Sealed == nil {
+			return nil, errors.New("the configuration of kind sealed is missing")
+		}
+		return sealed.New(ctx, *spec.Sealed)
 	default:
 		return nil, fmt.Errorf("there is no kind %q: use one of %v", spec.Kind, Kinds())
 	}
