@@ -18,6 +18,7 @@ import (
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/secrets"
 	"github.com/daypass/daypass/issuers"
+	"github.com/daypass/daypass/issuers/issuertest"
 	"github.com/daypass/daypass/issuers/sealed"
 	"github.com/daypass/daypass/migrations"
 )
@@ -162,3 +163,5 @@ func (f *fixture) anywhere(text string) string {
 	}
 	return strings.Join(found, " ")
 }
+
+func newLease() issuers.Lease { return issuertest.NewLease(installation, "key", time.Now()) }
