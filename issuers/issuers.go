@@ -146,12 +146,12 @@ type Description struct {
 	SideEffectFree bool
 	// Inside says that what Issue changes is in the broker's own database alone: there
 	// is no target that could be tried.
-	Inside         bool
-	DefaultTTL     time.Duration     // for grants that say none
-	IssueTimeout   time.Duration     // the longest that Issue can still take effect on the target after it began
-	Env            map[string]string // value name → environment variable
-	Values         map[string]bool   // name of every value → whether it is sensitive
-	Accepts        Accepts           // what a job may send with its request
+	Inside       bool
+	DefaultTTL   time.Duration     // for grants that say none
+	IssueTimeout time.Duration     // the longest that Issue can still take effect on the target after it began
+	Env          map[string]string // value name → environment variable
+	Values       map[string]bool   // name of every value → whether it is sensitive
+	Accepts      Accepts           // what a job may send with its request
 }
 
 // Accepts says what a role takes from the job besides the request itself. The

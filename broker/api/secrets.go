@@ -52,8 +52,8 @@ type Secret struct {
 	Attempts     int             `json:"attempts,omitempty"`   // that failed
 	LastError    string          `json:"last_error,omitempty"` // of the last of them
 	CreatedAt    time.Time       `json:"created_at"`
-	Current      int             `json:"current,omitempty"` // number of its current version
-	Pending      int             `json:"pending,omitempty"` // and of its pending one
+	Current      int             `json:"current,omitempty"`  // number of its current version
+	Pending      int             `json:"pending,omitempty"`  // and of its pending one
 	Versions     []SecretVersion `json:"versions,omitempty"` // the last hundred, newest first; not in lists
 }
 

@@ -267,9 +267,9 @@ func (b *Broker) openIssuers(ctx context.Context, _ string, vault sealed.Vault) 
 	}
 	return map[string]broker.Issuer{
 		IssuerSealed: {Issuer: static, Target: b.URL, Roles: []string{"key", "next", "login"}},
-		IssuerDB:    {Issuer: b.DB, Target: "db.example:5432/payments", Roles: []string{"deployer", "reader"}},
-		IssuerOther: {Issuer: b.Other, Target: "other.example:5432/other", Roles: []string{"deployer"}},
-		IssuerJWT:   {Issuer: signing, Target: b.URL, Roles: []string{""}},
+		IssuerDB:     {Issuer: b.DB, Target: "db.example:5432/payments", Roles: []string{"deployer", "reader"}},
+		IssuerOther:  {Issuer: b.Other, Target: "other.example:5432/other", Roles: []string{"deployer"}},
+		IssuerJWT:    {Issuer: signing, Target: b.URL, Roles: []string{""}},
 	}, nil
 }
 

@@ -286,12 +286,19 @@ func (h *memoryHook) seen() (calls, last string) {
 func TestSecretIsRotated(t *testing.T) {
 	t.Parallel()
 	hook := &memoryHook{}
-	k := newKeeper(t, brokertest.Options{SecretHooks: map[string]secrets.Hook{"rotator": hook}}, brokertest.SecretKey)
+	k := newKeeper(t, brokertest.Options{Idle: true, SecretHooks: map[string]secrets.Hook{"rotator": hook}}, brokertest.SecretKey)
 	k.put(map[string]string{"value": "sk_live_first_4711"})
 	k.promote(1)
 	if s := k.want(k.Do(http.MethodPut, k.path(""), k.operator, `{"hook":"rotator","rotate_every":"720h"}`)); s.DueAt == nil || s.RotateAt == nil || s.RotateEvery != "720h0m0s" || s.Hook != "rotator" {
 		t.Errorf("%+v", s)
 	}
+	k.Exec(`UPDATE secrets SET due_at = now() - interval '1 hour'`) // and nobody has noticed yet
+	k.Start()
+	brokertest.Poll(t, "the metrics", func() bool {
+		body := string(k.Do(http.MethodGet, api.PathMetrics, "", nil).Body)
+		return strings.Contains(body, "daypass_secrets_overdue 1") && strings.Contains(body, "daypass_secrets_rotation_failing 0") &&
+			strings.Contains(body, `daypass_secret_due_timestamp_seconds{secret="payments/stripe-key"}`)
+	})
 	before := k.Exchange(k.Job(), "payments/key").Credentials[0]
 	k.want(k.Do(http.MethodPost, k.path(api.SecretRotate), k.operator, nil))
 	brokertest.Poll(t, "the rotation", func() bool { return k.want(k.Do(http.MethodGet, k.path(""), k.operator, nil)).Current == 2 })
@@ -303,10 +310,6 @@ func TestSecretIsRotated(t *testing.T) {
 	if n := k.Count(`SELECT count(*) FROM fingerprints WHERE lease_id = $1`, after.LeaseID); n != 1 {
 		t.Errorf("%d fingerprints of what the broker made up", n)
 	}
-	brokertest.Poll(t, "the metrics", func() bool {
-		body := string(k.Do(http.MethodGet, api.PathMetrics, "", nil).Body)
-		return strings.Contains(body, "daypass_secrets_overdue 0") && strings.Contains(body, "daypass_secrets_rotation_failing 0")
-	})
 }
 
 func TestTwoPromoteAtOnce(t *testing.T) {

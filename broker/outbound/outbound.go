@@ -115,7 +115,6 @@ func reservedBlocks() []reservedBlock {
 	}
 }
 
-
 // Roots reads the authorities of a PEM file.
 func Roots(file string) (*x509.CertPool, error) {
 	pem, err := os.ReadFile(file) //nolint:gosec // the operator names the file

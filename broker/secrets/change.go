@@ -29,6 +29,7 @@ type step struct {
 	inserted bool
 }
 
+//nolint:gosec // G101: the table is called so
 const lockSecret = `
 SELECT id, name, description, owner, rotate_every_seconds, rotate_fields, hook, due_at, rotate_at, attempts, coalesce(last_error, ''), created_at, versions, events
 FROM secrets WHERE tenant = $1 AND name = $2 FOR UPDATE`
@@ -111,6 +112,7 @@ func (st *step) plan(current *Version) {
 }
 
 const (
+	//nolint:gosec // G101: the table is called so
 	createSecret = `
 INSERT INTO secrets (id, tenant, name, description, owner, rotate_every_seconds, rotate_fields, hook, due_at, rotate_at, attempts, last_error, versions, events, created_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, nullif($12, ''), $13, $14, $15)`

@@ -22,6 +22,7 @@ func scanVersion(row pgx.CollectableRow) (*Version, error) {
 	return pgx.RowToAddrOfStructByPos[Version](row)
 }
 
+//nolint:gosec // G101: the table is called so
 const selectSecrets = `
 SELECT s.id, s.name, s.description, s.owner, s.rotate_every_seconds, s.rotate_fields, s.hook, s.due_at, s.rotate_at, s.attempts, coalesce(s.last_error, ''), s.created_at,
     coalesce((SELECT v.version FROM secret_versions v WHERE v.secret_id = s.id AND v.state = 'current'), 0),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -165,9 +166,7 @@ func next(secret *Secret, previous Values) (Values, error) {
 		made = []string{sealed.DefaultField}
 	}
 	values := make(Values, len(previous))
-	for field, value := range previous {
-		values[field] = value
-	}
+	maps.Copy(values, previous)
 	for _, field := range made {
 		if previous != nil && !slices.Contains(previous.fields(), field) {
 			return nil, fmt.Errorf("rotate_fields: the current version has no field %s", field)

@@ -59,8 +59,9 @@ const (
 const (
 	// MaxValue is how many bytes all fields of a version have together at most.
 	MaxValue = 64 << 10
-	// MinRotateEvery and MaxRotateEvery bound how often a secret is due.
+	// MinRotateEvery is how often a secret can be due at most.
 	MinRotateEvery = time.Hour
+	// MaxRotateEvery is how seldom, if it ever is.
 	MaxRotateEvery = 10 * 365 * 24 * time.Hour
 
 	maxText = 1000 // of a description or an owner, in bytes

@@ -55,10 +55,9 @@ func TestConformance(t *testing.T) {
 func TestStates(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	var state *secrets.StateError
 	wantState := func(doing string, err error) {
 		t.Helper()
-		if !errors.As(err, &state) {
+		if _, ok := errors.AsType[*secrets.StateError](err); !ok {
 			t.Errorf("%s: %v, want a StateError", doing, err)
 		}
 	}
