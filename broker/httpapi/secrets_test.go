@@ -335,3 +335,39 @@ func TestTwoPromoteAtOnce(t *testing.T) {
 		t.Errorf("%d won", won)
 	}
 }
+
+// TestVaultIsNotTried: what stands in the broker's own database is no target, and
+// no lease of a secret is made to try it.
+func TestVaultIsNotTried(t *testing.T) {
+	t.Parallel()
+	k := newKeeper(t, brokertest.Options{Probe: true}, brokertest.SecretKey)
+	k.put(map[string]string{"value": "sk_live_first_4711"})
+	k.promote(1)
+	brokertest.Poll(t, "the targets to be tried", func() bool { return k.Count(`SELECT count(*) FROM probes WHERE ended_at IS NOT NULL`) == 2 })
+	if n := k.Count(`SELECT count(*) FROM probes WHERE issuer = $1`, brokertest.IssuerSealed) + k.Count(`SELECT count(*) FROM secret_reads`); n != 0 {
+		t.Errorf("the vault was tried: %d", n)
+	}
+	if a := k.Do(http.MethodGet, api.PathReady, "", nil); a.Status != 200 || !strings.Contains(string(a.Body), `"vault":"ok"`) {
+		t.Errorf("%d %s", a.Status, a.Body)
+	}
+}
+
+// TestSecretOfAnExchangeThatFails: what was read for a lease that came to nothing
+// stays on record, and its lease ends.
+func TestSecretOfAnExchangeThatFails(t *testing.T) {
+	t.Parallel()
+	k := newKeeper(t, brokertest.Options{}, brokertest.SecretKey)
+	k.put(map[string]string{"value": "sk_live_first_4711"})
+	k.promote(1)
+	// Its other grant can't be had: there is no pending version.
+	wantProblem(t, k.TryExchange(k.Job(), "payments/key", "payments/next-key"), 502, api.CodeIssuerFailed)
+	brokertest.Poll(t, "the leases to end", func() bool {
+		return k.Count(`SELECT count(*) FROM leases WHERE role = 'key' AND issuer = 'vault' AND state NOT IN ('revoked', 'expired')`) == 0
+	})
+	if n := k.Count(`SELECT count(*) FROM secret_reads WHERE version = 1`); n != 1 {
+		t.Errorf("%d reads on record", n)
+	}
+	k.put(map[string]string{"value": "sk_live_second_4711"})
+	k.promote(2)
+	k.want(k.do(api.SecretDestroy, 1)) // nobody holds it
+}
