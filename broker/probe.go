@@ -33,7 +33,7 @@ func (b *Broker) ProbeTargets(ctx context.Context) {
 	since := b.config.Store.Now().Add(-probeWindow)
 	for {
 		for name, issuer := range b.config.Issuers {
-			if len(issuer.Roles) == 0 || issuer.Describe(issuer.Roles[0]).SideEffectFree {
+			if !issuer.HasTarget() {
 				continue
 			}
 			if err := b.probeOnce(ctx, name, since); err != nil && ctx.Err() == nil {
@@ -48,6 +48,15 @@ func (b *Broker) ProbeTargets(ctx context.Context) {
 		// From now on only those that failed.
 		since = time.Time{}
 	}
+}
+
+// HasTarget says whether there is something outside to try.
+func (i Issuer) HasTarget() bool {
+	if len(i.Roles) == 0 {
+		return false
+	}
+	about := i.Describe(i.Roles[0])
+	return !about.SideEffectFree && !about.Inside
 }
 
 // probeOnce tries one target, unless another broker has. A zero since stands for

@@ -160,6 +160,9 @@ type Description struct {
 	// broker then issues first and writes the lease with one commit: a crash in
 	// between leaves nothing, since the answer was never given.
 	SideEffectFree bool
+	// Inside says that what Issue changes is in the broker's own database alone: there
+	// is no target that could be tried.
+	Inside       bool
 	DefaultTTL     time.Duration     // for grants that say none
 	MaxTTL         time.Duration     // what a policy says beyond it is cut; 0: no bound but the policy's
 	IssueTimeout   time.Duration     // the longest that Issue can still take effect on the target after it began

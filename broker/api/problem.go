@@ -23,6 +23,8 @@ const (
 	CodeAlreadyRevoked  Code = "already_revoked"        // 409
 	CodeNotStuck        Code = "not_stuck"              // 409
 	CodeConfirmation    Code = "confirmation_required"  // 409: policies that wait for an operator
+	CodeWrongState      Code = "wrong_state"            // 409: of a static secret's version
+	CodeInUse           Code = "in_use"                 // 409: live leases hold what is to be destroyed
 	CodeTooLarge        Code = "too_large"              // 413
 	CodeUnsupportedType Code = "unsupported_media_type" // 415
 	CodeInvalidPolicies Code = "invalid_policies"       // 422, with every mistake
@@ -63,8 +65,8 @@ type Problem struct {
 	Mistakes []Mistake `json:"mistakes,omitempty"` // of invalid_policies
 	Digest   string    `json:"digest,omitempty"`   // of confirmation_required: what to confirm
 	Removes  []string  `json:"removes,omitempty"`  // of confirmation_required: policies
-	Leases   []string  `json:"leases,omitempty"`   // of confirmation_required: some of those that would be revoked
-	Count    int       `json:"count,omitempty"`    // of confirmation_required: how many would be
+	Leases   []string  `json:"leases,omitempty"`   // of confirmation_required: some of those that would be revoked; of in_use: some of those that hold it
+	Count    int       `json:"count,omitempty"`    // how many there are
 }
 
 // Error implements error, so that a client can return a Problem as it came.

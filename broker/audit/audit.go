@@ -46,6 +46,17 @@ const (
 	PoliciesConfirmed Type = "policies.confirmed" // an operator let a set come into force
 	IdentityConflict  Type = "identity.conflict"  // a token has one half of a name and an id
 
+	SecretCreated    Type = "secret.created"
+	SecretChanged    Type = "secret.changed"     // its settings
+	SecretPut        Type = "secret.put"         // a pending version was made
+	SecretSet        Type = "secret.set"         // its hook put the pending version into the target
+	SecretVerified   Type = "secret.verified"    // the pending version works
+	SecretPromoted   Type = "secret.promoted"    // the pending version is current; the one before is retired
+	SecretRolledBack Type = "secret.rolled_back" // a retired version is current again
+	SecretDestroyed  Type = "secret.destroyed"   // a version, for good
+	SecretRotating   Type = "secret.rotating"    // somebody asked for a rotation
+	SecretRead       Type = "secret.read"        // a lease got a version; the subject is the read's own
+
 	AdminTokenCreated Type = "admin_token.created"
 	AdminTokenRevoked Type = "admin_token.revoked" //nolint:gosec // the name of an event
 )

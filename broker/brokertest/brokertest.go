@@ -37,8 +37,10 @@ import (
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/broker/reloader"
+	static "github.com/daypass/daypass/broker/secrets"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/jwt"
+	"github.com/daypass/daypass/issuers/sealed"
 	"github.com/daypass/daypass/migrations"
 	"github.com/daypass/daypass/policies"
 	"github.com/daypass/daypass/policies/lint"
@@ -53,6 +55,12 @@ const (
 	IssuerDB    = "db"
 	IssuerOther = "other"
 	IssuerJWT   = "release-jwt"
+	// IssuerSealed gives static secrets: by its role key the value of SecretKey, by
+	// its role login username and password of SecretLogin, by its role next the
+	// pending version of SecretKey.
+	IssuerSealed = "vault"
+	SecretKey    = "payments/stripe-key"
+	SecretLogin  = "payments/legacy/login"
 )
 
 // Policies are in force unless a test brings its own: those of the repository
@@ -75,6 +83,9 @@ grants:
   - {name: other-db, jobs: [release], issuer: other, role: deployer, ttl: 5m, env: {username: OTHER_USER, password: OTHER_PASSWORD}}
   - {name: limited, jobs: [release], issuer: db, role: deployer, ttl: 5m, max_active: 1}
   - {name: sign, jobs: [release], issuer: release-jwt, ttl: 5m, with: {audience: "https://sts.example.com"}}
+  - {name: key, jobs: [release], issuer: vault, role: key, ttl: 5m}
+  - {name: login, jobs: [release], issuer: vault, role: login, ttl: 5m}
+  - {name: next-key, jobs: [release], issuer: vault, role: next, ttl: 5m}
   - {name: night, jobs: [nightly], issuer: db, role: deployer, ttl: 5m}
 `
 
@@ -105,6 +116,8 @@ type Options struct {
 	Checkpoint func(step string)
 	// RevokeOnPolicyChange takes leases back that a new set doesn't allow.
 	RevokeOnPolicyChange bool
+	// SecretHooks are those that rotate static secrets; none unless a test brings some.
+	SecretHooks map[string]static.Hook
 	// Limits are none unless a test brings some.
 	Limits instance.Limits
 	// Once are the providers whose job tokens may come once.
@@ -223,7 +236,7 @@ func (b *Broker) open() {
 			{Name: "gitlab", Type: "gitlab", Issuer: b.Provider.IssuerURL(devkit.ProfileGitLab), Audience: Audience, SessionTTL: b.options.SessionTTL},
 		},
 		OpenIssuers: b.openIssuers, LoadPolicies: b.loadPolicies, RevokeOnPolicyChange: b.options.RevokeOnPolicyChange, TrustedProxies: b.options.TrustedProxies,
-		Checkpoint: b.options.Checkpoint, IssueTime: b.options.IssueTime, Limits: b.options.Limits, Once: b.options.Once,
+		Checkpoint: b.options.Checkpoint, IssueTime: b.options.IssueTime, Limits: b.options.Limits, Once: b.options.Once, SecretHooks: b.options.SecretHooks,
 	})
 	if err != nil {
 		b.Base.Pool.Close()
@@ -241,8 +254,16 @@ func (b *Broker) open() {
 	t.Cleanup(b.close)
 }
 
-func (b *Broker) openIssuers(ctx context.Context, _ string) (map[string]broker.Issuer, error) {
+func (b *Broker) openIssuers(ctx context.Context, _ string, vault sealed.Vault) (map[string]broker.Issuer, error) {
 	signing, err := jwt.New(ctx, jwt.Config{Issuer: b.URL, Signer: func() issuers.Signer { return b.signer }})
+	if err != nil {
+		return nil, err
+	}
+	static, err := sealed.New(ctx, sealed.Config{Vault: vault, Roles: map[string]sealed.Role{
+		"key":   {Secret: SecretKey, Env: map[string]string{"value": "STRIPE_KEY"}},
+		"next":  {Secret: SecretKey, Pending: true},
+		"login": {Secret: SecretLogin, Fields: []string{"username", "password"}, Visible: []string{"username"}},
+	}})
 	if err != nil {
 		return nil, err
 	}
@@ -253,6 +274,7 @@ func (b *Broker) openIssuers(ctx context.Context, _ string) (map[string]broker.I
 		}
 	}
 	maps.Copy(open, map[string]broker.Issuer{
+		IssuerSealed: {Issuer: static, Target: b.URL, Roles: []string{"key", "next", "login"}},
 		IssuerDB:    {Issuer: b.DB, Target: "db.example:5432/payments", Roles: []string{"deployer", "reader"}},
 		IssuerOther: {Issuer: b.Other, Target: "other.example:5432/other", Roles: []string{"deployer"}},
 		IssuerJWT:   {Issuer: signing, Target: b.URL, Roles: []string{""}},

@@ -46,6 +46,12 @@ func (b *Broker) Job() string {
 	return b.Token(devkit.ProfileGitHub, nil)
 }
 
+// Hide makes a value one that may stand nowhere.
+func (b *Broker) Hide(value string) string {
+	b.secrets.add(value)
+	return value
+}
+
 // Admin makes an admin token of a role.
 func (b *Broker) Admin(role admin.Role) string {
 	b.t.Helper()

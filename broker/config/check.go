@@ -26,6 +26,7 @@ func (l *loader) check() {
 	l.policies()
 	l.proxies()
 	l.limits()
+	l.hooks()
 	if c.Log.Level == "" {
 		c.Log.Level = "info"
 	}

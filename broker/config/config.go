@@ -40,6 +40,7 @@ type Config struct {
 	Environments      []string         `yaml:"environments"`    // absent: development, test, staging, production
 	TrustedProxies    []string         `yaml:"trusted_proxies"` // addresses or networks whose X-Forwarded-For is believed
 	Limits            Limits           `yaml:"limits"`
+	Secrets           Secrets          `yaml:"secrets"` // static ones
 	Log               Log              `yaml:"log"`
 
 	Admins *strictyaml.Value `yaml:"admins"` // refused: not enforced by this version
@@ -121,6 +122,7 @@ const (
 	IssuerPostgres = "postgres"
 	IssuerJWT      = "jwt"
 	IssuerX509     = "x509"
+	IssuerSealed   = "sealed"
 )
 
 // Issuer is one thing that mints credentials. Which fields it may have depends
@@ -197,6 +199,12 @@ type Role struct {
 	AcceptedKeys       []string            `yaml:"accepted_keys"` // absent: p256, p384, ed25519, rsa
 	MadeKey            string              `yaml:"made_key"`      // absent: p256
 	MaxTTL             strictyaml.Duration `yaml:"max_ttl"`       // absent: 1h
+
+	// sealed
+	Secret  string   `yaml:"secret"`  // its name
+	Version string   `yaml:"version"` // VersionCurrent (when absent) or VersionPending
+	Fields  []string `yaml:"fields"`  // absent: value
+	Visible []string `yaml:"visible"` // fields that need no masking
 }
 
 // Use names a policy and an environment that may use a role.

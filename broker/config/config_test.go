@@ -107,7 +107,7 @@ func TestExample(t *testing.T) {
 	for _, m := range c.CheckFiles(stat) {
 		t.Error(m)
 	}
-	if len(looked) != 11 {
+	if len(looked) != 13 {
 		t.Errorf("looked at %d files: %q", len(looked), looked)
 	}
 	for _, key := range keyNames(reflect.TypeFor[Config]()) {

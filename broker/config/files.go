@@ -48,6 +48,10 @@ func (c *Config) CheckFiles(stat func(path string) (fs.FileInfo, error)) []stric
 		look(issuer.Target.At, "ca_file", issuer.Target.CAFile, false)
 		look(issuer.Admin.At, "password_file", issuer.Admin.PasswordFile, false)
 	}
+	for i := range c.Secrets.Hooks {
+		look(c.Secrets.Hooks[i].At, "token_file", c.Secrets.Hooks[i].TokenFile, false)
+		look(c.Secrets.Hooks[i].At, "ca_file", c.Secrets.Hooks[i].CAFile, false)
+	}
 	look(c.Policies.At, "dir", c.Policies.Dir, true)
 	return strictyaml.Sort(mistakes)
 }

@@ -34,9 +34,11 @@ func (l *loader) issuers() {
 			l.jwt(issuer)
 		case IssuerX509:
 			l.x509(issuer)
+		case IssuerSealed:
+			l.sealed(issuer)
 		case "": // reported when it was read
 		default:
-			l.add(issuer.At.Of("type"), strictyaml.Suggest(issuer.Type, []string{IssuerPostgres, IssuerJWT, IssuerX509}), "unknown type of issuer %q", issuer.Type)
+			l.add(issuer.At.Of("type"), strictyaml.Suggest(issuer.Type, []string{IssuerPostgres, IssuerJWT, IssuerSealed}), "unknown type of issuer %q", issuer.Type)
 		}
 	}
 }

@@ -56,6 +56,9 @@ func problemOf(err error) *problem {
 		ready       *problem
 		ofEcho      *echo.HTTPError
 	)
+	if p := secretProblem(err); p != nil {
+		return p
+	}
 	switch {
 	case errors.As(err, &ready):
 		return ready

@@ -23,6 +23,7 @@ import (
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/broker/secrets"
 )
 
 // Config of a Server. Every field is required, unless it says otherwise.
@@ -31,6 +32,7 @@ type Config struct {
 	Store       *leases.Store
 	Admins      *admin.Tokens
 	Audit       AuditLister
+	Secrets     *secrets.Store // static ones
 	Reload      Reloader
 	ExternalURL string
 	JWKS        func() ([]byte, error) // public keys that verify what the broker mints
@@ -52,7 +54,7 @@ type Server struct {
 
 // New checks the configuration.
 func New(config Config) (*Server, error) {
-	if config.Broker == nil || config.Store == nil || config.Admins == nil || config.Audit == nil || config.Reload == nil || config.ExternalURL == "" ||
+	if config.Broker == nil || config.Store == nil || config.Admins == nil || config.Audit == nil || config.Secrets == nil || config.Reload == nil || config.ExternalURL == "" ||
 		config.JWKS == nil || config.Ready == nil || config.Metrics == nil || config.Logger == nil || config.Now == nil || config.Gate == nil {
 		return nil, errors.New("making HTTP API: a required field of its configuration is missing")
 	}
@@ -79,6 +81,7 @@ func (s *Server) API(withOperations bool) http.Handler {
 	e.POST(api.PathPoliciesReload, s.reload)
 	e.POST(api.PathPoliciesExplain, s.explain)
 	e.GET(api.PathDecisions, s.decisions)
+	s.secretRoutes(e)
 	s.publish(e)
 	e.GET(api.PathDiscovery, s.discovery)
 	e.GET(api.PathJWKS, s.jwks)

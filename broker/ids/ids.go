@@ -20,6 +20,8 @@ const (
 	Root       = "rot_"
 	Denial     = "dec_"
 	PolicyLoad = "pol_"
+	Secret     = "sec_"
+	SecretRead = "srd_"
 )
 
 // New makes an identifier of something that began at a time: 48 bits of

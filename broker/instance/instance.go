@@ -28,7 +28,9 @@ import (
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/broker/reloader"
 	"github.com/daypass/daypass/broker/revoker"
+	"github.com/daypass/daypass/broker/secrets"
 	"github.com/daypass/daypass/issuers"
+	"github.com/daypass/daypass/issuers/sealed"
 	"github.com/daypass/daypass/migrations"
 	"github.com/daypass/daypass/policies"
 )
@@ -45,8 +47,9 @@ type Config struct {
 	Providers   []oidc.Provider
 	ExternalURL string
 	// OpenIssuers is called once the installation's id is known; it reaches for
-	// no target.
-	OpenIssuers func(ctx context.Context, installation string) (map[string]broker.Issuer, error)
+	// no target. The vault is where static secrets are.
+	OpenIssuers func(ctx context.Context, installation string, vault sealed.Vault) (map[string]broker.Issuer, error)
+	SecretHooks map[string]secrets.Hook // that rotate static secrets; none when empty
 	// LoadPolicies loads what is to be the set in force.
 	LoadPolicies func(ctx context.Context, issuers map[string]broker.Issuer) (*policies.Set, error)
 	// WatchPolicies looks whether they changed; its zero value: nobody looks.
@@ -78,6 +81,8 @@ type Instance struct {
 	config  Config
 	pool    *pgxpool.Pool
 	store   *leases.Store
+	secrets *secrets.Store
+	rotator *secrets.Rotator
 	broker  *broker.Broker
 	revoker *revoker.Revoker
 	server  *httpapi.Server
@@ -153,7 +158,10 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	if i.issuers, err = config.OpenIssuers(ctx, i.Installation); err != nil {
+	if err := i.openSecrets(base); err != nil {
+		return nil, err
+	}
+	if i.issuers, err = config.OpenIssuers(ctx, i.Installation, i.secrets); err != nil {
 		return nil, err
 	}
 	registry := prometheus.NewRegistry()
@@ -186,6 +194,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	i.server, err = httpapi.New(httpapi.Config{
 		Broker: i.broker, Store: i.store, Reload: i.Reload, Admins: i.Tokens, ExternalURL: config.ExternalURL, Ready: i.ready, Metrics: registry, Logger: config.Logger, Now: config.Now,
 		Audit:          i.listAudit,
+		Secrets:        i.secrets,
 		JWKS:           func() ([]byte, error) { return keys.JWKS(config.Signer) },
 		TrustedProxies: config.TrustedProxies,
 		// Half the cores at most are for those whose tokens keep failing.
@@ -226,7 +235,7 @@ func (i *Instance) Reload(ctx context.Context, trigger reloader.Trigger) (*reloa
 }
 
 // Run takes back what is due, tries the targets, counts what is overdue, watches
-// the policies and writes down what is refused, until ctx ends.
+// the policies, rotates static secrets and writes down what is refused, until ctx ends.
 func (i *Instance) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	running.Go(func() { i.revoker.Run(ctx) })
@@ -234,6 +243,7 @@ func (i *Instance) Run(ctx context.Context) {
 	running.Go(func() { i.watchOverdue(ctx) })
 	running.Go(func() { i.reloads.Run(ctx) })
 	running.Go(func() { i.broker.KeepDecisions(ctx) })
+	running.Go(func() { i.rotator.Run(ctx) })
 	running.Wait()
 }
 
@@ -302,7 +312,7 @@ func (i *Instance) ready(ctx context.Context) httpapi.Readiness {
 			r.Issuers[name] = "no role"
 		case failure != "":
 			r.Issuers[name] = "degraded: " + failure
-		case !tried && !issuer.Describe(issuer.Roles[0]).SideEffectFree:
+		case !tried && issuer.HasTarget():
 			r.Issuers[name] = "not tried yet"
 		}
 		i.metrics.degraded(name, failure != "")

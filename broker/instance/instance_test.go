@@ -16,6 +16,7 @@ import (
 	"github.com/daypass/daypass/broker/brokertest"
 	"github.com/daypass/daypass/broker/devkit/devtest"
 	"github.com/daypass/daypass/broker/instance"
+	"github.com/daypass/daypass/issuers/sealed"
 	"github.com/daypass/daypass/migrations"
 	"github.com/daypass/daypass/policies"
 )
@@ -55,7 +56,7 @@ func TestOpenFails(t *testing.T) {
 	mistake := errors.New("a mistake")
 	for name, change := range map[string]func(*instance.Config){
 		"issuers": func(c *instance.Config) {
-			c.OpenIssuers = func(context.Context, string) (map[string]broker.Issuer, error) { return nil, mistake }
+			c.OpenIssuers = func(context.Context, string, sealed.Vault) (map[string]broker.Issuer, error) { return nil, mistake }
 		},
 		"policies": func(c *instance.Config) {
 			c.LoadPolicies = func(context.Context, map[string]broker.Issuer) (*policies.Set, error) { return nil, mistake }
@@ -63,7 +64,7 @@ func TestOpenFails(t *testing.T) {
 	} {
 		c := instance.Config{
 			Database: config.Copy(), Sealer: sealer, Signer: signer, ExternalURL: "https://daypass.example", Logger: slog.New(slog.DiscardHandler), Now: time.Now,
-			OpenIssuers:  func(context.Context, string) (map[string]broker.Issuer, error) { return nil, nil },
+			OpenIssuers:  func(context.Context, string, sealed.Vault) (map[string]broker.Issuer, error) { return nil, nil },
 			LoadPolicies: func(context.Context, map[string]broker.Issuer) (*policies.Set, error) { return &policies.Set{}, nil },
 		}
 		change(&c)

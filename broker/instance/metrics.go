@@ -17,6 +17,7 @@ type metrics struct {
 	degradedness *prometheus.GaugeVec
 	reused       *prometheus.CounterVec
 	policies     policyMetrics
+	secrets      secretMetrics
 }
 
 // policyMetrics are those of the policies and what they refuse.
@@ -110,7 +111,7 @@ func newMetrics(registry *prometheus.Registry) *metrics {
 		degradedness: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "daypass_issuer_degraded", Help: "1 where the last try of the target failed."}, issuer),
 		reused:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "daypass_jti_reused_total", Help: "Job tokens that were refused because another one had their jti: worth an alert."}, []string{"provider"}),
 	}
-	m.policies = newPolicyMetrics(registry)
+	m.policies, m.secrets = newPolicyMetrics(registry), newSecretMetrics(registry)
 	registry.MustRegister(m.revoked, m.lag, m.failed, m.overdue, m.stuck, m.degradedness, m.reused)
 	return m
 }
@@ -144,6 +145,9 @@ func (i *Instance) watchOverdue(ctx context.Context) {
 	for {
 		if err := i.countOverdue(ctx); err != nil && ctx.Err() == nil {
 			i.config.Logger.WarnContext(ctx, "overdue leases could not be counted", "error", err)
+		}
+		if err := i.countSecrets(ctx); err != nil && ctx.Err() == nil {
+			i.config.Logger.WarnContext(ctx, "static secrets could not be counted", "error", err)
 		}
 		select {
 		case <-ctx.Done():

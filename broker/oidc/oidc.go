@@ -41,10 +41,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/daypass/daypass/broker/outbound"
 )
 
 const (
@@ -273,7 +274,7 @@ func (p *Provider) client(given *http.Client, plain bool) (*http.Client, error) 
 			return nil, errors.New("authorities can't be set beside a client of its own")
 		}
 		own := *given
-		own.CheckRedirect = noRedirect
+		own.CheckRedirect = outbound.NoRedirect
 		return &own, nil
 	}
 	roots := p.RootCAs
@@ -281,16 +282,12 @@ func (p *Provider) client(given *http.Client, plain bool) (*http.Client, error) 
 		if roots != nil {
 			return nil, errors.New("authorities are given twice, as a file and as a pool")
 		}
-		pem, err := os.ReadFile(p.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("reading authorities: %w", err)
-		}
-		roots = x509.NewCertPool()
-		if !roots.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("reading authorities: no certificate in %s", p.CAFile)
+		var err error
+		if roots, err = outbound.Roots(p.CAFile); err != nil {
+			return nil, err
 		}
 	}
-	return newClient(reach{private: p.AllowPrivateAddress, loopback: plain}, roots), nil
+	return outbound.New(outbound.Reach{Private: p.AllowPrivateAddress, Loopback: plain}, roots, fetchTimeout), nil
 }
 
 // Provider returns the provider of that name with its defaults filled in.

@@ -138,6 +138,7 @@ func (f *fakeBroker) routes() http.Handler {
 	mux.HandleFunc("GET "+api.PathSession, func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, 200, api.SessionInfo{Leases: []api.Lease{lease("lse_own")}})
 	})
+	secretRoutes(mux)
 	mux.HandleFunc("GET "+api.PathLeases, leasePages)
 	mux.HandleFunc("GET "+api.PathLeases+"/{id}", func(w http.ResponseWriter, r *http.Request) {
 		if r.PathValue("id") == "lse_none" {

@@ -34,6 +34,7 @@ import (
 	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/issuers/postgres"
 	"github.com/daypass/daypass/issuers/x509"
+	"github.com/daypass/daypass/issuers/sealed"
 	"github.com/daypass/daypass/migrations"
 	"github.com/daypass/daypass/policies"
 )
@@ -342,8 +343,11 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 		network := &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
 		parts.TrustedProxies = append(parts.TrustedProxies, echo.TrustIPRange(network))
 	}
-	parts.OpenIssuers = func(ctx context.Context, installation string) (map[string]broker.Issuer, error) {
-		return openIssuers(ctx, settings, installation, parts)
+	if parts.SecretHooks, err = secretHooks(settings); err != nil {
+		return nil, nil, err
+	}
+	parts.OpenIssuers = func(ctx context.Context, installation string, vault sealed.Vault) (map[string]broker.Issuer, error) {
+		return openIssuers(ctx, settings, opened{installation: installation, vault: vault, parts: parts})
 	}
 	folder := reloader.Folder{Path: settings.Policies.Dir, Still: stillTime}
 	parts.LoadPolicies = func(ctx context.Context, open map[string]broker.Issuer) (*policies.Set, error) {
@@ -372,11 +376,18 @@ func policyConfig(settings *config.Config, checker policies.IssuerChecker) polic
 	return policies.Config{Environments: settings.Environments, Providers: settings.PolicyProviders(), Issuers: checker, Now: time.Now()}
 }
 
-func openIssuers(ctx context.Context, settings *config.Config, installation string, parts *instance.Config) (map[string]broker.Issuer, error) {
-	open := map[string]broker.Issuer{}
+// opened is what issuers are made of, once the installation is known.
+type opened struct {
+	installation string
+	vault        sealed.Vault
+	parts        *instance.Config
+}
+
+func openIssuers(ctx context.Context, settings *config.Config, from opened) (map[string]broker.Issuer, error) {
+	open, parts := map[string]broker.Issuer{}, from.parts
 	for _, c := range settings.Issuers {
 		spec := builtin.Spec{
-			Name: c.Name, Kind: c.Type, Installation: installation, ExternalURL: settings.ExternalURL,
+			Name: c.Name, Kind: c.Type, Installation: from.installation, ExternalURL: settings.ExternalURL,
 			Signer: func() issuers.Signer { return parts.Signer }, Key: parts.IssuerKeys[c.Name],
 		}
 		target := settings.ExternalURL
@@ -388,6 +399,8 @@ func openIssuers(ctx context.Context, settings *config.Config, installation stri
 			spec.JWT = jwtConfig(&c)
 		case builtin.KindX509:
 			spec.X509 = x509Config(&c, parts)
+		case builtin.KindSealed:
+			spec.Sealed = sealedConfig(&c, from.vault)
 		}
 		issuer, err := builtin.Open(ctx, spec)
 		if err != nil {

@@ -94,7 +94,10 @@ func openUnused(ctx context.Context, settings *config.Config) (map[string]broker
 			own[c.Name] = signer
 		}
 	}
-	return openIssuers(ctx, settings, "000000000000", &instance.Config{Signer: signer, IssuerKeys: own, Logger: slog.New(slog.DiscardHandler), Now: time.Now})
+	return openIssuers(ctx, settings, opened{
+		installation: "000000000000", vault: noVault{},
+		parts: &instance.Config{Signer: signer, IssuerKeys: own, Logger: slog.New(slog.DiscardHandler), Now: time.Now},
+	})
 }
 
 func newTarget() *cobra.Command {

@@ -11,6 +11,7 @@ import (
 	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/issuers/postgres"
 	"github.com/daypass/daypass/issuers/x509"
+	"github.com/daypass/daypass/issuers/sealed"
 )
 
 // The kinds, as they stand under `type` in the configuration.
@@ -18,10 +19,11 @@ const (
 	KindJWT      = "jwt"
 	KindPostgres = "postgres"
 	KindX509     = "x509"
+	KindSealed   = "sealed"
 )
 
 // Kinds lists what Open accepts, sorted.
-func Kinds() []string { return []string{KindJWT, KindPostgres, KindX509} }
+func Kinds() []string { return []string{KindJWT, KindPostgres, KindSealed, KindX509} }
 
 // Spec is one issuer to open.
 type Spec struct {
@@ -37,6 +39,7 @@ type Spec struct {
 	Postgres *postgres.Config
 	JWT      *jwt.Config
 	X509     *x509.Config
+	Sealed   *sealed.Config
 }
 
 // Open builds one issuer. It doesn't reach for the target: one that is down
@@ -85,6 +88,11 @@ func open(ctx context.Context, spec Spec) (issuers.Issuer, error) {
 			config.PublicURL = spec.ExternalURL + "/v1/issuers/" + spec.Name
 		}
 		return x509.New(ctx, config)
+	case KindSealed:
+		if spec.Sealed == nil {
+			return nil, errors.New("the configuration of kind sealed is missing")
+		}
+		return sealed.New(ctx, *spec.Sealed)
 	default:
 		return nil, fmt.Errorf("there is no kind %q: use one of %v", spec.Kind, Kinds())
 	}

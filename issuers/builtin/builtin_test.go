@@ -9,6 +9,7 @@ import (
 	"github.com/daypass/daypass/issuers/builtin"
 	"github.com/daypass/daypass/issuers/issuertest"
 	"github.com/daypass/daypass/issuers/postgres"
+	"github.com/daypass/daypass/issuers/sealed"
 )
 
 func specs(t *testing.T) map[string]builtin.Spec {
@@ -21,8 +22,12 @@ func specs(t *testing.T) map[string]builtin.Spec {
 			Target: postgres.Target{Host: "127.0.0.1", Port: 1, Database: "none"}, Admin: postgres.Admin{User: "daypass", Password: issuers.NewSecret("x")},
 			Roles: map[string]postgres.Role{"deployer": {MemberOf: []string{"deploy"}}},
 		}},
+		builtin.KindSealed: {Kind: builtin.KindSealed, Sealed: &sealed.Config{Vault: &awayVault{}, Roles: map[string]sealed.Role{"key": {Secret: "a/b"}}}},
 	}
 }
+
+// awayVault is a vault that nobody may ask.
+type awayVault struct{ sealed.Vault }
 
 func TestEveryKindOpensWithoutItsTarget(t *testing.T) {
 	all := specs(t)
@@ -55,7 +60,7 @@ func TestOpenedKindWorks(t *testing.T) {
 }
 
 func TestMistakesNameTheIssuer(t *testing.T) {
-	for _, spec := range []builtin.Spec{{Kind: "oracle"}, {Kind: builtin.KindPostgres}, {Kind: builtin.KindPostgres, Postgres: &postgres.Config{}}, {Kind: builtin.KindJWT}} {
+	for _, spec := range []builtin.Spec{{Kind: "oracle"}, {Kind: builtin.KindPostgres}, {Kind: builtin.KindPostgres, Postgres: &postgres.Config{}}, {Kind: builtin.KindJWT}, {Kind: builtin.KindSealed}} {
 		spec.Name = "payments-db"
 		issuer, err := builtin.Open(t.Context(), spec)
 		if issuer != nil || err == nil || !strings.Contains(err.Error(), `"payments-db"`) {

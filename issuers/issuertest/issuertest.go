@@ -33,6 +33,8 @@ type Options struct {
 	// with true after an issue, and with false after a revocation of a kind that
 	// takes back at once.
 	Works func(t *testing.T, values map[string]string, want bool)
+	// Static says that all leases of the role get the same values.
+	Static bool
 	// Now is the issuers' clock. Nil: the system's.
 	Now func() time.Time
 }
@@ -193,8 +195,8 @@ func (s *suite) values(t *testing.T, issuer issuers.Issuer) {
 			continue
 		}
 		sensitive++
-		if values[v.Name] == other[v.Name] {
-			t.Errorf("two leases share the %s", v.Name)
+		if (values[v.Name] == other[v.Name]) != s.Static {
+			t.Errorf("two leases share the %s: %t, want %t", v.Name, !s.Static, s.Static)
 		}
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
 			if strings.Contains(fmt.Sprintf(verb, first), v.Value.Reveal()) {
