@@ -385,6 +385,9 @@ func (b *Broker) issue(ctx context.Context, r *leases.Reservation, o *order) (er
 		},
 		Parameters: o.grant.Parameters, CSR: o.wanted.CSR, PublicKey: o.wanted.PublicKey,
 	})
+	if sent, ok := errors.AsType[*issuers.SentError](err); ok {
+		return &RequestError{Detail: fmt.Sprintf("grant %s: %s", o.name(), sent.Detail)}
+	}
 	if err != nil {
 		return &IssueError{Grant: o.name(), OwnKey: o.about.SideEffectFree && errors.Is(err, issuers.ErrUnavailable), err: err}
 	}

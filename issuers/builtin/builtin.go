@@ -10,16 +10,18 @@ import (
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/issuers/postgres"
+	"github.com/daypass/daypass/issuers/ssh"
 )
 
 // The kinds, as they stand under `type` in the configuration.
 const (
 	KindJWT      = "jwt"
 	KindPostgres = "postgres"
+	KindSSH      = "ssh"
 )
 
 // Kinds lists what Open accepts, sorted.
-func Kinds() []string { return []string{KindJWT, KindPostgres} }
+func Kinds() []string { return []string{KindJWT, KindPostgres, KindSSH} }
 
 // Spec is one issuer to open.
 type Spec struct {
@@ -31,9 +33,10 @@ type Spec struct {
 	Key          issuers.Signer        // the authority's own, for kinds that certify
 
 	// The configuration of the kind: the one that fits Kind is required. Where
-	// Installation, Issuer or Signer is zero in it, the Spec's is used.
+	// Installation, Issuer, Signer or the like is zero in it, the Spec's is used.
 	Postgres *postgres.Config
 	JWT      *jwt.Config
+	SSH      *ssh.Config
 }
 
 // Open builds one issuer. It doesn't reach for the target: one that is down
@@ -70,6 +73,15 @@ func open(ctx context.Context, spec Spec) (issuers.Issuer, error) {
 			config.Signer = spec.Signer
 		}
 		return jwt.New(ctx, config)
+	case KindSSH:
+		if spec.SSH == nil {
+			return nil, errors.New("the configuration of kind ssh is missing")
+		}
+		config := *spec.SSH
+		if config.Signer == nil {
+			config.Signer = spec.Key
+		}
+		return ssh.New(ctx, config)
 	default:
 		return nil, fmt.Errorf("there is no kind %q: use one of %v", spec.Kind, Kinds())
 	}

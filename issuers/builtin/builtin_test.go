@@ -9,6 +9,7 @@ import (
 	"github.com/daypass/daypass/issuers/builtin"
 	"github.com/daypass/daypass/issuers/issuertest"
 	"github.com/daypass/daypass/issuers/postgres"
+	"github.com/daypass/daypass/issuers/ssh"
 )
 
 func specs(t *testing.T) map[string]builtin.Spec {
@@ -21,6 +22,7 @@ func specs(t *testing.T) map[string]builtin.Spec {
 			Target: postgres.Target{Host: "127.0.0.1", Port: 1, Database: "none"}, Admin: postgres.Admin{User: "daypass", Password: issuers.NewSecret("x")},
 			Roles: map[string]postgres.Role{"deployer": {MemberOf: []string{"deploy"}}},
 		}},
+		builtin.KindSSH: {Kind: builtin.KindSSH, Key: signer, SSH: &ssh.Config{Roles: map[string]ssh.Role{"deployer": {Type: ssh.TypeUser, Principals: []string{"deploy"}}}}},
 	}
 }
 
@@ -55,7 +57,7 @@ func TestOpenedKindWorks(t *testing.T) {
 }
 
 func TestMistakesNameTheIssuer(t *testing.T) {
-	for _, spec := range []builtin.Spec{{Kind: "oracle"}, {Kind: builtin.KindPostgres}, {Kind: builtin.KindPostgres, Postgres: &postgres.Config{}}, {Kind: builtin.KindJWT}} {
+	for _, spec := range []builtin.Spec{{Kind: "oracle"}, {Kind: builtin.KindPostgres}, {Kind: builtin.KindPostgres, Postgres: &postgres.Config{}}, {Kind: builtin.KindJWT}, {Kind: builtin.KindSSH}, {Kind: builtin.KindSSH, SSH: &ssh.Config{}}} {
 		spec.Name = "payments-db"
 		issuer, err := builtin.Open(t.Context(), spec)
 		if issuer != nil || err == nil || !strings.Contains(err.Error(), `"payments-db"`) {
