@@ -118,6 +118,7 @@ type Provider struct {
 const (
 	IssuerPostgres = "postgres"
 	IssuerJWT      = "jwt"
+	IssuerSSH      = "ssh"
 )
 
 // Issuer is one thing that mints credentials. Which fields it may have depends
@@ -125,7 +126,7 @@ const (
 type Issuer struct {
 	At             strictyaml.Where    `yaml:"-"`
 	Name           string              `yaml:"name,required"`
-	Type           string              `yaml:"type,required"` // IssuerPostgres or IssuerJWT
+	Type           string              `yaml:"type,required"` // IssuerPostgres, IssuerJWT or IssuerSSH
 	Target         Target              `yaml:"target"`        // postgres
 	Admin          Admin               `yaml:"admin"`         // postgres
 	Schema         string              `yaml:"schema"`        // postgres: where the set-up's functions stand; absent: daypass
@@ -174,8 +175,22 @@ type Role struct {
 	ConnectionLimit int      `yaml:"connection_limit"` // absent: 20
 
 	// jwt
-	Audiences  []string            `yaml:"audiences"`
+	Audiences []string `yaml:"audiences"`
+
+	// jwt, ssh
 	DefaultTTL strictyaml.Duration `yaml:"default_ttl"`
+
+	// ssh
+	Type              string              `yaml:"type"`               // user or host
+	Principals        []string            `yaml:"principals"`         // whom a grant may name
+	DefaultPrincipals []string            `yaml:"default_principals"` // where it names none
+	PublicKey         string              `yaml:"public_key"`         // required (when absent) or made
+	KeyTypes          []string            `yaml:"key_types"`          // absent: ed25519, ecdsa, rsa
+	ForceCommands     []string            `yaml:"force_commands"`
+	SourceAddresses   []string            `yaml:"source_addresses"`
+	VerifyRequired    bool                `yaml:"verify_required"`
+	Extensions        []string            `yaml:"extensions"`
+	MaxTTL            strictyaml.Duration `yaml:"max_ttl"` // absent: 24h
 }
 
 // Use names a policy and an environment that may use a role.

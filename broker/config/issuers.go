@@ -29,9 +29,11 @@ func (l *loader) issuers() {
 			l.postgres(issuer)
 		case IssuerJWT:
 			l.jwt(issuer)
+		case IssuerSSH:
+			l.ssh(issuer)
 		case "": // reported when it was read
 		default:
-			l.add(issuer.At.Of("type"), strictyaml.Suggest(issuer.Type, []string{IssuerPostgres, IssuerJWT}), "unknown type of issuer %q", issuer.Type)
+			l.add(issuer.At.Of("type"), strictyaml.Suggest(issuer.Type, []string{IssuerPostgres, IssuerJWT, IssuerSSH}), "unknown type of issuer %q", issuer.Type)
 		}
 	}
 }
@@ -137,6 +139,9 @@ func (l *loader) jwt(issuer *Issuer) {
 func (l *loader) role(issuer *Issuer, name string, role *Role) {
 	if !nameForm.MatchString(name) {
 		l.add(role.At.Pos, "small letters, digits and -, at most 63", "%q can't be the name of a role", name)
+	}
+	if issuer.Type != IssuerSSH {
+		l.unfit(role.At, issuer.Type, sshRoleKeys()...)
 	}
 	l.usedBy(role.At, "role "+name+" of issuer "+issuer.Name, role.UsedBy)
 }

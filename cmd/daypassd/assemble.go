@@ -32,6 +32,7 @@ import (
 	"github.com/daypass/daypass/issuers/builtin"
 	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/issuers/postgres"
+	"github.com/daypass/daypass/issuers/ssh"
 	"github.com/daypass/daypass/migrations"
 	"github.com/daypass/daypass/policies"
 )
@@ -371,6 +372,8 @@ func openIssuers(ctx context.Context, settings *config.Config, installation stri
 			target = net.JoinHostPort(c.Target.Host, strconv.Itoa(orDefault(c.Target.Port, 5432))) + "/" + c.Target.Database
 		case builtin.KindJWT:
 			spec.JWT = jwtConfig(&c)
+		case builtin.KindSSH:
+			spec.SSH = sshConfig(&c)
 		}
 		issuer, err := builtin.Open(ctx, spec)
 		if err != nil {
@@ -411,6 +414,17 @@ func jwtConfig(c *config.Issuer) *jwt.Config {
 	out := &jwt.Config{Roles: map[string]jwt.Role{}, DefaultTTL: time.Duration(c.DefaultTTL)}
 	for name, r := range c.Roles {
 		out.Roles[name] = jwt.Role{Audiences: r.Audiences, Env: r.Env, DefaultTTL: time.Duration(r.DefaultTTL)}
+	}
+	return out
+}
+
+func sshConfig(c *config.Issuer) *ssh.Config {
+	out := &ssh.Config{Roles: map[string]ssh.Role{}, DefaultTTL: time.Duration(c.DefaultTTL)}
+	for name, r := range c.Roles {
+		out.Roles[name] = ssh.Role{
+			Type: r.Type, Principals: r.Principals, DefaultPrincipals: r.DefaultPrincipals, PublicKey: r.PublicKey, KeyTypes: r.KeyTypes, ForceCommands: r.ForceCommands,
+			SourceAddresses: r.SourceAddresses, VerifyRequired: r.VerifyRequired, Extensions: r.Extensions, MaxTTL: time.Duration(r.MaxTTL), DefaultTTL: time.Duration(r.DefaultTTL), Env: r.Env,
+		}
 	}
 	return out
 }

@@ -223,7 +223,7 @@ func (r Role) certificate(lease issuers.Lease, terms *terms) *ssh.Certificate {
 }
 
 // unix is for times that checkLease has seen.
-func unix(t time.Time) uint64 { return uint64(max(t.Unix(), 0)) } //nolint:gosec // it isn't negative
+func unix(t time.Time) uint64 { return uint64(max(t.Unix(), 0)) }
 
 func joinNetworks(networks []netip.Prefix) string {
 	texts := make([]string, len(networks))
