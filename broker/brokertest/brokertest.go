@@ -107,6 +107,8 @@ type Options struct {
 	Limits instance.Limits
 	// Once are the providers whose job tokens may come once.
 	Once map[string]bool
+	// Issuers are more of them, by name, besides those that every broker here has.
+	Issuers map[string]broker.Issuer
 	// Join makes this broker one more of another's fleet: the same database,
 	// keys, provider and targets.
 	Join *Broker
@@ -244,11 +246,13 @@ func (b *Broker) openIssuers(ctx context.Context, _ string) (map[string]broker.I
 	if err != nil {
 		return nil, err
 	}
-	return map[string]broker.Issuer{
+	open := map[string]broker.Issuer{
 		IssuerDB:    {Issuer: b.DB, Target: "db.example:5432/payments", Roles: []string{"deployer", "reader"}},
 		IssuerOther: {Issuer: b.Other, Target: "other.example:5432/other", Roles: []string{"deployer"}},
 		IssuerJWT:   {Issuer: signing, Target: b.URL, Roles: []string{""}},
-	}, nil
+	}
+	maps.Copy(open, b.options.Issuers)
+	return open, nil
 }
 
 func (b *Broker) loadPolicies(ctx context.Context, open map[string]broker.Issuer) (*policies.Set, error) {

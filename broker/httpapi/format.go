@@ -58,6 +58,8 @@ func (f *format) pick(values map[string]bool) error {
 	slices.Sort(secrets)
 	_, known := values[f.field]
 	switch {
+	case f.field == "" && len(secrets) == 0:
+		return &broker.RequestError{Detail: "this grant has no secret: add field=, one of " + strings.Join(slices.Sorted(maps.Keys(values)), ", ")}
 	case f.field == "" && len(secrets) != 1:
 		return &broker.RequestError{Detail: "this grant has several secrets: add field=, one of " + strings.Join(secrets, ", ")}
 	case f.field == "":

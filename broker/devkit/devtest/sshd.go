@@ -19,7 +19,7 @@ import (
 )
 
 // sshTimeout bounds one connection.
-const sshTimeout = 30 * time.Second
+const sshTimeout = 90 * time.Second
 
 // SSHD is OpenSSH's own server on a free port of loopback, which lets the current
 // user in and nobody else. Each connection has an sshd of its own, as from inetd:
@@ -181,7 +181,7 @@ func (s *SSHD) SSH(options []string, command ...string) (string, error) {
 	defer cancel()
 	args := append([]string{
 		"-F", "/dev/null", "-p", strconv.Itoa(s.port), "-l", me.Username,
-		"-oBatchMode=yes", "-oIdentitiesOnly=yes", "-oIdentityAgent=none", "-oGlobalKnownHostsFile=/dev/null", "-oConnectTimeout=20",
+		"-oBatchMode=yes", "-oIdentitiesOnly=yes", "-oIdentityAgent=none", "-oGlobalKnownHostsFile=/dev/null", "-oConnectTimeout=60",
 	}, options...)
 	client := exec.CommandContext(ctx, Program(s.tb, "ssh"), append(append(args, "127.0.0.1"), command...)...) //nolint:gosec // the arguments are a test's
 	out, err := client.CombinedOutput()
