@@ -13,8 +13,9 @@ import (
 
 func (p *program) exchangeCommand() *cobra.Command {
 	var (
-		ttl     string
-		options client.RawOptions
+		ttl       string
+		publicKey string
+		options   client.RawOptions
 	)
 	formats := []string{"json", "env", "dotenv", "github", "value"}
 	cmd := &cobra.Command{
@@ -29,7 +30,8 @@ unless --session is given and the session revoked with the token that it adds.`,
 		Example: `  daypass exchange payments/deploy-db
   eval "$(daypass exchange --format env payments/deploy-db)"
   daypass exchange --format github payments/deploy-db >> "$GITHUB_ENV"
-  daypass exchange --format value --field password --ttl 10m payments/deploy-db`,
+  daypass exchange --format value --field password --ttl 10m payments/deploy-db
+  daypass exchange --format value --field certificate --public-key id_ed25519.pub fleet/login > id_ed25519-cert.pub`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 || len(args) > api.MaxGrants {
 				return usage("%d grants, want 1 to %d (hint: %s --help)", len(args), api.MaxGrants, cmd.CommandPath())
@@ -45,6 +47,10 @@ unless --session is given and the session revoked with the token that it adds.`,
 			case options.Format == "value" && (options.Session || len(args) > 1):
 				return usage("--format value prints one secret: one grant, without --session")
 			}
+			request := grantsOf(args, ttl)
+			if err := attachPublicKey(&request, publicKey); err != nil {
+				return err
+			}
 			c, err := p.connect()
 			if err != nil {
 				return err
@@ -53,7 +59,7 @@ unless --session is given and the session revoked with the token that it adds.`,
 			if err != nil {
 				return err
 			}
-			answer, err := c.ExchangeRaw(cmd.Context(), token, grantsOf(args, ttl), options)
+			answer, err := c.ExchangeRaw(cmd.Context(), token, request, options)
 			if err != nil {
 				return err
 			}
@@ -66,6 +72,7 @@ unless --session is given and the session revoked with the token that it adds.`,
 	cmd.Flags().StringVar(&ttl, "ttl", "", "how long the credentials live, like 10m (default: what the policy says, which is also the most)")
 	cmd.Flags().StringVar(&options.Format, "format", "json", "one of "+strings.Join(formats, ", "))
 	cmd.Flags().StringVar(&options.Field, "field", "", "which value to print, of format value")
+	cmd.Flags().StringVar(&publicKey, "public-key", "", "file with an OpenSSH public key of the job's, for a grant that certifies it")
 	cmd.Flags().BoolVar(&options.Session, "session", false, "add DAYPASS_SESSION_TOKEN to formats other than json")
 	return cmd
 }
