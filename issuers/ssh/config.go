@@ -152,7 +152,8 @@ func (r Role) checkPrincipals() error {
 		return fmt.Errorf("principals: 1 to %d are needed, not %d: a certificate without one would be good for all", maxPrincipals, len(r.Principals))
 	}
 	for _, entry := range r.Principals {
-		if err := r.checkPrincipal(strings.TrimSuffix(strings.TrimPrefix(entry, "*"), "*")); err != nil || strings.Count(entry, "*") > 1 {
+		before, after, wild := strings.Cut(entry, "*")
+		if wild && (before == "") == (after == "") || r.checkPrincipal(strings.Replace(entry, "*", "x", 1)) != nil {
 			return fmt.Errorf("principals: %q: a name, or one * at the start or the end of it", entry)
 		}
 	}

@@ -29,8 +29,10 @@ type know struct {
 	err     error
 }
 
-func (k know) RevokedEarly(context.Context, string) ([]issuers.Revoked, error) { return k.revoked, k.err }
-func (k know) Now() time.Time                                                  { return k.now }
+func (k know) RevokedEarly(context.Context, string) ([]issuers.Revoked, error) {
+	return k.revoked, k.err
+}
+func (k know) Now() time.Time { return k.now }
 
 func (k know) revoke(leaseIDs ...string) know {
 	k.now = time.Now()
