@@ -1,8 +1,10 @@
 package httpapi_test
 
 import (
-	"io"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -102,7 +104,9 @@ func TestRevokedCertificateIsRefusedBySSHD(t *testing.T) {
 		t.Fatalf("%d %s", a.Status, a.Body)
 	}
 	f.ahead.Store(int64(11 * time.Second)) // the broker keeps documents for ten
-	fetch("krl")
+	if out, err := documentedScript(t, f.URL+api.PathIssuers+"/fleet-ssh/krl", sshd.Path("krl")); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	if _, err := login("given"); err == nil || !strings.Contains(sshd.Log(), "revoked") {
 		t.Errorf("sshd takes what was revoked: %v\n%s", err, sshd.Log())
 	}
@@ -111,20 +115,51 @@ func TestRevokedCertificateIsRefusedBySSHD(t *testing.T) {
 	}
 }
 
+// documentedScript runs the script of docs/ssh.md that servers fetch the list with.
+func documentedScript(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/ssh.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, script, found := strings.Cut(string(page), "```sh\n#!/bin/sh\n")
+	script, _, ended := strings.Cut(script, "```")
+	if !found || !ended {
+		t.Fatal("docs/ssh.md has no such script")
+	}
+	out, err := exec.CommandContext(t.Context(), "sh", append([]string{"-c", script, "daypass-krl"}, args...)...).CombinedOutput()
+	return string(out), err
+}
+
+// TestDocumentedScriptKeepsTheOldList where there is no new one: a file that sshd
+// can't read locks everybody out.
+func TestDocumentedScriptKeepsTheOldList(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	file := filepath.Join(t.TempDir(), "krl")
+	for path, want := range map[string]string{
+		"/v1/issuers/fleet-ssh/ca.pub": "magic", "/v1/issuers/fleet-ssh/none": "404",
+	} {
+		if err := os.WriteFile(file, []byte("old"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := documentedScript(t, f.URL+path, file)
+		if kept, readErr := os.ReadFile(file); err == nil || !strings.Contains(out, want) || readErr != nil || string(kept) != "old" {
+			t.Errorf("%s: %v %q, and the list is %q", path, err, out, kept)
+		}
+	}
+	if files, err := os.ReadDir(filepath.Dir(file)); err != nil || len(files) != 1 {
+		t.Errorf("left behind: %v %v", files, err)
+	}
+}
+
 func TestDocumentsOfAnAuthority(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	for name, want := range map[string]string{"ca.pub": "text/plain; charset=utf-8", "krl": "application/octet-stream"} {
-		response, err := http.Get(f.URL + api.PathIssuers + "/fleet-ssh/" + name) //nolint:gosec,noctx // as anybody would
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, err := io.ReadAll(response.Body)
-		if err != nil || response.Body.Close() != nil {
-			t.Fatal(err)
-		}
-		if response.Header.Get("Content-Type") != want || !strings.HasPrefix(response.Header.Get("Cache-Control"), "public, max-age=") || len(body) == 0 {
-			t.Errorf("%s: %v %q", name, response.Header, body)
+		a := f.Do(http.MethodGet, api.PathIssuers+"/fleet-ssh/"+name, "", nil)
+		if a.Status != http.StatusOK || a.Header.Get("Content-Type") != want || !strings.HasPrefix(a.Header.Get("Cache-Control"), "public, max-age=") || len(a.Body) == 0 {
+			t.Errorf("%s: %v %q", name, a.Header, a.Body)
 		}
 	}
 	if a := f.Do(http.MethodGet, api.PathIssuers+"/fleet-ssh/id", "", nil); a.Status != http.StatusNotFound {
