@@ -19,6 +19,7 @@ func sshRoleKeys() []string {
 func (l *loader) ssh(issuer *Issuer) {
 	l.unfit(issuer.At, issuer.Type, "target", "admin", "schema", "max_connections", "used_by")
 	l.issuerKey(issuer)
+	l.ownKey(issuer)
 	if issuer.Key.Algorithm == "PS256" {
 		l.add(issuer.Key.At.Of("algorithm"), "ES256, ES384, EdDSA or RS256", "SSH has no signatures with PS256")
 	}
@@ -33,6 +34,26 @@ func (l *loader) ssh(issuer *Issuer) {
 		l.role(issuer, name, &role)
 		l.unfit(role.At, issuer.Type, "member_of", "owner", "allow", "scram_iterations", "connection_limit", "audiences")
 		l.sshRole(name, role)
+	}
+}
+
+// ownKey refuses a key that signs something else too: what is revoked is listed
+// for each authority by itself, and a JWT is no certificate.
+func (l *loader) ownKey(issuer *Issuer) {
+	same := func(other *Key) bool {
+		k := issuer.Key
+		return k.Type == other.Type && k.Module == other.Module && k.Token == other.Token && k.Dir == other.Dir && k.Label == other.Label
+	}
+	others := map[string]*Key{"keys.signing": &l.config.Keys.Signing}
+	for i := range l.config.Issuers {
+		if other := &l.config.Issuers[i]; other != issuer && other.Key != nil {
+			others["issuer "+other.Name] = other.Key
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(others)) {
+		if same(others[name]) {
+			l.add(issuer.Key.At.Of("label"), "give it a label of its own", "the key of issuer %s is that of %s too", issuer.Name, name)
+		}
 	}
 }
 
