@@ -281,6 +281,9 @@ func (b *Broker) schedule(r *leases.Reservation, orders []*order, sessionEnds ti
 		if ttl == 0 {
 			ttl = o.about.DefaultTTL
 		}
+		if o.about.MaxTTL > 0 {
+			ttl = min(ttl, o.about.MaxTTL)
+		}
 		whole := ttl // what a renewal gives
 		if g.AskedTTL > 0 {
 			ttl = min(ttl, g.AskedTTL)
@@ -386,7 +389,7 @@ func (b *Broker) issue(ctx context.Context, r *leases.Reservation, o *order) (er
 		Parameters: o.grant.Parameters, CSR: o.wanted.CSR, PublicKey: o.wanted.PublicKey,
 	})
 	if sent, ok := errors.AsType[*issuers.SentError](err); ok {
-		return &RequestError{Detail: fmt.Sprintf("grant %s: %s", o.name(), sent.Detail)}
+		return &RequestError{Detail: "grant " + o.name() + ": " + sent.Detail}
 	}
 	if err != nil {
 		return &IssueError{Grant: o.name(), OwnKey: o.about.SideEffectFree && errors.Is(err, issuers.ErrUnavailable), err: err}

@@ -145,6 +145,7 @@ type Description struct {
 	// between leaves nothing, since the answer was never given.
 	SideEffectFree bool
 	DefaultTTL     time.Duration     // for grants that say none
+	MaxTTL         time.Duration     // what a policy says beyond it is cut; 0: no bound but the policy's
 	IssueTimeout   time.Duration     // the longest that Issue can still take effect on the target after it began
 	Env            map[string]string // value name → environment variable
 	Values         map[string]bool   // name of every value → whether it is sensitive
@@ -157,6 +158,16 @@ type Accepts struct {
 	CSR, PublicKey             bool
 	CSRNeeded, PublicKeyNeeded bool // there is no credential without it
 }
+
+// SentError says that what the job sent with its request (Description.Accepts) is
+// refused. Detail is shown to the job. It is an [ErrRejected].
+type SentError struct{ Detail string }
+
+// Error implements error.
+func (e *SentError) Error() string { return e.Detail }
+
+// Unwrap implements the errors package's contract.
+func (*SentError) Unwrap() error { return ErrRejected }
 
 // What an issuer's errors wrap.
 var (

@@ -57,7 +57,7 @@ type Publisher interface {
 type Document struct {
 	Type   string // media type
 	Body   []byte
-	MaxAge time.Duration // how long it may be kept; at least a second
+	MaxAge time.Duration // how long it may be kept, at least a second; 0: not at all
 }
 
 // Responder is an Issuer that answers one question at a time about its
@@ -98,8 +98,8 @@ type Status struct {
 }
 
 var (
-	// ErrNoDocument: the issuer publishes nothing of that name.
+	// ErrNoDocument says that the issuer publishes nothing of that name.
 	ErrNoDocument = errors.New("no such document")
-	// ErrNoLease: the issuer has no lease of that id.
+	// ErrNoLease says that the issuer has no lease of that id.
 	ErrNoLease = errors.New("no such lease")
 )

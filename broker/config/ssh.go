@@ -10,7 +10,7 @@ import (
 // sshRoleKeys are the keys of a role that no other type of issuer has.
 func sshRoleKeys() []string {
 	return []string{
-		"type", "principals", "default_principals", "public_key", "key_types", "force_commands", "source_addresses", "verify_required", "extensions", "max_ttl",
+		"type", "principals", "default_principals", "public_key", "key_types", "force_commands", "source_addresses", "verify_required", "extensions",
 	}
 }
 

@@ -90,7 +90,7 @@ func signatureAlgorithm(algorithm string, public ssh.PublicKey) (string, error) 
 func (i *Issuer) Describe(role string) issuers.Description {
 	r, known := i.config.Roles[role]
 	d := issuers.Description{
-		Kind: Kind, Revocation: issuers.Expiry, SideEffectFree: true, DefaultTTL: r.DefaultTTL, Env: r.Env,
+		Kind: Kind, Revocation: issuers.Expiry, SideEffectFree: true, DefaultTTL: r.DefaultTTL, MaxTTL: r.MaxTTL, Env: r.Env,
 		Values: map[string]bool{valueCertificate: false},
 	}
 	switch {
@@ -163,7 +163,7 @@ func checkLease(lease issuers.Lease, role Role) error {
 	case lease.Tenant == "" || lease.Policy == "" || lease.Grant == "" || lease.ID == "" || life <= 0 || lease.IssuedAt.Unix() <= 0:
 		return errors.New("the lease has no tenant, policy, grant, id or life")
 	case life > role.MaxTTL:
-		return fmt.Errorf("a life of %s is longer than the role's max_ttl of %s (hint: shorten the grant's ttl)", life, role.MaxTTL)
+		return fmt.Errorf("a life of %s is longer than the role's max_ttl of %s", life, role.MaxTTL)
 	}
 	return nil
 }
