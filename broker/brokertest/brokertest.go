@@ -99,6 +99,8 @@ type Options struct {
 	Probe bool
 	// Signer replaces the key that signs JWTs by what it makes of it.
 	Signer func(keys.Signer) keys.Signer
+	// Issuers opens more of them, by the broker's URL.
+	Issuers func(ctx context.Context, url string) (map[string]broker.Issuer, error)
 	// Checkpoint is called between the steps of an exchange.
 	Checkpoint func(step string)
 	// RevokeOnPolicyChange takes leases back that a new set doesn't allow.
@@ -107,8 +109,6 @@ type Options struct {
 	Limits instance.Limits
 	// Once are the providers whose job tokens may come once.
 	Once map[string]bool
-	// Issuers are more of them, by name, besides those that every broker here has.
-	Issuers map[string]broker.Issuer
 	// Join makes this broker one more of another's fleet: the same database,
 	// keys, provider and targets.
 	Join *Broker
@@ -246,12 +246,17 @@ func (b *Broker) openIssuers(ctx context.Context, _ string) (map[string]broker.I
 	if err != nil {
 		return nil, err
 	}
-	open := map[string]broker.Issuer{
+	open := map[string]broker.Issuer{}
+	if b.options.Issuers != nil {
+		if open, err = b.options.Issuers(ctx, b.URL); err != nil {
+			return nil, err
+		}
+	}
+	maps.Copy(open, map[string]broker.Issuer{
 		IssuerDB:    {Issuer: b.DB, Target: "db.example:5432/payments", Roles: []string{"deployer", "reader"}},
 		IssuerOther: {Issuer: b.Other, Target: "other.example:5432/other", Roles: []string{"deployer"}},
 		IssuerJWT:   {Issuer: signing, Target: b.URL, Roles: []string{""}},
-	}
-	maps.Copy(open, b.options.Issuers)
+	})
 	return open, nil
 }
 

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
@@ -34,26 +35,6 @@ func (l *loader) ssh(issuer *Issuer) {
 		l.role(issuer, name, &role)
 		l.unfit(role.At, issuer.Type, "member_of", "owner", "allow", "scram_iterations", "connection_limit", "audiences")
 		l.sshRole(name, role)
-	}
-}
-
-// ownKey refuses a key that signs something else too: what is revoked is listed
-// for each authority by itself, and a JWT is no certificate.
-func (l *loader) ownKey(issuer *Issuer) {
-	same := func(other *Key) bool {
-		k := issuer.Key
-		return k.Type == other.Type && k.Module == other.Module && k.Token == other.Token && k.Dir == other.Dir && k.Label == other.Label
-	}
-	others := map[string]*Key{"keys.signing": &l.config.Keys.Signing}
-	for i := range l.config.Issuers {
-		if other := &l.config.Issuers[i]; other != issuer && other.Key != nil {
-			others["issuer "+other.Name] = other.Key
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(others)) {
-		if same(others[name]) {
-			l.add(issuer.Key.At.Of("label"), "give it a label of its own", "the key of issuer %s is that of %s too", issuer.Name, name)
-		}
 	}
 }
 
@@ -93,5 +74,25 @@ func (l *loader) sshRole(name string, role Role) {
 		l.roleEnv(role, "certificate", "private_key")
 	} else {
 		l.roleEnv(role, "certificate")
+	}
+}
+
+// ownKey refuses a key that something else signs with too: a list of those
+// revoked would be another issuer's as well, and lack its certificates.
+func (l *loader) ownKey(issuer *Issuer) {
+	place := func(k *Key) string { return fmt.Sprintf("%q", []string{k.Type, k.Module, k.Token, k.Dir, k.Label}) }
+	own := place(issuer.Key)
+	const hint = "give it a label of its own"
+	if l.config.Keys.Signing.Type != "" && own == place(&l.config.Keys.Signing) {
+		l.add(issuer.Key.At.Of("label"), hint, "the key of issuer %s is keys.signing", issuer.Name)
+	}
+	for i := range l.config.Issuers {
+		other := &l.config.Issuers[i]
+		if other == issuer {
+			break
+		}
+		if other.Key != nil && place(other.Key) == own {
+			l.add(issuer.Key.At.Of("label"), hint, "issuers %s and %s have the same key", other.Name, issuer.Name)
+		}
 	}
 }

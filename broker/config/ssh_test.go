@@ -31,8 +31,8 @@ func TestSSHMistakes(t *testing.T) {
 		ssh(good + ", audiences: [x]"):                                                                                             "an issuer of type ssh has no audiences",
 		ssh(strings.Replace(good, "user", "host", 1) + ", extensions: [permit-pty]"):                                               "a host's certificate has no extensions",
 		minimal + "issuers:\n  - {name: j, type: jwt, roles: {r: {principals: [x], used_by: [{policy: p, environment: test}]}}}\n": "an issuer of type jwt has no principals",
-		strings.Replace(ssh(good), "type: ssh", "type: ssh\n    key: {label: daypass-signing}", 1):                                 "the key of issuer fleet is that of keys.signing too",
-		ssh(good) + "  - name: other\n    type: ssh\n    key: {label: daypass-fleet}\n    roles: {r: {" + good + "}}\n":            "the key of issuer other is that of issuer fleet too",
+		strings.Replace(ssh(good), "type: ssh", "type: ssh\n    key: {label: daypass-signing}", 1):                                 "the key of issuer fleet is keys.signing",
+		ssh(good) + "  - name: other\n    type: ssh\n    key: {label: daypass-fleet}\n    roles: {r: {" + good + "}}\n":            "issuers fleet and other have the same key",
 	} {
 		_, mistakes := Parse("c.yaml", []byte(text), nil)
 		var said []string

@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"context"
 	"net/http"
 	"os"
 	"os/exec"
@@ -52,8 +53,10 @@ func newFleet(t *testing.T) *fleet {
 	f := &fleet{}
 	f.Broker = brokertest.New(t, brokertest.Options{
 		Policies: map[string]string{"fleet.yaml": sshPolicy},
-		Issuers:  map[string]broker.Issuer{"fleet-ssh": {Issuer: issuer, Target: "fleet-ssh", Roles: []string{"deployer", "runner", "short"}}},
-		Clock:    func() time.Time { return time.Now().Add(time.Duration(f.ahead.Load())) },
+		Issuers: func(context.Context, string) (map[string]broker.Issuer, error) {
+			return map[string]broker.Issuer{"fleet-ssh": {Issuer: issuer, Target: "fleet-ssh", Roles: []string{"deployer", "runner", "short"}}}, nil
+		},
+		Clock: func() time.Time { return time.Now().Add(time.Duration(f.ahead.Load())) },
 	})
 	return f
 }
