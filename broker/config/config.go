@@ -137,6 +137,9 @@ type Issuer struct {
 	// Key is the authority's of an issuer that certifies. What it doesn't say of where
 	// it is, it has from keys.signing.
 	Key *Key `yaml:"key"`
+	// RevokedAuthorities are public keys, each a line, whose certificates are all
+	// refused by who reads the revocation list: ssh.
+	RevokedAuthorities []string `yaml:"revoked_authorities"`
 }
 
 // Target is a PostgreSQL server.

@@ -24,6 +24,9 @@ func (l *loader) issuers() {
 		if at := issuer.At.Of("default_ttl"); issuer.At.Has("default_ttl") && !l.reported(at) && (issuer.DefaultTTL <= 0 || issuer.DefaultTTL.Std() > maxTTL) {
 			l.add(at, "", "default_ttl is between 1s and 24h")
 		}
+		if issuer.Type != IssuerSSH {
+			l.unfit(issuer.At, issuer.Type, "revoked_authorities")
+		}
 		switch issuer.Type {
 		case IssuerPostgres:
 			l.postgres(issuer)

@@ -13,6 +13,7 @@ func TestSSHMistakes(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		ssh(good): "",
+		minimal + "issuers:\n  - {name: j, type: jwt, revoked_authorities: [x], used_by: [{policy: p, environment: test}]}\n":      "an issuer of type jwt has no revoked_authorities",
 		ssh(good + ", public_key: made, extensions: [permit-pty], env: {private_key: KEY}, max_ttl: 1h, default_ttl: 1h"):          "",
 		strings.Replace(ssh(good), "type: ssh", "type: ssh\n    key: {label: x, algorithm: EdDSA}", 1):                             "",
 		strings.Replace(ssh(good), "type: ssh", "type: ssh\n    key: {algorithm: PS256}", 1):                                       "SSH has no signatures with PS256",

@@ -419,7 +419,7 @@ func jwtConfig(c *config.Issuer) *jwt.Config {
 }
 
 func sshConfig(c *config.Issuer) *ssh.Config {
-	out := &ssh.Config{Roles: map[string]ssh.Role{}, DefaultTTL: time.Duration(c.DefaultTTL)}
+	out := &ssh.Config{Roles: map[string]ssh.Role{}, DefaultTTL: time.Duration(c.DefaultTTL), RevokedAuthorities: c.RevokedAuthorities}
 	for name, r := range c.Roles {
 		out.Roles[name] = ssh.Role{
 			Type: r.Type, Principals: r.Principals, DefaultPrincipals: r.DefaultPrincipals, PublicKey: r.PublicKey, KeyTypes: r.KeyTypes, ForceCommands: r.ForceCommands,

@@ -21,6 +21,10 @@ type Config struct {
 	// DefaultTTL is for grants that say none. Zero: 5 minutes, since a certificate
 	// can't be called back from a server that doesn't read the revocation list.
 	DefaultTTL time.Duration
+	// RevokedAuthorities are public keys of authorities, each a line as in a .pub file,
+	// whose certificates are all refused by who reads the revocation list: those that
+	// somebody else may have signed with. Empty: none.
+	RevokedAuthorities []string
 }
 
 // The types of a Role.

@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"slices"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 )
 
 // The numbers of OpenSSH's PROTOCOL.krl.
@@ -14,12 +12,13 @@ const (
 	krlFormat       = 1
 	krlCertificates = 1    // the section about certificates of one authority
 	krlSerialList   = 0x20 // the part of it that lists serials
+	krlKeys         = 2    // the section of keys: one of an authority takes all along that it signed
 )
 
 // revocationList writes a Key Revocation List, as OpenSSH's PROTOCOL.krl has it.
 // It isn't signed: sshd looks at no signature of one, so it is to be fetched by
 // TLS. Version is the time in seconds, which grows whichever broker answers.
-func revocationList(authority ssh.PublicKey, serials []uint64, now time.Time) []byte {
+func (i *Issuer) revocationList(serials []uint64, now time.Time) []byte {
 	b := binary.BigEndian.AppendUint64(nil, krlMagic)
 	b = binary.BigEndian.AppendUint32(b, krlFormat)
 	b = binary.BigEndian.AppendUint64(b, unix(now)) // version
@@ -27,19 +26,26 @@ func revocationList(authority ssh.PublicKey, serials []uint64, now time.Time) []
 	b = binary.BigEndian.AppendUint64(b, 0)         // flags: none are defined
 	b = appendString(b, nil)                        // reserved
 	b = appendString(b, []byte("daypass"))
-	if len(serials) == 0 {
-		return b
+	if len(serials) > 0 {
+		serials = slices.Clone(serials)
+		slices.Sort(serials)
+		var list []byte
+		for _, n := range slices.Compact(serials) {
+			list = binary.BigEndian.AppendUint64(list, n)
+		}
+		section := appendString(nil, i.authority.Marshal())
+		section = appendString(section, nil) // reserved
+		section = appendString(append(section, krlSerialList), list)
+		b = appendString(append(b, krlCertificates), section)
 	}
-	serials = slices.Clone(serials)
-	slices.Sort(serials)
-	var list []byte
-	for _, n := range slices.Compact(serials) {
-		list = binary.BigEndian.AppendUint64(list, n)
+	if len(i.revoked) > 0 {
+		var section []byte
+		for _, key := range i.revoked {
+			section = appendString(section, key.Marshal())
+		}
+		b = appendString(append(b, krlKeys), section)
 	}
-	section := appendString(nil, authority.Marshal())
-	section = appendString(section, nil) // reserved
-	section = appendString(append(section, krlSerialList), list)
-	return appendString(append(b, krlCertificates), section)
+	return b
 }
 
 // appendString appends a string as SSH has them: its length in 4 bytes before it.

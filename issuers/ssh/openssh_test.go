@@ -173,6 +173,34 @@ func TestSSHDReadsTheList(t *testing.T) {
 	g.accepted(t)
 }
 
+// An authority whose key somebody else may have is refused as a whole, before its
+// line is gone from every server.
+func TestSSHDRefusesARevokedAuthority(t *testing.T) {
+	t.Parallel()
+	for _, algorithm := range []string{"ES256", "RS256"} {
+		t.Run(algorithm, func(t *testing.T) {
+			t.Parallel()
+			g := newGround(t, algorithm, role(nil))
+			old := document(t, g.issuer, "ca.pub", know{})
+			g.certify(t, lease(), ``)
+			g.accepted(t)
+			next, err := ssh.New(t.Context(), ssh.Config{Signer: issuertest.NewSigner(t, "ES256"), Roles: role(nil), RevokedAuthorities: []string{old}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			g.Write("ca.pub", old+document(t, next, "ca.pub", know{}))
+			revoked := lease()
+			g.Write("krl", document(t, next, "krl", know{}.revoke(revoked.ID)))
+			g.refused(t, "revoked")
+			g.issuer = next
+			g.certify(t, lease(), ``)
+			g.accepted(t)
+			g.certify(t, revoked, ``)
+			g.refused(t, "revoked")
+		})
+	}
+}
+
 func TestSSHDForcesTheCommand(t *testing.T) {
 	t.Parallel()
 	g := newGround(t, "EdDSA", role(func(r *ssh.Role) { r.ForceCommands = []string{"echo forced: $SSH_ORIGINAL_COMMAND"} }))

@@ -40,7 +40,7 @@ func (i *Issuer) Publish(ctx context.Context, name string, revoked issuers.Revoc
 		for n, lease := range leases {
 			serials[n] = serial(lease.LeaseID)
 		}
-		return &issuers.Document{Type: "application/octet-stream", Body: revocationList(i.authority, serials, revoked.Now()), MaxAge: revokedAge}, nil
+		return &issuers.Document{Type: "application/octet-stream", Body: i.revocationList(serials, revoked.Now()), MaxAge: revokedAge}, nil
 	}
 	return nil, fmt.Errorf("%w: %q", issuers.ErrNoDocument, name)
 }

@@ -15,6 +15,7 @@
 package ssh
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -51,6 +52,7 @@ type Issuer struct {
 	config    Config
 	authority ssh.PublicKey
 	algorithm string // of the authority's signatures
+	revoked   []ssh.PublicKey
 }
 
 // New prepares an authority. It doesn't sign anything.
@@ -63,8 +65,20 @@ func New(_ context.Context, config Config) (*Issuer, error) {
 	if i.authority, err = ssh.NewPublicKey(config.Signer.Public()); err != nil {
 		return nil, fmt.Errorf("the authority's key: %w", err)
 	}
-	i.algorithm, err = signatureAlgorithm(config.Signer.Algorithm(), i.authority)
-	return i, err
+	if i.algorithm, err = signatureAlgorithm(config.Signer.Algorithm(), i.authority); err != nil {
+		return nil, err
+	}
+	for _, line := range config.RevokedAuthorities {
+		key, err := parsePublicKey(line, keyTypes())
+		if err != nil {
+			return nil, fmt.Errorf("revoked_authorities: %w", err)
+		}
+		if bytes.Equal(key.Marshal(), i.authority.Marshal()) {
+			return nil, errors.New("revoked_authorities: one is this authority's own key: nobody could log in (hint: make a new key first)")
+		}
+		i.revoked = append(i.revoked, key)
+	}
+	return i, nil
 }
 
 // signatureAlgorithm names the signatures of a key (RFC 5656, 8332, 8709). RSA

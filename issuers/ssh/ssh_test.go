@@ -402,6 +402,8 @@ func TestConfigRefused(t *testing.T) {
 		"would both be SSH_KEY": user(func(r *ssh.Role) {
 			r.PublicKey, r.Env = ssh.KeyMade, map[string]string{"private_key": "SSH_KEY", "certificate": "SSH_KEY"}
 		}),
+		"this authority's own":  {Signer: signer, Roles: roles(), RevokedAuthorities: []string{line(t, signer.Public())}},
+		"revoked_authorities: ": {Signer: signer, Roles: roles(), RevokedAuthorities: []string{"/etc/ssh/old.pub"}},
 	} {
 		if _, err := ssh.New(t.Context(), config); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
