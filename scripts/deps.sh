@@ -1,7 +1,8 @@
 #!/bin/sh
 # Checks that the programs which building and testing need are there, and installs those that are missing on Debian and Ubuntu.
 # Elsewhere, without the right to, or with DAYPASS_NO_INSTALL=1, it names the command that installs them and exits with 1.
-# It starts no service: the tests run PostgreSQL servers of their own from the installed programs.
+# The tests start servers of their own from the installed programs: no service of the system is needed. What Debian's packages start by
+# themselves is kept from starting: PostgreSQL's by its own setting, sshd by a marker that the package heeds.
 set -eu
 cd "$(dirname "$0")/.."
 log=build/deps.log
@@ -73,6 +74,8 @@ check() {
 	need softhsm "$(first /usr/lib/softhsm/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so /usr/lib64/pkcs11/libsofthsm2.so \
 		/usr/lib64/softhsm/libsofthsm.so /usr/local/lib/softhsm/libsofthsm2.so /opt/homebrew/lib/softhsm/libsofthsm2.so)"
 	need softhsm2-util "$(have softhsm2-util)"
+	need ssh "$(have ssh)"
+	need sshd "$(first /usr/sbin/sshd /usr/local/sbin/sshd /opt/homebrew/sbin/sshd)"
 	need curl "$(have curl)"
 	need ca-certificates "$(first /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem)"
 }
@@ -92,6 +95,12 @@ packages() {
 		dnf:psql) echo postgresql ;;
 		brew:psql) echo libpq ;;
 		*:psql) echo postgresql-client ;;
+		apt-get:ssh) echo openssh-client ;;
+		apt-get:sshd | apk:sshd) echo openssh-server ;;
+		dnf:ssh) echo openssh-clients ;;
+		dnf:sshd) echo openssh-server ;;
+		apk:ssh) echo openssh-client ;;
+		brew:ssh | brew:sshd) echo openssh ;;
 		apt-get:softhsm*) echo softhsm2 ;;
 		*:softhsm*) echo softhsm ;;
 		*) echo "$item" ;;
@@ -119,6 +128,13 @@ install_apt() {
 			conf=/etc/postgresql-common/createcluster.d/daypass.conf
 		fi
 		grep -qsx "$line" "$conf" || echo "$line" | $sudo tee -a "$conf"
+		;;
+	esac
+	# sshd would be started too, and let people in. The package's services heed this file.
+	case " $* " in
+	*' openssh-server '*)
+		$sudo mkdir -p /etc/ssh
+		echo "Daypass's tests run an sshd of their own. Remove this file to let the system's start." | $sudo tee /etc/ssh/sshd_not_to_be_run
 		;;
 	esac
 	$sudo env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@"
@@ -152,7 +168,7 @@ fi
 sudo=''
 if [ "$(id -u)" != 0 ]; then
 	sudo -n true 2>/dev/null || give_up "hint: as root: $command
-      or: sudo sh scripts/deps.sh, which also keeps the package from starting a server on port 5432"
+      or: sudo sh scripts/deps.sh, which also keeps the packages from starting servers on ports 5432 and 22"
 	sudo='sudo -n'
 fi
 

@@ -123,6 +123,7 @@ const (
 	IssuerJWT      = "jwt"
 	IssuerX509     = "x509"
 	IssuerSealed   = "sealed"
+	IssuerSSH      = "ssh"
 )
 
 // Issuer is one thing that mints credentials. Which fields it may have depends
@@ -130,7 +131,7 @@ const (
 type Issuer struct {
 	At             strictyaml.Where    `yaml:"-"`
 	Name           string              `yaml:"name,required"`
-	Type           string              `yaml:"type,required"` // IssuerPostgres, IssuerJWT or IssuerX509
+	Type           string              `yaml:"type,required"` // one of IssuerTypes
 	Target         Target              `yaml:"target"`        // postgres
 	Admin          Admin               `yaml:"admin"`         // postgres
 	Schema         string              `yaml:"schema"`        // postgres: where the set-up's functions stand; absent: daypass
@@ -144,6 +145,9 @@ type Issuer struct {
 	// ChainFile holds the authority's certificate and those above it, in PEM: x509.
 	// It is read again when it changes.
 	ChainFile string `yaml:"chain_file"`
+	// RevokedAuthorities are public keys, each a line, whose certificates are all
+	// refused by who reads the revocation list: ssh.
+	RevokedAuthorities []string `yaml:"revoked_authorities"`
 }
 
 // Target is a PostgreSQL server.
@@ -198,13 +202,24 @@ type Role struct {
 	CSR                string              `yaml:"csr"`           // absent: optional
 	AcceptedKeys       []string            `yaml:"accepted_keys"` // absent: p256, p384, ed25519, rsa
 	MadeKey            string              `yaml:"made_key"`      // absent: p256
-	MaxTTL             strictyaml.Duration `yaml:"max_ttl"`       // absent: 1h
+	MaxTTL             strictyaml.Duration `yaml:"max_ttl"`       // ssh too; absent: 1h, for ssh 24h
 
 	// sealed
 	Secret  string   `yaml:"secret"`  // its name
 	Version string   `yaml:"version"` // VersionCurrent (when absent) or VersionPending
 	Fields  []string `yaml:"fields"`  // absent: value
 	Visible []string `yaml:"visible"` // fields that need no masking
+
+	// ssh
+	Type              string              `yaml:"type"`               // user or host
+	Principals        []string            `yaml:"principals"`         // whom a grant may name
+	DefaultPrincipals []string            `yaml:"default_principals"` // where it names none
+	PublicKey         string              `yaml:"public_key"`         // required (when absent) or made
+	KeyTypes          []string            `yaml:"key_types"`          // absent: ed25519, ecdsa, rsa
+	ForceCommands     []string            `yaml:"force_commands"`
+	SourceAddresses   []string            `yaml:"source_addresses"`
+	VerifyRequired    bool                `yaml:"verify_required"`
+	Extensions        []string            `yaml:"extensions"`
 }
 
 // Use names a policy and an environment that may use a role.

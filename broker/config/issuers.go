@@ -27,6 +27,7 @@ func (l *loader) issuers() {
 		if at := issuer.At.Of("default_ttl"); issuer.At.Has("default_ttl") && !l.reported(at) && (issuer.DefaultTTL <= 0 || issuer.DefaultTTL.Std() > maxTTL) {
 			l.add(at, "", "default_ttl is between 1s and 24h")
 		}
+		l.fitting(issuer)
 		switch issuer.Type {
 		case IssuerPostgres:
 			l.postgres(issuer)
@@ -36,16 +37,16 @@ func (l *loader) issuers() {
 			l.x509(issuer)
 		case IssuerSealed:
 			l.sealed(issuer)
+		case IssuerSSH:
+			l.ssh(issuer)
 		case "": // reported when it was read
 		default:
-			l.add(issuer.At.Of("type"), strictyaml.Suggest(issuer.Type, []string{IssuerPostgres, IssuerJWT, IssuerSealed}), "unknown type of issuer %q", issuer.Type)
+			l.add(issuer.At.Of("type"), strictyaml.Suggest(issuer.Type, IssuerTypes()), "unknown type of issuer %q", issuer.Type)
 		}
 	}
 }
 
 func (l *loader) postgres(issuer *Issuer) {
-	l.unfit(issuer.At, issuer.Type, "used_by")
-	l.unfit(issuer.At, issuer.Type, "key", "chain_file")
 	t := &issuer.Target
 	at := issuer.At
 	if t.At.Line > 0 {
@@ -86,8 +87,6 @@ func (l *loader) postgres(issuer *Issuer) {
 			continue // not read
 		}
 		l.role(issuer, name, &role)
-		l.unfit(role.At, issuer.Type, "audiences", "default_ttl", "profile", "session_tags")
-		l.unfit(role.At, issuer.Type, x509Keys()...)
 		if len(role.MemberOf) == 0 && role.At.Line > 0 && l.fresh(role.At, "member_of") {
 			l.add(role.At.Of("member_of"), "name the groups that hold the rights", "role %s: member_of is missing or empty", name)
 		}
@@ -112,8 +111,6 @@ func (l *loader) port(at strictyaml.Where, key string, port *int, standard int) 
 }
 
 func (l *loader) jwt(issuer *Issuer) {
-	l.unfit(issuer.At, issuer.Type, "target", "admin", "schema", "max_connections")
-	l.unfit(issuer.At, issuer.Type, "key", "chain_file")
 	if len(issuer.Roles) > 0 {
 		if issuer.At.Has("used_by") {
 			l.add(issuer.At.Of("used_by"), "write it in each role", "used_by beside roles")
@@ -127,8 +124,6 @@ func (l *loader) jwt(issuer *Issuer) {
 			continue // not read
 		}
 		l.role(issuer, name, &role)
-		l.unfit(role.At, issuer.Type, "member_of", "owner", "allow", "scram_iterations", "connection_limit")
-		l.unfit(role.At, issuer.Type, x509Keys()...)
 		for _, audience := range role.Audiences {
 			if audience == "" && l.fresh(role.At, "audiences") {
 				l.add(role.At.Of("audiences"), "", "role %s: an empty audience", name)
@@ -211,14 +206,5 @@ func (l *loader) roleEnv(role Role, values ...string) {
 			l.add(at, "", "env: %s and %s would both be %s", other, value, name)
 		}
 		used[name] = value
-	}
-}
-
-// unfit refuses keys that belong to another type.
-func (l *loader) unfit(at strictyaml.Where, kind string, keys ...string) {
-	for _, key := range keys {
-		if at.Has(key) {
-			l.add(at.Of(key), "take it out", "an issuer of type %s has no %s", kind, key)
-		}
 	}
 }

@@ -58,7 +58,6 @@ func (l *loader) hooks() {
 }
 
 func (l *loader) sealed(issuer *Issuer) {
-	l.unfit(issuer.At, issuer.Type, "target", "admin", "schema", "max_connections", "used_by", "key")
 	if len(issuer.Roles) == 0 && l.fresh(issuer.At, "roles") {
 		l.add(issuer.At.Of("roles"), "add one: roles: {stripe: {secret: payments/stripe-key, used_by: […]}}", "an issuer of type sealed without roles")
 	}
@@ -68,7 +67,6 @@ func (l *loader) sealed(issuer *Issuer) {
 			continue // not read
 		}
 		l.role(issuer, name, &role)
-		l.unfit(role.At, issuer.Type, "member_of", "owner", "allow", "scram_iterations", "connection_limit", "audiences", "default_ttl")
 		l.sealedRole(name, role)
 	}
 }

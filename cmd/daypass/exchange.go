@@ -16,9 +16,10 @@ import (
 
 func (p *program) exchangeCommand() *cobra.Command {
 	var (
-		ttl     string
-		csrFile string
-		options client.RawOptions
+		ttl       string
+		csrFile   string
+		publicKey string
+		options   client.RawOptions
 	)
 	formats := []string{"json", "env", "dotenv", "github", "value"}
 	cmd := &cobra.Command{
@@ -34,7 +35,8 @@ unless --session is given and the session revoked with the token that it adds.`,
   eval "$(daypass exchange --format env payments/deploy-db)"
   daypass exchange --format github payments/deploy-db >> "$GITHUB_ENV"
   daypass exchange --format value --field password --ttl 10m payments/deploy-db
-  daypass exchange --csr web.csr --format value --field certificate payments/web-tls > web.pem`,
+  daypass exchange --csr web.csr --format value --field certificate payments/web-tls > web.pem
+  daypass exchange --format value --field certificate --public-key id_ed25519.pub fleet/login > id_ed25519-cert.pub`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 || len(args) > api.MaxGrants {
 				return usage("%d grants, want 1 to %d (hint: %s --help)", len(args), api.MaxGrants, cmd.CommandPath())
@@ -60,6 +62,9 @@ unless --session is given and the session revoked with the token that it adds.`,
 				}
 				request.Grants[0].CSR = csr
 			}
+			if err := attachPublicKey(&request, publicKey); err != nil {
+				return err
+			}
 			c, err := p.connect()
 			if err != nil {
 				return err
@@ -82,6 +87,7 @@ unless --session is given and the session revoked with the token that it adds.`,
 	cmd.Flags().StringVar(&csrFile, "csr", "", "a file with a PKCS#10 request in PEM (- for the standard input): the certificate is for its key, which stays here")
 	cmd.Flags().StringVar(&options.Format, "format", "json", "one of "+strings.Join(formats, ", "))
 	cmd.Flags().StringVar(&options.Field, "field", "", "which value to print, of format value")
+	cmd.Flags().StringVar(&publicKey, "public-key", "", "file with an OpenSSH public key of the job's, for a grant that certifies it")
 	cmd.Flags().BoolVar(&options.Session, "session", false, "add DAYPASS_SESSION_TOKEN to formats other than json")
 	return cmd
 }

@@ -40,8 +40,9 @@ const (
 
 func (p *program) execCommand() *cobra.Command {
 	var (
-		grants []string
-		ttl    string
+		grants    []string
+		ttl       string
+		publicKey string
 	)
 	cmd := &cobra.Command{
 		Use:   "exec --grant GRANT [--grant GRANT] -- COMMAND [ARG...]",
@@ -67,12 +68,17 @@ it, 126 when it can't be run, 127 when there is none.`,
 			if len(grants) == 0 || len(grants) > api.MaxGrants {
 				return usage("%d grants, want --grant 1 to %d times", len(grants), api.MaxGrants)
 			}
-			return p.exec(cmd.Context(), grantsOf(grants, ttl), args)
+			request := grantsOf(grants, ttl)
+			if err := attachPublicKey(&request, publicKey); err != nil {
+				return err
+			}
+			return p.exec(cmd.Context(), request, args)
 		},
 	}
 	cmd.Flags().SetInterspersed(false) // the command's flags are its own
 	cmd.Flags().StringArrayVar(&grants, "grant", nil, "a grant, POLICY/GRANT; may be repeated")
 	cmd.Flags().StringVar(&ttl, "ttl", "", "how long the credentials live at most, like 10m (default: what the policy says)")
+	cmd.Flags().StringVar(&publicKey, "public-key", "", "file with an OpenSSH public key of the job's, for a grant that certifies it")
 	return cmd
 }
 

@@ -35,6 +35,7 @@ import (
 	"github.com/daypass/daypass/issuers/postgres"
 	"github.com/daypass/daypass/issuers/x509"
 	"github.com/daypass/daypass/issuers/sealed"
+	"github.com/daypass/daypass/issuers/ssh"
 	"github.com/daypass/daypass/migrations"
 	"github.com/daypass/daypass/policies"
 )
@@ -401,6 +402,8 @@ func openIssuers(ctx context.Context, settings *config.Config, from opened) (map
 			spec.X509 = x509Config(&c, parts)
 		case builtin.KindSealed:
 			spec.Sealed = sealedConfig(&c, from.vault)
+		case builtin.KindSSH:
+			spec.SSH = sshConfig(&c)
 		}
 		issuer, err := builtin.Open(ctx, spec)
 		if err != nil {
@@ -453,6 +456,17 @@ func x509Config(c *config.Issuer, parts *instance.Config) *x509.Config {
 	}
 	for name, r := range c.Roles {
 		out.Roles[name] = r.X509()
+	}
+	return out
+}
+
+func sshConfig(c *config.Issuer) *ssh.Config {
+	out := &ssh.Config{Roles: map[string]ssh.Role{}, DefaultTTL: time.Duration(c.DefaultTTL), RevokedAuthorities: c.RevokedAuthorities}
+	for name, r := range c.Roles {
+		out.Roles[name] = ssh.Role{
+			Type: r.Type, Principals: r.Principals, DefaultPrincipals: r.DefaultPrincipals, PublicKey: r.PublicKey, KeyTypes: r.KeyTypes, ForceCommands: r.ForceCommands,
+			SourceAddresses: r.SourceAddresses, VerifyRequired: r.VerifyRequired, Extensions: r.Extensions, MaxTTL: time.Duration(r.MaxTTL), DefaultTTL: time.Duration(r.DefaultTTL), Env: r.Env,
+		}
 	}
 	return out
 }

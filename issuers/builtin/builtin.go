@@ -12,6 +12,7 @@ import (
 	"github.com/daypass/daypass/issuers/postgres"
 	"github.com/daypass/daypass/issuers/x509"
 	"github.com/daypass/daypass/issuers/sealed"
+	"github.com/daypass/daypass/issuers/ssh"
 )
 
 // The kinds, as they stand under `type` in the configuration.
@@ -20,10 +21,11 @@ const (
 	KindPostgres = "postgres"
 	KindX509     = "x509"
 	KindSealed   = "sealed"
+	KindSSH      = "ssh"
 )
 
 // Kinds lists what Open accepts, sorted.
-func Kinds() []string { return []string{KindJWT, KindPostgres, KindSealed, KindX509} }
+func Kinds() []string { return []string{KindJWT, KindPostgres, KindSealed, KindSSH, KindX509} }
 
 // Spec is one issuer to open.
 type Spec struct {
@@ -40,6 +42,7 @@ type Spec struct {
 	JWT      *jwt.Config
 	X509     *x509.Config
 	Sealed   *sealed.Config
+	SSH      *ssh.Config
 }
 
 // Open builds one issuer. It doesn't reach for the target: one that is down
@@ -93,6 +96,15 @@ func open(ctx context.Context, spec Spec) (issuers.Issuer, error) {
 			return nil, errors.New("the configuration of kind sealed is missing")
 		}
 		return sealed.New(ctx, *spec.Sealed)
+	case KindSSH:
+		if spec.SSH == nil {
+			return nil, errors.New("the configuration of kind ssh is missing")
+		}
+		config := *spec.SSH
+		if config.Signer == nil {
+			config.Signer = spec.Key
+		}
+		return ssh.New(ctx, config)
 	default:
 		return nil, fmt.Errorf("there is no kind %q: use one of %v", spec.Kind, Kinds())
 	}

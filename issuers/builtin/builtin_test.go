@@ -10,6 +10,7 @@ import (
 	"github.com/daypass/daypass/issuers/issuertest"
 	"github.com/daypass/daypass/issuers/postgres"
 	"github.com/daypass/daypass/issuers/sealed"
+	"github.com/daypass/daypass/issuers/ssh"
 )
 
 func specs(t *testing.T) map[string]builtin.Spec {
@@ -23,6 +24,7 @@ func specs(t *testing.T) map[string]builtin.Spec {
 			Roles: map[string]postgres.Role{"deployer": {MemberOf: []string{"deploy"}}},
 		}},
 		builtin.KindSealed: {Kind: builtin.KindSealed, Sealed: &sealed.Config{Vault: &awayVault{}, Roles: map[string]sealed.Role{"key": {Secret: "a/b"}}}},
+		builtin.KindSSH: {Kind: builtin.KindSSH, Key: signer, SSH: &ssh.Config{Roles: map[string]ssh.Role{"deployer": {Type: ssh.TypeUser, Principals: []string{"deploy"}}}}},
 	}
 }
 
@@ -60,7 +62,7 @@ func TestOpenedKindWorks(t *testing.T) {
 }
 
 func TestMistakesNameTheIssuer(t *testing.T) {
-	for _, spec := range []builtin.Spec{{Kind: "oracle"}, {Kind: builtin.KindPostgres}, {Kind: builtin.KindPostgres, Postgres: &postgres.Config{}}, {Kind: builtin.KindJWT}, {Kind: builtin.KindSealed}} {
+	for _, spec := range []builtin.Spec{{Kind: "oracle"}, {Kind: builtin.KindPostgres}, {Kind: builtin.KindPostgres, Postgres: &postgres.Config{}}, {Kind: builtin.KindJWT}, {Kind: builtin.KindSealed}, {Kind: builtin.KindX509}, {Kind: builtin.KindSSH}, {Kind: builtin.KindSSH, SSH: &ssh.Config{}}} {
 		spec.Name = "payments-db"
 		issuer, err := builtin.Open(t.Context(), spec)
 		if issuer != nil || err == nil || !strings.Contains(err.Error(), `"payments-db"`) {

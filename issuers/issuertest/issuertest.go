@@ -29,6 +29,8 @@ type Options struct {
 	Parameters json.RawMessage
 	// CSR is what the job sends with each request.
 	CSR string
+	// PublicKey is too.
+	PublicKey string
 	// Works, where set, proves that a credential works or doesn't: it is asked
 	// with true after an issue, and with false after a revocation of a kind that
 	// takes back at once.
@@ -99,7 +101,7 @@ func (s *suite) lease() issuers.Lease { return NewLease(s.Installation, s.Role, 
 
 func (s *suite) issue(t *testing.T, issuer issuers.Issuer, lease issuers.Lease) *issuers.IssueResponse {
 	t.Helper()
-	res, err := issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: lease, Parameters: s.Parameters, CSR: s.CSR})
+	res, err := issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: lease, Parameters: s.Parameters, CSR: s.CSR, PublicKey: s.PublicKey})
 	if err != nil {
 		t.Fatalf("issuing: %v", err)
 	}
@@ -207,7 +209,7 @@ func (s *suite) values(t *testing.T, issuer issuers.Issuer) {
 	if len(values) != len(first.Values) {
 		t.Error("two values share a name")
 	}
-	if sensitive == 0 && s.CSR == "" { // who sends a CSR keeps the secret
+	if sensitive == 0 && s.CSR == "" && s.PublicKey == "" { // who sends one keeps the secret
 		t.Error("no value is sensitive")
 	}
 }
@@ -238,7 +240,7 @@ func (s *suite) parameters(t *testing.T, issuer issuers.Issuer) {
 		if err := checker.CheckParameters(s.Role, json.RawMessage(raw)); err == nil {
 			t.Errorf("parameters %s were accepted", raw)
 		}
-		if _, err := issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: s.lease(), Parameters: json.RawMessage(raw), CSR: s.CSR}); !errors.Is(err, issuers.ErrRejected) {
+		if _, err := issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: s.lease(), Parameters: json.RawMessage(raw), CSR: s.CSR, PublicKey: s.PublicKey}); !errors.Is(err, issuers.ErrRejected) {
 			t.Errorf("issuing with parameters %s: %v, want ErrRejected", raw, err)
 		}
 	}
@@ -250,7 +252,7 @@ func (s *suite) once(t *testing.T, issuer issuers.Issuer) {
 	}
 	lease := s.lease()
 	res := s.issue(t, issuer, lease)
-	_, err := issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: lease, Parameters: s.Parameters, CSR: s.CSR})
+	_, err := issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: lease, Parameters: s.Parameters, CSR: s.CSR, PublicKey: s.PublicKey})
 	if !errors.Is(err, issuers.ErrRejected) && !errors.Is(err, issuers.ErrLate) {
 		t.Errorf("issued again: %v, want ErrRejected", err)
 	}
@@ -279,7 +281,7 @@ func (s *suite) revoking(t *testing.T, issuer issuers.Issuer) {
 	if issuer.Describe(s.Role).SideEffectFree {
 		return
 	}
-	if _, err := issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: lease, Parameters: s.Parameters, CSR: s.CSR}); !errors.Is(err, issuers.ErrLate) {
+	if _, err := issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: lease, Parameters: s.Parameters, CSR: s.CSR, PublicKey: s.PublicKey}); !errors.Is(err, issuers.ErrLate) {
 		t.Errorf("issued after its revocation: %v, want ErrLate", err)
 	}
 }
@@ -294,7 +296,7 @@ func (s *suite) fence(t *testing.T, issuer issuers.Issuer) {
 			t.Error("something was found of what was never issued")
 		}
 	}
-	if _, err := issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: lease, Parameters: s.Parameters, CSR: s.CSR}); !errors.Is(err, issuers.ErrLate) {
+	if _, err := issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: lease, Parameters: s.Parameters, CSR: s.CSR, PublicKey: s.PublicKey}); !errors.Is(err, issuers.ErrLate) {
 		t.Errorf("issued behind its revocation: %v, want ErrLate", err)
 	}
 }
@@ -305,7 +307,7 @@ func (s *suite) late(t *testing.T, issuer issuers.Issuer) {
 	}
 	lease := s.lease()
 	lease.IssueDeadline = s.Now().Add(-time.Second)
-	if _, err := issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: lease, Parameters: s.Parameters, CSR: s.CSR}); !errors.Is(err, issuers.ErrLate) {
+	if _, err := issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: lease, Parameters: s.Parameters, CSR: s.CSR, PublicKey: s.PublicKey}); !errors.Is(err, issuers.ErrLate) {
 		t.Errorf("issued after its deadline: %v, want ErrLate", err)
 	}
 	if s.revoke(t, issuer, lease, nil).Found {
@@ -318,7 +320,7 @@ func (s *suite) cancelled(t *testing.T, issuer issuers.Issuer) {
 	cancel()
 	lease := s.lease()
 	begin := time.Now() //nolint:forbidigo // how long a call takes is the wall clock's to say
-	if _, err := issuer.Issue(ctx, &issuers.IssueRequest{Lease: lease, Parameters: s.Parameters, CSR: s.CSR}); !errors.Is(err, issuers.ErrUnavailable) {
+	if _, err := issuer.Issue(ctx, &issuers.IssueRequest{Lease: lease, Parameters: s.Parameters, CSR: s.CSR, PublicKey: s.PublicKey}); !errors.Is(err, issuers.ErrUnavailable) {
 		t.Errorf("issuing with a cancelled context: %v, want ErrUnavailable", err)
 	}
 	if !issuer.Describe(s.Role).SideEffectFree {
@@ -344,7 +346,7 @@ func (s *suite) atOnce(t *testing.T, issuer issuers.Issuer) {
 	for n := range concurrent {
 		leases[n] = s.lease()
 		wg.Go(func() {
-			answers[n], errs[n] = issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: leases[n], Parameters: s.Parameters, CSR: s.CSR})
+			answers[n], errs[n] = issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: leases[n], Parameters: s.Parameters, CSR: s.CSR, PublicKey: s.PublicKey})
 		})
 	}
 	wg.Wait()

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/daypass/daypass/broker/devkit"
+	"github.com/daypass/daypass/broker/keys"
+	"github.com/daypass/daypass/issuers"
+)
+
+const sshIssuer = `  - name: fleet-ssh
+    type: ssh
+    key: {algorithm: EdDSA}
+    roles:
+      runner:
+        type: user
+        principals: [deploy]
+        public_key: made
+        extensions: [permit-pty]
+        force_commands: [/usr/bin/deploy]
+        source_addresses: [127.0.0.1]
+        max_ttl: 10m
+        used_by: [{policy: payments, environment: production}]
+`
+
+// TestSSHIssuer: from the configuration to a certificate that its authority signed.
+func TestSSHIssuer(t *testing.T) {
+	t.Parallel()
+	provider, err := devkit.StartProvider(t.Context(), devkit.ProviderConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := provider.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	p := newPlace(t, t.TempDir(), provider.URL())
+	text, err := os.ReadFile(p.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, p.config, strings.Replace(string(text), "policies: {dir", sshIssuer+"policies: {dir", 1))
+	p.newPolicies(t, "policies.2", func(text string) string {
+		return strings.Replace(text, "grants:\n", "grants:\n  - {name: login, jobs: [github-main], issuer: fleet-ssh, role: runner, ttl: 5m, with: {principals: [deploy]}}\n", 1)
+	})
+	store, err := keys.OpenSoftware(keys.SoftwareConfig{Dir: filepath.Join(p.dir, "keys"), PIN: issuers.NewSecret("1234567890abcdef"), Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := store.MakeSigner(t.Context(), keys.Pair{Label: "daypass-fleet-ssh", Algorithm: "EdDSA"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	runProgram(t, nil, "migrate", "--config", p.config)
+	_, base := p.serve(t)
+
+	document := call(t, http.MethodGet, base+"/v1/issuers/fleet-ssh/ca.pub", "")
+	want, err := ssh.NewPublicKey(authority.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(document.body)); err != nil || string(key.Marshal()) != string(want.Marshal()) {
+		t.Errorf("ca.pub is %q: %v", document.body, err)
+	}
+	a := call(t, http.MethodPost, base+"/v1/exchange?grant=payments/login&format=value&field=certificate", jobToken(t, provider))
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(a.body))
+	certificate, ok := key.(*ssh.Certificate)
+	if err != nil || !ok {
+		t.Fatalf("%s %s: %v", a.Status, a.body, err)
+	}
+	if string(certificate.SignatureKey.Marshal()) != string(want.Marshal()) || certificate.CriticalOptions["force-command"] != "/usr/bin/deploy" ||
+		certificate.CriticalOptions["source-address"] != "127.0.0.1/32" || len(certificate.Extensions) != 1 || certificate.ValidPrincipals[0] != "deploy" {
+		t.Errorf("%+v", certificate)
+	}
+	if list := call(t, http.MethodGet, base+"/v1/issuers/fleet-ssh/krl", ""); !strings.HasPrefix(list.body, "SSHKRL\n\x00") {
+		t.Errorf("%s %q", list.Status, list.body)
+	}
+}
