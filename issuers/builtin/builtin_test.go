@@ -1,20 +1,37 @@
 package builtin_test
 
 import (
+	"crypto/x509/pkix"
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/builtin"
 	"github.com/daypass/daypass/issuers/issuertest"
 	"github.com/daypass/daypass/issuers/postgres"
+	"github.com/daypass/daypass/issuers/x509"
 )
 
 func specs(t *testing.T) map[string]builtin.Spec {
 	t.Helper()
 	signer := issuertest.NewSigner(t, "ES256")
+	now := time.Now()
+	chain, err := x509.SelfSigned(t.Context(), signer, pkix.Name{CommonName: "Trial"}, now, now.Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "chain.pem")
+	if err := os.WriteFile(file, chain, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	return map[string]builtin.Spec{
+		builtin.KindX509: {Kind: builtin.KindX509, Name: "ci", ExternalURL: "https://daypass.example.com", Key: signer, X509: &x509.Config{
+			ChainFile: file, Now: time.Now, Roles: map[string]x509.Role{"web": {Usage: x509.UsageClient, CommonNames: []string{"deployer"}}},
+		}},
 		builtin.KindJWT: {Kind: builtin.KindJWT, ExternalURL: "https://daypass.example.com", Signer: func() issuers.Signer { return signer }},
 		builtin.KindPostgres: {Kind: builtin.KindPostgres, Installation: "testtesttest", Postgres: &postgres.Config{
 			// Nothing answers there: opening must not ask.
@@ -55,7 +72,7 @@ func TestOpenedKindWorks(t *testing.T) {
 }
 
 func TestMistakesNameTheIssuer(t *testing.T) {
-	for _, spec := range []builtin.Spec{{Kind: "oracle"}, {Kind: builtin.KindPostgres}, {Kind: builtin.KindPostgres, Postgres: &postgres.Config{}}, {Kind: builtin.KindJWT}} {
+	for _, spec := range []builtin.Spec{{Kind: "oracle"}, {Kind: builtin.KindPostgres}, {Kind: builtin.KindPostgres, Postgres: &postgres.Config{}}, {Kind: builtin.KindJWT}, {Kind: builtin.KindX509}} {
 		spec.Name = "payments-db"
 		issuer, err := builtin.Open(t.Context(), spec)
 		if issuer != nil || err == nil || !strings.Contains(err.Error(), `"payments-db"`) {
