@@ -1,9 +1,13 @@
 package builtin_test
 
 import (
+	"crypto/x509/pkix"
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/builtin"
@@ -11,12 +15,25 @@ import (
 	"github.com/daypass/daypass/issuers/postgres"
 	"github.com/daypass/daypass/issuers/sealed"
 	"github.com/daypass/daypass/issuers/ssh"
+	"github.com/daypass/daypass/issuers/x509"
 )
 
 func specs(t *testing.T) map[string]builtin.Spec {
 	t.Helper()
 	signer := issuertest.NewSigner(t, "ES256")
+	now := time.Now()
+	chain, err := x509.SelfSigned(t.Context(), signer, pkix.Name{CommonName: "Trial"}, now, now.Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "chain.pem")
+	if err := os.WriteFile(file, chain, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	return map[string]builtin.Spec{
+		builtin.KindX509: {Kind: builtin.KindX509, Name: "ci", ExternalURL: "https://daypass.example.com", Key: signer, X509: &x509.Config{
+			ChainFile: file, Now: time.Now, Roles: map[string]x509.Role{"web": {Usage: x509.UsageClient, CommonNames: []string{"deployer"}}},
+		}},
 		builtin.KindJWT: {Kind: builtin.KindJWT, ExternalURL: "https://daypass.example.com", Signer: func() issuers.Signer { return signer }},
 		builtin.KindPostgres: {Kind: builtin.KindPostgres, Installation: "testtesttest", Postgres: &postgres.Config{
 			// Nothing answers there: opening must not ask.
