@@ -252,7 +252,7 @@ func (s *Store) watch(ctx context.Context, c *child) {
 	s.mu.Lock()
 	asked := s.closed
 	s.mu.Unlock()
-	if asked && c.state.Success() || errors.Is(c.err, errStopped) { // set before died is closed
+	if asked && c.state != nil && c.state.Success() || errors.Is(c.err, errStopped) { // set before died is closed
 		return
 	}
 	s.config.Logger.WarnContext(ctx, "the process of the PKCS#11 module is gone", "module", s.config.Hello.Module, "pid", c.cmd.Process.Pid,
