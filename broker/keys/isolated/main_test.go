@@ -80,6 +80,7 @@ func hosts() map[string]func(dir string) error {
 		"faulty": func(dir string) error {
 			return serveOver(openSoftware(dir, func(s keys.Store) keys.Store { return faultyStore{s, dir} }))
 		},
+		"choosing":    func(dir string) error { return serveOver(openSoftware(dir, func(s keys.Store) keys.Store { return choosing{s} })) },
 		"prints":      servePrinting,
 		"parent":      beParent,
 		"dies":        func(dir string) error { return errors.Join(note(dir, "start"), errors.New("no such luck")) },
