@@ -27,20 +27,15 @@ const (
 	maxOpenKeys = 1024
 )
 
-// hello is Hello on its way.
+// hello is Hello on its way: with its PIN, which would hide itself.
 type hello struct {
-	Version     int    `json:"version"`
-	Module      string `json:"module"`
-	TokenLabel  string `json:"token"`
-	PIN         string `json:"pin"`
-	MaxSessions int    `json:"max_sessions"`
-	Create      bool   `json:"create"`
+	Hello
+	PIN     string
+	Version int
 }
 
-func (h *Hello) encode() ([]byte, error) {
-	return json.Marshal(hello{
-		Version: version, Module: h.Module, TokenLabel: h.TokenLabel, PIN: h.PIN.Reveal(), MaxSessions: h.MaxSessions, Create: h.Create,
-	})
+func encodeHello(h *Hello) ([]byte, error) {
+	return json.Marshal(hello{Hello: *h, PIN: h.PIN.Reveal(), Version: version})
 }
 
 func decodeHello(data []byte) (*Hello, error) {
@@ -51,7 +46,8 @@ func decodeHello(data []byte) (*Hello, error) {
 	if h.Version != version {
 		return nil, fmt.Errorf("%w: version %d of the messages, this program has %d (hint: restart the broker)", errFrame, h.Version, version)
 	}
-	return &Hello{Module: h.Module, TokenLabel: h.TokenLabel, PIN: issuers.NewSecret(h.PIN), MaxSessions: h.MaxSessions, Create: h.Create}, nil
+	h.Hello.PIN = issuers.NewSecret(h.PIN)
+	return &h.Hello, nil
 }
 
 // Opener opens what the broker wants to use.
