@@ -24,7 +24,6 @@ import (
 	"github.com/daypass/daypass/broker/installation"
 	"github.com/daypass/daypass/broker/instance"
 	"github.com/daypass/daypass/broker/keys"
-	"github.com/daypass/daypass/broker/keys/isolated"
 	"github.com/daypass/daypass/broker/keys/pkcs11"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/oidc"
@@ -250,11 +249,12 @@ func (s *keyStore) token(ctx context.Context, k config.Key) (token, error) {
 	if err != nil {
 		return nil, err
 	}
+	settings := pkcs11.Config{Module: k.Module, TokenLabel: k.Token, PIN: pin, Create: s.create}
 	var t token
 	if k.Isolate {
-		t, err = isolateToken(ctx, k, isolated.Hello{Module: k.Module, TokenLabel: k.Token, PIN: pin, Create: s.create}, s.logger)
+		t, err = isolateToken(ctx, k, settings, s.logger)
 	} else {
-		t, err = pkcs11.Open(ctx, pkcs11.Config{Module: k.Module, TokenLabel: k.Token, PIN: pin, Create: s.create})
+		t, err = pkcs11.Open(ctx, settings)
 	}
 	if err != nil {
 		return nil, err

@@ -44,7 +44,7 @@ func newModuleHost() *cobra.Command {
 
 // openModule opens the token in the child.
 func openModule(ctx context.Context, h *isolated.Hello) (keys.Store, io.Closer, error) {
-	t, err := pkcs11.Open(ctx, pkcs11.Config{Module: h.Module, TokenLabel: h.TokenLabel, PIN: h.PIN, MaxSessions: h.MaxSessions, Create: h.Create})
+	t, err := pkcs11.Open(ctx, *h)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -52,7 +52,7 @@ func openModule(ctx context.Context, h *isolated.Hello) (keys.Store, io.Closer, 
 }
 
 // isolateToken opens a token in a child.
-func isolateToken(ctx context.Context, k config.Key, hello isolated.Hello, logger *slog.Logger) (*isolated.Store, error) {
+func isolateToken(ctx context.Context, k config.Key, settings pkcs11.Config, logger *slog.Logger) (*isolated.Store, error) {
 	environment := isolated.Environment(os.Environ(), k.IsolateEnv...)
 	program, err := ownProgram()
 	if err != nil {
@@ -63,7 +63,7 @@ func isolateToken(ctx context.Context, k config.Key, hello isolated.Hello, logge
 			// Not bound to a context: the child outlives the request that starts it.
 			return &exec.Cmd{Path: program, Args: []string{"daypassd", moduleHostCommand}, Dir: "/", Env: environment}
 		},
-		Hello: hello, Logger: logger, Now: time.Now,
+		Hello: settings, Logger: logger, Now: time.Now,
 	})
 }
 

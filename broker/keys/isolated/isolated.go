@@ -34,7 +34,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/daypass/daypass/issuers"
+	"github.com/daypass/daypass/broker/keys/pkcs11"
 )
 
 const (
@@ -51,14 +51,8 @@ const (
 	calm = time.Minute
 )
 
-// Hello is what the child opens. It is sent over the pipe.
-type Hello struct {
-	Module      string         // path of the PKCS#11 library
-	TokenLabel  string         // CKA_LABEL of the token
-	PIN         issuers.Secret // the user PIN
-	MaxSessions int            // as pkcs11.Config
-	Create      bool           // as pkcs11.Config
-}
+// Hello is what the child opens, the PIN included. It is sent over the pipe.
+type Hello = pkcs11.Config
 
 // Config says which child to start.
 type Config struct {
@@ -223,7 +217,7 @@ func (s *Store) start(ctx context.Context, a *attempt) {
 }
 
 func (s *Store) launch(ctx context.Context) (*child, error) {
-	data, err := s.config.Hello.encode()
+	data, err := encodeHello(&s.config.Hello)
 	if err != nil {
 		return nil, err
 	}
@@ -252,7 +246,7 @@ func (s *Store) watch(ctx context.Context, c *child) {
 	s.mu.Lock()
 	asked := s.closed
 	s.mu.Unlock()
-	if asked && c.state.Success() || errors.Is(c.err, errStopped) { // set before died is closed
+	if asked && c.state != nil && c.state.Success() || errors.Is(c.err, errStopped) { // set before died is closed
 		return
 	}
 	s.config.Logger.WarnContext(ctx, "the process of the PKCS#11 module is gone", "module", s.config.Hello.Module, "pid", c.cmd.Process.Pid,

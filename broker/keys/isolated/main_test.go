@@ -80,6 +80,9 @@ func hosts() map[string]func(dir string) error {
 		"faulty": func(dir string) error {
 			return serveOver(openSoftware(dir, func(s keys.Store) keys.Store { return faultyStore{s, dir} }))
 		},
+		"choosing": func(dir string) error {
+			return serveOver(openSoftware(dir, func(s keys.Store) keys.Store { return choosing{s} }))
+		},
 		"prints":      servePrinting,
 		"parent":      beParent,
 		"dies":        func(dir string) error { return errors.Join(note(dir, "start"), errors.New("no such luck")) },
@@ -110,7 +113,7 @@ func serveOver(open Opener) error {
 }
 
 func openSoftHSM(ctx context.Context, h *Hello) (keys.Store, io.Closer, error) {
-	t, err := pkcs11.Open(ctx, pkcs11.Config{Module: h.Module, TokenLabel: h.TokenLabel, PIN: h.PIN, MaxSessions: h.MaxSessions, Create: h.Create})
+	t, err := pkcs11.Open(ctx, *h)
 	if err != nil {
 		return nil, nil, err
 	}

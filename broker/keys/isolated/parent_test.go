@@ -110,7 +110,7 @@ func TestServeEndsWithItsPipe(t *testing.T) {
 	h := Hello{PIN: issuers.NewSecret(testPIN)}
 	frames := newFrameReader(answers)
 	for number, r := range []*request{
-		{verb: verbHello, data: must(h.encode())},
+		{verb: verbHello, data: must(encodeHello(&h))},
 		{verb: verbMakeSealer, key: keyRef{label: "sealing"}},
 	} {
 		r.number = uint64(number)
@@ -136,7 +136,7 @@ func TestServeEndsWithItsPipe(t *testing.T) {
 
 // TestServeRefuses what isn't a broker of the same version.
 func TestServeRefuses(t *testing.T) {
-	other := must((&request{verb: verbHello, data: []byte(`{"version":2,"pin":"` + testPIN + `"}`)}).encode())
+	other := must((&request{verb: verbHello, data: []byte(`{"Version":2,"PIN":"` + testPIN + `"}`)}).encode())
 	for name, sent := range map[string][]byte{
 		"nothing":         nil,
 		"garbage":         []byte("GET / HTTP/1.1\r\n\r\n"),
@@ -172,5 +172,14 @@ func TestPipes(t *testing.T) {
 	cmd.Env = []string{hostVariable + "=softhsm"}
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "was not started to hold") {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestHello: all that says which token to open arrives, the PIN too.
+func TestHello(t *testing.T) {
+	sent := Hello{Module: "/m", TokenLabel: "t", PIN: issuers.NewSecret(testPIN), MaxSessions: 3}
+	got, err := decodeHello(must(encodeHello(&sent)))
+	if err != nil || got.PIN.Reveal() != testPIN || got.Module != "/m" || got.TokenLabel != "t" || got.MaxSessions != 3 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

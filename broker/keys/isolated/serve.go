@@ -27,20 +27,15 @@ const (
 	maxOpenKeys = 1024
 )
 
-// hello is Hello on its way.
+// hello is Hello on its way: with its PIN, which would hide itself.
 type hello struct {
-	Version     int    `json:"version"`
-	Module      string `json:"module"`
-	TokenLabel  string `json:"token"`
-	PIN         string `json:"pin"`
-	MaxSessions int    `json:"max_sessions"`
-	Create      bool   `json:"create"`
+	Hello
+	PIN     string
+	Version int
 }
 
-func (h *Hello) encode() ([]byte, error) {
-	return json.Marshal(hello{
-		Version: version, Module: h.Module, TokenLabel: h.TokenLabel, PIN: h.PIN.Reveal(), MaxSessions: h.MaxSessions, Create: h.Create,
-	})
+func encodeHello(h *Hello) ([]byte, error) {
+	return json.Marshal(hello{Hello: *h, PIN: h.PIN.Reveal(), Version: version})
 }
 
 func decodeHello(data []byte) (*Hello, error) {
@@ -51,7 +46,8 @@ func decodeHello(data []byte) (*Hello, error) {
 	if h.Version != version {
 		return nil, fmt.Errorf("%w: version %d of the messages, this program has %d (hint: restart the broker)", errFrame, h.Version, version)
 	}
-	return &Hello{Module: h.Module, TokenLabel: h.TokenLabel, PIN: issuers.NewSecret(h.PIN), MaxSessions: h.MaxSessions, Create: h.Create}, nil
+	h.Hello.PIN = issuers.NewSecret(h.PIN)
+	return &h.Hello, nil
 }
 
 // Opener opens what the broker wants to use.
@@ -182,17 +178,21 @@ func (h *host) answer(ctx context.Context, r *request) *answer {
 	return a
 }
 
-func (h *host) do(ctx context.Context, r *request, a *answer) (err error) {
+func (h *host) do(ctx context.Context, r *request, a *answer) error {
 	pair := keys.Pair{Label: r.key.label, Algorithm: r.key.algorithm, Bits: int(r.bits)}
+	store, err := h.holding(r.key)
+	if err != nil {
+		return err
+	}
 	switch r.verb {
 	case verbOpenSigner:
-		return h.describe(a)(h.store.OpenSigner(ctx, pair))
+		return h.describe(a, r.key)(store.OpenSigner(ctx, pair))
 	case verbMakeSigner:
-		return h.describe(a)(h.store.MakeSigner(ctx, pair))
+		return h.describe(a, r.key)(store.MakeSigner(ctx, pair))
 	case verbOpenSealer:
-		return h.describeSealer(a)(h.store.OpenSealer(ctx, r.key.label))
+		return h.describeSealer(a, r.key)(store.OpenSealer(ctx, r.key.label))
 	case verbMakeSealer:
-		return h.describeSealer(a)(h.store.MakeSealer(ctx, r.key.label))
+		return h.describeSealer(a, r.key)(store.MakeSealer(ctx, r.key.label))
 	case verbSign:
 		var s keys.Signer
 		if s, err = h.signer(ctx, r.key); err == nil {
@@ -209,17 +209,29 @@ func (h *host) do(ctx context.Context, r *request, a *answer) (err error) {
 			a.data, err = s.Open(ctx, r.data, r.place)
 		}
 	case verbDestroy:
-		return h.store.Destroy(ctx, r.key.label)
+		return store.Destroy(ctx, r.key.label)
 	case verbList:
-		a.list, err = h.store.List(ctx)
+		a.list, err = store.List(ctx)
 	default:
 		return errFrame
 	}
 	return err
 }
 
+// holding is the store of the keys that a reference may mean.
+func (h *host) holding(ref keyRef) (keys.Store, error) {
+	if ref.objectID == "" {
+		return h.store, nil
+	}
+	chooses, can := h.store.(interface{ WithID(id []byte) keys.Store })
+	if !can {
+		return nil, fmt.Errorf("choosing a key by its id: %w", errors.ErrUnsupported)
+	}
+	return chooses.WithID([]byte(ref.objectID)), nil
+}
+
 // describe puts a key pair into the answer, and keeps it open.
-func (h *host) describe(a *answer) func(keys.Signer, error) error {
+func (h *host) describe(a *answer, ref keyRef) func(keys.Signer, error) error {
 	return func(s keys.Signer, err error) error {
 		if err != nil {
 			return err
@@ -228,17 +240,19 @@ func (h *host) describe(a *answer) func(keys.Signer, error) error {
 			return fmt.Errorf("encoding the public key of %s: %w", a.label, err)
 		}
 		a.keyID = s.KeyID()
-		keep(h, h.signers, keyRef{label: a.label, algorithm: s.Algorithm(), id: s.KeyID()}, s)
+		ref.id = a.keyID
+		keep(h, h.signers, ref, s)
 		return nil
 	}
 }
 
 // describeSealer puts a sealing key into the answer, and keeps it open.
-func (h *host) describeSealer(a *answer) func(keys.Sealer, error) error {
+func (h *host) describeSealer(a *answer, ref keyRef) func(keys.Sealer, error) error {
 	return func(s keys.Sealer, err error) error {
 		if err == nil {
 			a.keyID = s.KeyID()
-			keep(h, h.sealers, keyRef{label: a.label, id: s.KeyID()}, s)
+			ref.id = a.keyID
+			keep(h, h.sealers, ref, s)
 		}
 		return err
 	}
@@ -262,7 +276,11 @@ func (h *host) signer(ctx context.Context, ref keyRef) (keys.Signer, error) {
 	if open {
 		return s, nil
 	}
-	s, err := h.store.OpenSigner(ctx, keys.Pair{Label: ref.label, Algorithm: ref.algorithm})
+	store, err := h.holding(ref)
+	if err != nil {
+		return nil, err
+	}
+	s, err = store.OpenSigner(ctx, keys.Pair{Label: ref.label, Algorithm: ref.algorithm})
 	if err != nil {
 		return nil, err
 	}
@@ -281,7 +299,11 @@ func (h *host) sealer(ctx context.Context, ref keyRef) (keys.Sealer, error) {
 	if open {
 		return s, nil
 	}
-	s, err := h.store.OpenSealer(ctx, ref.label)
+	store, err := h.holding(ref)
+	if err != nil {
+		return nil, err
+	}
+	s, err = store.OpenSealer(ctx, ref.label)
 	if err != nil {
 		return nil, err
 	}

@@ -102,6 +102,52 @@ func sealing(t *testing.T, s *Store, label string) {
 	}
 }
 
+// choosing is a store that has other keys for each CKA_ID.
+type choosing struct{ keys.Store }
+
+type chosen struct {
+	keys.Store
+	id string
+}
+
+func (c choosing) WithID(id []byte) keys.Store { return chosen{c.Store, string(id)} }
+
+func (c chosen) OpenSigner(ctx context.Context, pair keys.Pair) (keys.Signer, error) {
+	pair.Label += "-" + c.id
+	return c.Store.OpenSigner(ctx, pair)
+}
+
+func (c chosen) MakeSigner(ctx context.Context, pair keys.Pair) (keys.Signer, error) {
+	pair.Label += "-" + c.id
+	return c.Store.MakeSigner(ctx, pair)
+}
+
+// TestWithID: the CKA_ID goes along, also to a child that was started later.
+func TestWithID(t *testing.T) {
+	config, _, _ := hosted(t, "choosing", t.TempDir())
+	s := openTest(t, config)
+	pair := keys.Pair{Label: "same"}
+	first, err := s.WithID([]byte("1")).MakeSigner(t.Context(), pair)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := s.WithID([]byte("2")).MakeSigner(t.Context(), pair)
+	if err != nil || second.KeyID() == first.KeyID() {
+		t.Fatalf("the same key: %v", err)
+	}
+	kill(t, s)
+	if err := errors.Join(keys.SelfTest(second), keys.SelfTest(first)); err != nil {
+		t.Error(err)
+	}
+	if again, err := s.WithID([]byte("2")).OpenSigner(t.Context(), pair); err != nil || again.KeyID() != second.KeyID() {
+		t.Errorf("opened another: %v", err)
+	}
+	plain, _, _ := hosted(t, "software", t.TempDir())
+	if _, err := openTest(t, plain).WithID([]byte("1")).MakeSealer(t.Context(), "x"); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("of a store that can't choose: %v", err)
+	}
+}
+
 // TestSoftHSM: the same over a real module.
 func TestSoftHSM(t *testing.T) {
 	config, _, _ := hosted(t, "softhsm", t.TempDir())

@@ -55,6 +55,7 @@ type keyRef struct {
 	label     string
 	algorithm string // "": a sealing key
 	id        string // "": whichever has the label
+	objectID  string // CKA_ID that it has to have; "": any
 }
 
 // request is what the broker asks.
@@ -88,7 +89,7 @@ func (r *request) encode() ([]byte, error) {
 	b = binary.BigEndian.AppendUint64(b, r.number)
 	b = append(b, byte(r.verb))
 	b = binary.BigEndian.AppendUint64(b, uint64(max(r.timeout, 0)))
-	b = appendText(b, r.key.label, r.key.algorithm, r.key.id)
+	b = appendText(b, r.key.label, r.key.algorithm, r.key.id, r.key.objectID)
 	b = binary.BigEndian.AppendUint32(b, r.bits)
 	b = append(b, r.opts.hash, r.opts.padding)
 	b = binary.BigEndian.AppendUint32(b, uint32(r.opts.salt)) //nolint:gosec // the bits of it, read back the same way
@@ -100,7 +101,7 @@ func decodeRequest(frame []byte) (*request, error) {
 	c := cursor{rest: frame}
 	r := &request{number: c.uint64(), verb: verb(c.byte())}
 	r.timeout = time.Duration(min(c.uint64(), math.MaxInt64))
-	r.key = keyRef{label: c.text(), algorithm: c.text(), id: c.text()}
+	r.key = keyRef{label: c.text(), algorithm: c.text(), id: c.text(), objectID: c.text()}
 	r.bits = c.uint32()
 	r.opts = signOptions{hash: c.byte(), padding: c.byte(), salt: int32(c.uint32())} //nolint:gosec // as it was written
 	r.data, r.place = c.bytes(), c.bytes()

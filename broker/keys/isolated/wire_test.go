@@ -29,7 +29,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 		sent := request{
 			number: rapid.Uint64().Draw(t, "number"), verb: verb(rapid.IntRange(1, int(verbEnd)-1).Draw(t, "verb")),
 			timeout: time.Duration(rapid.Int64Min(0).Draw(t, "timeout")), bits: rapid.Uint32().Draw(t, "bits"),
-			key:  keyRef{label: drawText(t, "label"), algorithm: drawText(t, "algorithm"), id: drawText(t, "id")},
+			key:  keyRef{label: drawText(t, "label"), algorithm: drawText(t, "algorithm"), id: drawText(t, "id"), objectID: drawText(t, "object")},
 			opts: signOptions{hash: rapid.Byte().Draw(t, "hash"), padding: rapid.Byte().Draw(t, "padding"), salt: rapid.Int32().Draw(t, "salt")},
 			data: drawBytes(t, "data"), place: drawBytes(t, "place"),
 		}
@@ -67,7 +67,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 // FuzzFrame: whatever comes over the pipe, it is read without a panic, bounded, and
 // what is taken for a message is written back as it came.
 func FuzzFrame(f *testing.F) {
-	f.Add(must((&request{verb: verbSign, key: keyRef{"label", keys.ES256, "id"}, data: make([]byte, 32)}).encode()))
+	f.Add(must((&request{verb: verbSign, key: keyRef{"label", keys.ES256, "id", "object"}, data: make([]byte, 32)}).encode()))
 	f.Add(must((&answer{verb: verbList, list: []keys.Info{{Label: "a"}, {KeyID: "b"}}}).encode()))
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
 	f.Add([]byte{0, 0, 0, 1, 0})
