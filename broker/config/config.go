@@ -17,6 +17,7 @@ package config
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/policies/catalogue"
@@ -95,7 +96,8 @@ type Key struct {
 	PIN         issuers.Secret    `yaml:"-"`         // from the environment; zero where PINFile is set
 	Algorithm   string            `yaml:"algorithm"` // of a key that signs: ES256, ES384, RS256, PS256, EdDSA; absent: ES256
 	Bits        int               `yaml:"bits"`      // of an RSA key that is made: 2048, 3072, 4096; absent: 3072
-	RotateEvery *strictyaml.Value `yaml:"rotate_every"`
+	Rotation    string            `yaml:"rotate_every"` // of keys.signing: 30d, or never; absent: 30d
+	RotateEvery time.Duration     `yaml:"-"`            // Rotation, read; 0: never by itself
 }
 
 // Provider is one provider of job tokens.

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/daypass/daypass/broker/api"
+	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/policies"
 )
 
@@ -36,26 +37,33 @@ func (s *Server) ready(c echo.Context) error {
 // discovery is what verifies the JWTs that the broker minted (OpenID Connect
 // Discovery 1.0 §3). It names only what exists.
 func (s *Server) discovery(c echo.Context) error {
-	c.Response().Header().Set(echo.HeaderCacheControl, keysCache)
+	c.Response().Header().Set(echo.HeaderCacheControl, keysCache())
+	algorithms := []string{keys.ES256}
+	if s.config.Algorithms != nil {
+		algorithms = s.config.Algorithms()
+	}
 	return writeJSON(c, http.StatusOK, map[string]any{
 		"issuer":                                s.config.ExternalURL,
 		"jwks_uri":                              s.config.ExternalURL + api.PathJWKS,
 		"response_types_supported":              []string{"id_token"},
 		"subject_types_supported":               []string{"public"},
-		"id_token_signing_alg_values_supported": []string{"ES256"},
+		"id_token_signing_alg_values_supported": algorithms,
 		"claims_supported":                      []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id"},
 	})
 }
 
-// keysCache is how long a verifier may keep the keys without asking again.
-const keysCache = "public, max-age=300"
+// keysCache is how long a verifier may keep the keys without asking again: what
+// the rotation of keys waits for.
+func keysCache() string {
+	return "public, max-age=" + strconv.Itoa(int(keys.JWKSMaxAge/time.Second))
+}
 
 func (s *Server) jwks(c echo.Context) error {
 	body, err := s.config.JWKS()
 	if err != nil {
 		return err
 	}
-	c.Response().Header().Set(echo.HeaderCacheControl, keysCache)
+	c.Response().Header().Set(echo.HeaderCacheControl, keysCache())
 	return c.Blob(http.StatusOK, "application/jwk-set+json", body) // RFC 7517 §8.5
 }
 

@@ -34,6 +34,7 @@ type Config struct {
 	Reload      Reloader
 	ExternalURL string
 	JWKS        func() ([]byte, error) // public keys that verify what the broker mints
+	Algorithms  func() []string        // of those keys; nil: ES256
 	Ready       func(ctx context.Context) Readiness
 	Metrics     *prometheus.Registry
 	Logger      *slog.Logger

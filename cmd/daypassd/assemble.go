@@ -199,6 +199,14 @@ func (s *keyStore) signer(ctx context.Context, k config.Key) (keys.Signer, error
 	return signer, err
 }
 
+// signing says where the keys that sign JWTs are.
+func (s *keyStore) signing(ctx context.Context, k config.Key) (instance.Signing, error) {
+	store, err := s.store(ctx, k)
+	return instance.Signing{
+		Store: store, Pair: keys.Pair{Label: k.Label, Algorithm: k.Algorithm, Bits: k.Bits}, Create: s.create, RotateEvery: k.RotateEvery,
+	}, err
+}
+
 func (s *keyStore) sealer(ctx context.Context, k config.Key) (keys.Sealer, error) {
 	store, err := s.store(ctx, k)
 	if err != nil {
@@ -302,7 +310,7 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 	if parts.Sealer, err = store.sealer(ctx, settings.Keys.Sealing); err != nil {
 		return nil, nil, fmt.Errorf("keys.sealing: %w", err)
 	}
-	if parts.Signer, err = store.signer(ctx, settings.Keys.Signing); err != nil {
+	if parts.Signing, err = store.signing(ctx, settings.Keys.Signing); err != nil {
 		return nil, nil, fmt.Errorf("keys.signing: %w", err)
 	}
 	parts.IssuerKeys = map[string]keys.Signer{}
@@ -327,8 +335,8 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 		network := &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
 		parts.TrustedProxies = append(parts.TrustedProxies, echo.TrustIPRange(network))
 	}
-	parts.OpenIssuers = func(ctx context.Context, installation string) (map[string]broker.Issuer, error) {
-		return openIssuers(ctx, settings, installation, parts)
+	parts.OpenIssuers = func(ctx context.Context, installation string, signer func() issuers.Signer) (map[string]broker.Issuer, error) {
+		return openIssuers(ctx, settings, opening{installation: installation, signer: signer, parts: parts})
 	}
 	folder := reloader.Folder{Path: settings.Policies.Dir, Still: stillTime}
 	parts.LoadPolicies = func(ctx context.Context, open map[string]broker.Issuer) (*policies.Set, error) {
@@ -357,12 +365,19 @@ func policyConfig(settings *config.Config, checker policies.IssuerChecker) polic
 	return policies.Config{Environments: settings.Environments, Providers: settings.PolicyProviders(), Issuers: checker, Now: time.Now()}
 }
 
-func openIssuers(ctx context.Context, settings *config.Config, installation string, parts *instance.Config) (map[string]broker.Issuer, error) {
-	open := map[string]broker.Issuer{}
+// opening is what issuers are opened with, besides their configuration.
+type opening struct {
+	installation string
+	signer       func() issuers.Signer
+	parts        *instance.Config
+}
+
+func openIssuers(ctx context.Context, settings *config.Config, with opening) (map[string]broker.Issuer, error) {
+	open, parts := map[string]broker.Issuer{}, with.parts
 	for _, c := range settings.Issuers {
 		spec := builtin.Spec{
-			Name: c.Name, Kind: c.Type, Installation: installation, ExternalURL: settings.ExternalURL,
-			Signer: func() issuers.Signer { return parts.Signer }, Key: parts.IssuerKeys[c.Name],
+			Name: c.Name, Kind: c.Type, Installation: with.installation, ExternalURL: settings.ExternalURL,
+			Signer: with.signer, Key: parts.IssuerKeys[c.Name],
 		}
 		target := settings.ExternalURL
 		switch c.Type {

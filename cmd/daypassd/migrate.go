@@ -17,6 +17,7 @@ import (
 	"github.com/daypass/daypass/broker/installation"
 	"github.com/daypass/daypass/broker/instance"
 	"github.com/daypass/daypass/broker/keys"
+	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/builtin"
 	"github.com/daypass/daypass/issuers/postgres"
 	"github.com/daypass/daypass/migrations"
@@ -92,7 +93,10 @@ func openUnused(ctx context.Context, settings *config.Config) (map[string]broker
 	for _, c := range settings.Issuers {
 		own[c.Name] = signer
 	}
-	return openIssuers(ctx, settings, "000000000000", &instance.Config{Signer: signer, IssuerKeys: own, Logger: slog.New(slog.DiscardHandler), Now: time.Now})
+	return openIssuers(ctx, settings, opening{
+		installation: "000000000000", signer: func() issuers.Signer { return signer },
+		parts: &instance.Config{IssuerKeys: own, Logger: slog.New(slog.DiscardHandler), Now: time.Now},
+	})
 }
 
 func newTarget() *cobra.Command {
