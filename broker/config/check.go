@@ -230,7 +230,7 @@ func (l *loader) rotation(k *Key) {
 	case err != nil:
 		l.add(k.At.Of("rotate_every"), "write 30d, or never", "%q is no duration", k.Rotation)
 	case every < keys.MinRotateEvery || every > keys.MaxRotateEvery:
-		l.add(k.At.Of("rotate_every"), "the next key has to be published for a day before it signs", "rotate_every is between %s and %dd", keys.MinRotateEvery/time.Hour*time.Hour, keys.MaxRotateEvery/(24*time.Hour))
+		l.add(k.At.Of("rotate_every"), "the next key has to be published for a day before it signs", "rotate_every is between %dh and %dd", keys.MinRotateEvery/time.Hour, keys.MaxRotateEvery/(24*time.Hour))
 	default:
 		k.RotateEvery = every
 	}

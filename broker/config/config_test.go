@@ -221,7 +221,12 @@ func TestMistakes(t *testing.T) {
 		want       []string
 	}{
 		{"admins", minimal + "admins: {x: 1}\n", []string{"11:9: admins is not enforced by this version (hint: make tokens with: daypassd admin token)"}},
-		{"rotate_every", change("software, dir: /keys, pin_file: /pin}", "software, dir: /keys, pin_file: /pin, rotate_every: 30d}"), []string{"6:71: rotate_every is not enforced by this version"}},
+		{"a schedule", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: software, dir: /keys, pin_file: /pin, rotate_every: 7d}\n  sealing"), nil},
+		{"no schedule", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: software, dir: /keys, pin_file: /pin, rotate_every: never}\n  sealing"), nil},
+		{"a schedule without time for the next key", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: software, dir: /keys, pin_file: /pin, rotate_every: 25h}\n  sealing"), []string{"rotate_every is between 26h and 366d"}},
+		{"a slow schedule", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: software, dir: /keys, pin_file: /pin, rotate_every: 367d}\n  sealing"), []string{"rotate_every is between 26h and 366d"}},
+		{"a schedule that is none", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: software, dir: /keys, pin_file: /pin, rotate_every: often}\n  sealing"), []string{`"often" is no duration (hint: write 30d, or never)`}},
+		{"a schedule for the sealing key", strings.Replace(minimal, "sealing: {type: software,", "sealing: {rotate_every: 30d, type: software,", 1), []string{"rotate_every is for keys.signing alone"}},
 		{"audit key", change("  signing", "  audit: {type: pkcs11}\n  signing"), []string{"keys.audit is not enforced by this version"}},
 		{"unknown key", minimal + "lisen: x\n", []string{"11:1: unknown key lisen (hint: did you mean listen?)"}},
 		{"public plain HTTP", change("listen: 127.0.0.1", "listen: 0.0.0.0"), []string{"1:9: plain HTTP on 0.0.0.0:8080"}},
@@ -260,7 +265,7 @@ func TestMistakes(t *testing.T) {
 		{"software keys not allowed", change("allow_software_keys: true", "allow_software_keys: false"), []string{"software keys", "software keys"}},
 		{"keys without a module", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: pkcs11, pin_file: /pin}\n  sealing"), []string{"the key module is missing", "the key token is missing"}},
 		{"keys of both types", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: software, dir: /keys, pin_file: /pin, token: x}\n  sealing"), []string{"a key of type software has no token"}},
-		{"algorithm", change("{type: software", "{algorithm: HS256, type: software"), []string{"signing with "HS256" is not possible"}},
+		{"algorithm", change("{type: software", "{algorithm: HS256, type: software"), []string{`signing with "HS256" is not possible`}},
 		{"no sealing key", change("  sealing: {type: software, dir: /keys, pin_file: /pin}\n", ""), []string{"the key keys.sealing is missing"}},
 		{"an unknown answer to changes", change("policies: {dir: /policies}", "policies: {dir: /policies, on_policy_change: revok}"), []string{`on_policy_change can't be "revok"`}},
 		{"no policies", change("policies: {dir: /policies}\n", ""), []string{"the key dir is missing or empty"}},

@@ -124,6 +124,7 @@ type snapshot struct {
 	now      time.Time // by the database's
 	keys     []Key
 	signer   keys.Signer // nil: none, or none that opens here
+	shape    keys.Signer // the last one that wasn't nil
 	jwks     []byte      // nil where it would lack the key that signs
 	unopened map[string]string
 }
@@ -168,10 +169,10 @@ func Open(ctx context.Context, config Config) (*Ring, error) {
 func (r *Ring) Signer() issuers.Signer {
 	s := r.current.Load()
 	if err := r.usable(s); err != nil {
-		return refusing{Signer: s.signer, err: err}
+		return refusing{shape: s.shape, err: err}
 	}
 	if s.signer == nil {
-		return refusing{Signer: r.shape(s), err: fmt.Errorf("%w: %w", leases.ErrUnavailable, ErrNoSigner)}
+		return refusing{shape: s.shape, err: fmt.Errorf("%w: %w", leases.ErrUnavailable, ErrNoSigner)}
 	}
 	return s.signer
 }
@@ -223,23 +224,35 @@ func (r *Ring) usable(s *snapshot) error {
 	return nil
 }
 
-// shape is a key that looks like the one that isn't there: callers look at its
-// kind before they sign.
-func (r *Ring) shape(s *snapshot) keys.Signer {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, k := range s.keys {
-		if signer := r.opened[k.KeyID]; signer != nil {
-			return signer
-		}
-	}
-	return nil
+// refusing is a signer that doesn't sign. It looks like the last one that did:
+// callers look at a key's kind before they sign.
+type refusing struct {
+	shape keys.Signer // nil: there was none
+	err   error
 }
 
-// refusing is a signer that doesn't sign.
-type refusing struct {
-	keys.Signer
-	err error
+// Public implements crypto.Signer.
+func (r refusing) Public() crypto.PublicKey {
+	if r.shape == nil {
+		return nil
+	}
+	return r.shape.Public()
+}
+
+// KeyID implements keys.Signer.
+func (r refusing) KeyID() string {
+	if r.shape == nil {
+		return "none"
+	}
+	return r.shape.KeyID()
+}
+
+// Algorithm implements keys.Signer.
+func (r refusing) Algorithm() string {
+	if r.shape == nil {
+		return keys.ES256
+	}
+	return r.shape.Algorithm()
 }
 
 // SignContext implements keys.Signer.
@@ -287,6 +300,11 @@ func (r *Ring) Refresh(ctx context.Context) error {
 	if s.signer != nil || s.signing() == nil {
 		if s.jwks, err = keys.JWKS(verifying...); err != nil {
 			return err
+		}
+	}
+	if s.shape = s.signer; s.shape == nil {
+		if before := r.current.Load(); before != nil {
+			s.shape = before.shape
 		}
 	}
 	r.current.Store(s)
