@@ -1,12 +1,16 @@
 package instance
 
 import (
+	"context"
+	"fmt"
 	"math"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/daypass/daypass/broker/keyring"
+	"github.com/daypass/daypass/broker/keys"
+	"github.com/daypass/daypass/broker/leases"
 )
 
 // ringMetrics are those of the keys that sign.
@@ -53,4 +57,24 @@ func (m *ringMetrics) Ring(h keyring.Health) {
 	for _, state := range []keyring.State{keyring.Making, keyring.Published, keyring.Signing, keyring.Retiring} {
 		m.keys.WithLabelValues(string(state)).Set(float64(h.Keys[state]))
 	}
+}
+
+// OpenRing opens the keys that sign for a command: no broker runs beside it, and
+// nothing is rotated by itself. What it returns beside the ring is to be called
+// when the command is done.
+func (b *Base) OpenRing(ctx context.Context, signing Signing, now func() time.Time) (*keyring.Ring, func(), error) {
+	store, err := leases.Open(ctx, leases.Config{
+		Pool: b.Pool, Audit: b.Recorder, Handles: b.Root.RowSealer(), Claims: b.Root.Hasher(keys.SessionClaims), Installation: b.Installation, Tenant: Tenant, Now: now,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	ring, err := keyring.Open(ctx, keyring.Config{
+		Pool: b.Pool, Leases: store, Audit: b.Recorder, Tenant: Tenant, Store: signing.Store, Pair: signing.Pair, Create: signing.Create, RotateEvery: signing.RotateEvery, Now: now,
+	})
+	if err != nil {
+		store.Close()
+		return nil, nil, fmt.Errorf("keys.signing: %w", err)
+	}
+	return ring, store.Close, nil
 }
