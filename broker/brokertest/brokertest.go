@@ -224,7 +224,7 @@ func (b *Broker) open() {
 	}
 	b.Instance, err = instance.Open(t.Context(), instance.Config{
 		Database: b.database(), Sealer: b.sealer,
-		Signing: instance.Signing{Store: b.Store, Pair: keys.Pair{Label: SigningLabel, Algorithm: keys.ES256}, Create: true, RotateEvery: b.options.RotateEvery},
+		Signing:     instance.Signing{Store: b.Store, Pair: keys.Pair{Label: SigningLabel, Algorithm: keys.ES256}, Create: true, RotateEvery: b.options.RotateEvery},
 		ExternalURL: b.URL, Logger: logger, Now: b.options.Clock,
 		Providers: []oidc.Provider{
 			{Name: "github", Type: "github", Issuer: b.Provider.IssuerURL(devkit.ProfileGitHub), Audience: Audience, SessionTTL: b.options.SessionTTL},

@@ -85,19 +85,19 @@ const (
 
 // Key says where one key is.
 type Key struct {
-	At          strictyaml.Where  `yaml:"-"`
-	Type        string            `yaml:"type"`      // KeyPKCS11 or KeySoftware
-	Module      string            `yaml:"module"`    // pkcs11: path of the module
-	Token       string            `yaml:"token"`     // pkcs11: the token's label
-	Label       string            `yaml:"label"`     // the key's; absent: daypass-signing, daypass-sealing
-	Dir         string            `yaml:"dir"`       // software: the folder of the keys
-	PINFile     string            `yaml:"pin_file"`  // holds the PIN
-	RawPIN      string            `yaml:"pin"`       // ${NAME}; empty once it is read
-	PIN         issuers.Secret    `yaml:"-"`         // from the environment; zero where PINFile is set
-	Algorithm   string            `yaml:"algorithm"` // of a key that signs: ES256, ES384, RS256, PS256, EdDSA; absent: ES256
-	Bits        int               `yaml:"bits"`      // of an RSA key that is made: 2048, 3072, 4096; absent: 3072
-	Rotation    string            `yaml:"rotate_every"` // of keys.signing: 30d, or never; absent: 30d
-	RotateEvery time.Duration     `yaml:"-"`            // Rotation, read; 0: never by itself
+	At          strictyaml.Where `yaml:"-"`
+	Type        string           `yaml:"type"`         // KeyPKCS11 or KeySoftware
+	Module      string           `yaml:"module"`       // pkcs11: path of the module
+	Token       string           `yaml:"token"`        // pkcs11: the token's label
+	Label       string           `yaml:"label"`        // the key's; absent: daypass-signing, daypass-sealing
+	Dir         string           `yaml:"dir"`          // software: the folder of the keys
+	PINFile     string           `yaml:"pin_file"`     // holds the PIN
+	RawPIN      string           `yaml:"pin"`          // ${NAME}; empty once it is read
+	PIN         issuers.Secret   `yaml:"-"`            // from the environment; zero where PINFile is set
+	Algorithm   string           `yaml:"algorithm"`    // of a key that signs: ES256, ES384, RS256, PS256, EdDSA; absent: ES256
+	Bits        int              `yaml:"bits"`         // of an RSA key that is made: 2048, 3072, 4096; absent: 3072
+	Rotation    string           `yaml:"rotate_every"` // of keys.signing: 30d, or never; absent: 30d
+	RotateEvery time.Duration    `yaml:"-"`            // Rotation, read; 0: never by itself
 }
 
 // Provider is one provider of job tokens.

@@ -58,7 +58,9 @@ func TestOpenFails(t *testing.T) {
 	mistake := errors.New("a mistake")
 	for name, change := range map[string]func(*instance.Config){
 		"issuers": func(c *instance.Config) {
-			c.OpenIssuers = func(context.Context, string, func() issuers.Signer) (map[string]broker.Issuer, error) { return nil, mistake }
+			c.OpenIssuers = func(context.Context, string, func() issuers.Signer) (map[string]broker.Issuer, error) {
+				return nil, mistake
+			}
 		},
 		"policies": func(c *instance.Config) {
 			c.LoadPolicies = func(context.Context, map[string]broker.Issuer) (*policies.Set, error) { return nil, mistake }
@@ -66,7 +68,9 @@ func TestOpenFails(t *testing.T) {
 	} {
 		c := instance.Config{
 			Database: config.Copy(), Sealer: sealer, Signing: signing, ExternalURL: "https://daypass.example", Logger: slog.New(slog.DiscardHandler), Now: time.Now,
-			OpenIssuers:  func(context.Context, string, func() issuers.Signer) (map[string]broker.Issuer, error) { return nil, nil },
+			OpenIssuers: func(context.Context, string, func() issuers.Signer) (map[string]broker.Issuer, error) {
+				return nil, nil
+			},
 			LoadPolicies: func(context.Context, map[string]broker.Issuer) (*policies.Set, error) { return &policies.Set{}, nil },
 		}
 		change(&c)

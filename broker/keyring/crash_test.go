@@ -170,8 +170,12 @@ func TestManyAtOnce(t *testing.T) {
 		after time.Duration
 		want  string
 	}{
-		{0, "signing"}, {month - keys.RotationLead, "signing published"}, {keys.RotationLead, "retiring signing"}, {2 * time.Hour, "retired signing"},
-		{month - keys.RotationLead, "retired signing published"}, {keys.RotationLead, "retired retiring signing"},
+		{0, "signing"},
+		{month - keys.RotationLead, "signing published"},
+		{keys.RotationLead, "retiring signing"},
+		{2 * time.Hour, "retired signing"},
+		{month - keys.RotationLead, "retired signing published"},
+		{keys.RotationLead, "retired retiring signing"},
 	} {
 		w.pass(phase.after, 0)
 		taken := make(chan keyring.Done, 100)

@@ -33,7 +33,7 @@ func TestLife(t *testing.T) {
 	}
 	w.pass(keys.RotationLead-time.Minute, 0)
 	w.run(r)
-	if kid, _ := w.signed(r, 2*time.Hour); kid != first {
+	if kid := w.signed(r, 2*time.Hour); kid != first {
 		t.Errorf("%s signs before its time", kid)
 	}
 	w.pass(time.Minute, 0)

@@ -26,7 +26,7 @@ func TestRevokeSigner(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	r, other := w.open(), w.open()
-	first, _ := w.signed(r, 5*time.Minute)
+	first := w.signed(r, 5*time.Minute)
 	const many = 600 // more than fit in one batch
 	for range many - 1 {
 		w.lease(first, 10*time.Hour)
@@ -75,7 +75,7 @@ func TestRevokeOthers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	r := w.open()
-	first, _ := w.signed(r, 3*time.Minute)
+	first := w.signed(r, 3*time.Minute)
 	second, err := r.Rotate(t.Context(), "ana", true)
 	if err != nil {
 		t.Fatal(err)
@@ -150,7 +150,7 @@ func TestRetireByHand(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	r := w.open()
-	first, _ := w.signed(r, 5*time.Hour)
+	first := w.signed(r, 5*time.Hour)
 	refused := func(key, why string) {
 		t.Helper()
 		var no *keyring.RefusedError

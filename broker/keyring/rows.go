@@ -34,16 +34,16 @@ func (s State) verifies() bool { return s == Published || s == Signing || s == R
 
 // Key is one signing key as it is on record.
 type Key struct {
-	Number                                                                         int // from 1, in the order in which they were made
-	Label                                                                          string
-	KeyID                                                                          string // RFC 7638 thumbprint; "" until it is made
-	Algorithm                                                                      string
-	Bits                                                                           int
-	State                                                                          State
-	CreatedAt                                                                      time.Time
-	PublishedAt, SignsFrom, SigningSince, RetiringSince, EndedAt, DestroyedAt      *time.Time
-	Reason                                                                         string // why it ended
-	events                                                                         int
+	Number                                                                    int // from 1, in the order in which they were made
+	Label                                                                     string
+	KeyID                                                                     string // RFC 7638 thumbprint; "" until it is made
+	Algorithm                                                                 string
+	Bits                                                                      int
+	State                                                                     State
+	CreatedAt                                                                 time.Time
+	PublishedAt, SignsFrom, SigningSince, RetiringSince, EndedAt, DestroyedAt *time.Time
+	Reason                                                                    string // why it ended
+	events                                                                    int
 }
 
 // name is how people are told of a key.
@@ -255,8 +255,7 @@ func unavailable(doing string, err error) error {
 	if errors.Is(err, leases.ErrUnavailable) {
 		return err
 	}
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	if _, said := errors.AsType[*pgconn.PgError](err); said {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
 	return fmt.Errorf("%s: %w: %w", doing, leases.ErrUnavailable, err)

@@ -63,7 +63,7 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.pool.Close)
-	for _, statement := range strings.Split(shifted, ";\n") {
+	for statement := range strings.SplitSeq(shifted, ";\n") {
 		w.exec(statement)
 	}
 	w.pool.Reset() // plans that know the real clock
@@ -172,9 +172,18 @@ func kids(t testing.TB, r *keyring.Ring) []string {
 	return kidsOf(t, body)
 }
 
-func kidsOf(t testing.TB, body []byte) []string {
+// failing is a test, or one of many.
+type failing interface {
+	Helper()
+	Fatal(...any)
+	Errorf(string, ...any)
+}
+
+func kidsOf(t failing, body []byte) []string {
 	t.Helper()
-	var set struct{ Keys []struct{ KID, Alg, Use string } }
+	var set struct {
+		Keys []struct{ KID, Alg, Use string }
+	}
 	if err := json.Unmarshal(body, &set); err != nil {
 		t.Fatal(err)
 	}
@@ -188,14 +197,15 @@ func kidsOf(t testing.TB, body []byte) []string {
 	return all
 }
 
-// signed puts a lease of what a ring signs now on record, and returns its key and id.
-func (w *world) signed(r *keyring.Ring, ttl time.Duration) (kid, id string) {
+// signed puts a lease of what a ring signs now on record, and returns its key.
+func (w *world) signed(r *keyring.Ring, ttl time.Duration) (kid string) {
 	w.t.Helper()
 	signer := r.Signer()
 	if err := keys.SelfTest(signer); err != nil {
 		w.t.Fatal(err)
 	}
-	return signer.KeyID(), w.lease(signer.KeyID(), ttl)
+	w.lease(signer.KeyID(), ttl)
+	return signer.KeyID()
 }
 
 // lease is an active lease that a key signed.
@@ -269,8 +279,6 @@ func together(rings []*keyring.Ring, f func(*keyring.Ring)) {
 }
 
 var errAway = errors.New("the token is away")
-
-
 
 // away is a store in which one key can't be reached.
 type away struct {
