@@ -292,6 +292,14 @@ func (s brittleSigner) Sign(random io.Reader, digest []byte, options crypto.Sign
 	return s.Signer.Sign(random, digest, options)
 }
 
+// SignContext implements keys.Signer.
+func (s brittleSigner) SignContext(ctx context.Context, digest []byte, options crypto.SignerOpts) ([]byte, error) {
+	if s.away.Load() {
+		return nil, errors.New("CKR_DEVICE_REMOVED")
+	}
+	return s.Signer.SignContext(ctx, digest, options)
+}
+
 // TestSigningKeyAway: it is the broker that is broken, not a target, and only
 // what has to be signed is refused.
 func TestSigningKeyAway(t *testing.T) {

@@ -158,7 +158,11 @@ type Revocation struct {
 	Key         string    `json:"key"`
 	Replacement string    `json:"replacement,omitempty"` // signs now, where Key did
 	Leases      int       `json:"leases"`                // ended by this call
-	Until       time.Time `json:"valid_elsewhere_until"` // verifiers may accept what it signed until then
+	// Until is the latest that a verifier which keeps the JWKS may accept what the
+	// key signs, by whomever: a thief's tokens have no lease, and any end they like.
+	Until time.Time `json:"valid_elsewhere_until"`
+	// LastEnd is when the last token with a lease runs out; nil: there was none.
+	LastEnd *time.Time `json:"last_lease_expires_at,omitempty"`
 	// Undestroyed is why the private key couldn't be destroyed; it is tried again.
 	Undestroyed string `json:"undestroyed,omitempty"`
 }
@@ -212,11 +216,9 @@ func (r *Ring) RevokeKey(ctx context.Context, q Revoke) (*Revocation, error) {
 	}
 	// A broker that is cut off from the database publishes the key for as long as
 	// it believes what it knows, and a verifier may have asked just then.
-	if out.Until = k.EndedAt.Add(MaxStale + keys.JWKSMaxAge); last.Before(out.Until) {
-		out.Until = last
-	}
-	if now := r.current.Load().now; out.Until.Before(now) {
-		out.Until = now
+	out.Until = k.EndedAt.Add(MaxStale + keys.JWKSMaxAge)
+	if !last.IsZero() {
+		out.LastEnd = &last
 	}
 	return out, nil
 }

@@ -349,7 +349,10 @@ func writeRevocation(out io.Writer, r *keyring.Revocation) error {
 	lines := []string{
 		fmt.Sprintf("key %s is out of the JWKS, on each broker within %s", r.Key, keyring.RefreshInterval),
 		fmt.Sprintf("%d leases that it signed were ended", r.Leases),
-		fmt.Sprintf("verifiers that kept the JWKS may accept what it signed until %s", r.Until.UTC().Format(time.RFC3339)),
+		fmt.Sprintf("verifiers that kept the JWKS may accept what it signs, by whomever, until %s", r.Until.UTC().Format(time.RFC3339)),
+	}
+	if r.LastEnd != nil {
+		lines = append(lines, fmt.Sprintf("the last token that the brokers signed with it runs out at %s", r.LastEnd.UTC().Format(time.RFC3339)))
 	}
 	if r.Replacement != "" {
 		lines = append(lines, fmt.Sprintf("key %s signs now", r.Replacement))
