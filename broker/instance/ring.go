@@ -70,7 +70,7 @@ func (b *Base) OpenRing(ctx context.Context, signing Signing, now func() time.Ti
 		return nil, nil, err
 	}
 	ring, err := keyring.Open(ctx, keyring.Config{
-		Pool: b.Pool, Leases: store, Audit: b.Recorder, Tenant: Tenant, Store: signing.Store, Pair: signing.Pair, Create: signing.Create, RotateEvery: signing.RotateEvery, Now: now,
+		Pool: b.Pool, Leases: store, Audit: b.Recorder, Tenant: Tenant, Store: signing.Store, Pair: signing.Pair, Create: signing.Create, RotateEvery: signing.RotateEvery, Now: now, Repair: true,
 	})
 	if err != nil {
 		store.Close()

@@ -83,6 +83,9 @@ type Config struct {
 	Pair keys.Pair
 	// Create makes the first key where the store has none. False: that is an error.
 	Create bool
+	// Repair opens the ring even where the key that signs doesn't open: for commands
+	// that let another one sign.
+	Repair bool
 	// RotateEvery is how long a key signs. Zero: until somebody rotates it by hand.
 	RotateEvery time.Duration
 	Notify      func(issuer string) // there is something to take back; nil: nobody is told
@@ -158,8 +161,8 @@ func Open(ctx context.Context, config Config) (*Ring, error) {
 		return nil, err
 	}
 	s := r.current.Load()
-	if key := s.signing(); key != nil && s.signer == nil {
-		return nil, fmt.Errorf("opening signing key %s (%s): %s", key.Label, key.KeyID, s.unopened[key.KeyID])
+	if key := s.signing(); key != nil && s.signer == nil && !config.Repair {
+		return nil, fmt.Errorf("opening signing key %s (%s): %s (hint: where it is lost for good, `daypassd keys rotate --now` lets another one sign)", key.Label, key.KeyID, s.unopened[key.KeyID])
 	}
 	return r, nil
 }
@@ -276,7 +279,7 @@ func (r *Ring) Refresh(ctx context.Context) error {
 	if s.keys, s.now, err = r.read(ctx); err != nil {
 		return err
 	}
-	known := r.opened
+	known, before := r.opened, r.current.Load()
 	r.opened = map[string]keys.Signer{}
 	var verifying []keys.Signer
 	for _, k := range s.keys {
@@ -287,6 +290,9 @@ func (r *Ring) Refresh(ctx context.Context) error {
 		if signer == nil {
 			if signer, err = r.open(ctx, k); err != nil {
 				s.unopened[k.KeyID] = err.Error()
+				if before != nil && before.unopened[k.KeyID] != "" {
+					continue // it was said
+				}
 				r.config.Logger.ErrorContext(ctx, "a signing key doesn't open: it is missing from this broker's JWKS", "key", k.KeyID, "label", k.Label, "state", k.State, "error", err)
 				continue
 			}
@@ -302,10 +308,8 @@ func (r *Ring) Refresh(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.shape = s.signer; s.shape == nil {
-		if before := r.current.Load(); before != nil {
-			s.shape = before.shape
-		}
+	if s.shape = s.signer; s.shape == nil && before != nil {
+		s.shape = before.shape
 	}
 	r.current.Store(s)
 	return nil

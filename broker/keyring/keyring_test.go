@@ -155,7 +155,15 @@ func TestSignerIsGone(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), next.KeyID) || elsewhere != nil {
 		t.Errorf("it started: %v", err)
 	}
-	blind := w.open(func(c *keyring.Config) { c.Store = &away{w.store, "signing-3"} })
+	// A command opens the ring all the same, and lets another one sign.
+	repairing := w.open(func(c *keyring.Config) { c.Store, c.Repair = &away{w.store, "signing-2"}, true })
+	if err := keys.SelfTest(repairing.Signer()); err == nil {
+		t.Error("it signs with a key that is away")
+	}
+	if repaired, err := repairing.Rotate(t.Context(), "ana", true); err != nil || repaired.Label != "signing-3" || repairing.Refresh(t.Context()) != nil || repairing.Check() != nil {
+		t.Errorf("%+v %v", repaired, err)
+	}
+	blind := w.open(func(c *keyring.Config) { c.Store = &away{w.store, "signing-4"} })
 	last, err := r.Rotate(t.Context(), "ana", true)
 	if err != nil {
 		t.Fatal(err)

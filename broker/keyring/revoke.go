@@ -155,9 +155,9 @@ type Revoke struct {
 
 // Revocation is what became of it.
 type Revocation struct {
-	Key         string    `json:"key"`
-	Replacement string    `json:"replacement,omitempty"` // signs now, where Key did
-	Leases      int       `json:"leases"`                // ended by this call
+	Key         string `json:"key"`
+	Replacement string `json:"replacement,omitempty"` // signs now, where Key did
+	Leases      int    `json:"leases"`                // ended by this call
 	// Until is the latest that a verifier which keeps the JWKS may accept what the
 	// key signs, by whomever: a thief's tokens have no lease, and any end they like.
 	Until time.Time `json:"valid_elsewhere_until"`

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -209,11 +210,14 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $10, $11)`
 
 // found takes the first key on record: the one that the configuration names.
 func (r *Ring) found(ctx context.Context) error {
-	var some bool
-	if err := r.config.Pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM signing_keys WHERE tenant = $1)`, r.config.Tenant).Scan(&some); err != nil {
+	var labels []string
+	if err := r.config.Pool.QueryRow(ctx, `SELECT coalesce(array_agg(label), '{}') FROM signing_keys WHERE tenant = $1`, r.config.Tenant).Scan(&labels); err != nil {
 		return unavailable("reading signing keys", err)
 	}
-	if some {
+	if len(labels) > 0 {
+		if !slices.Contains(labels, r.config.Pair.Label) {
+			r.config.Logger.WarnContext(ctx, "the configured label is that of no signing key on record: it names later ones alone (hint: `daypassd keys rotate` makes the next one)", "label", r.config.Pair.Label)
+		}
 		return nil
 	}
 	signer, err := r.openOrMake(ctx, r.config.Pair, r.config.Create)

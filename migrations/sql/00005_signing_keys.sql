@@ -2,7 +2,7 @@
 
 -- The keys that sign JWTs, one row each, in the order in which they were made.
 -- Private keys are in the HSM, under their labels; a row says how far one is.
-CREATE TABLE signing_keys (
+CREATE TABLE IF NOT EXISTS signing_keys (
     tenant         text NOT NULL,
     number         integer NOT NULL CHECK (number > 0),
     label          text NOT NULL UNIQUE,    -- in the HSM; never used again
@@ -30,5 +30,5 @@ CREATE TABLE signing_keys (
     CHECK (destroyed_at IS NULL OR ended_at IS NOT NULL)
 );
 -- One signs, and one is on its way: whoever would make a second one loses here.
-CREATE UNIQUE INDEX signing_keys_signing ON signing_keys (tenant) WHERE state = 'signing';
-CREATE UNIQUE INDEX signing_keys_coming ON signing_keys (tenant) WHERE state IN ('making', 'published');
+CREATE UNIQUE INDEX IF NOT EXISTS signing_keys_signing ON signing_keys (tenant) WHERE state = 'signing';
+CREATE UNIQUE INDEX IF NOT EXISTS signing_keys_coming ON signing_keys (tenant) WHERE state IN ('making', 'published');
