@@ -46,8 +46,8 @@ const (
 	PoliciesConfirmed Type = "policies.confirmed" // an operator let a set come into force
 	IdentityConflict  Type = "identity.conflict"  // a token has one half of a name and an id
 
-	// Steps in the life of a key that signs JWTs. The subject is its key id; of a
-	// planned or given up one, which has none, its label.
+	// KeyPlanned and those after it are steps in the life of a key that signs JWTs.
+	// The subject is its key id; of a planned or given up one, which has none, its label.
 	KeyPlanned   Type = "signing_key.planned"
 	KeyAdopted   Type = "signing_key.adopted" // it was there before there was a record of keys
 	KeyPublished Type = "signing_key.published"
