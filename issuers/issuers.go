@@ -163,13 +163,13 @@ type Description struct {
 	// Inside says that what Issue changes is in the broker's own database alone: there
 	// is no target that could be tried.
 	Inside       bool
-	DefaultTTL     time.Duration     // for grants that say none
-	MaxTTL         time.Duration     // what a policy says beyond it is cut; 0: no bound but the policy's
-	IssueTimeout   time.Duration     // the longest that Issue can still take effect on the target after it began
-	Env            map[string]string // value name → environment variable
-	Values         map[string]bool   // name of every value → whether it is sensitive
-	Accepts        Accepts           // what a job may send with its request
-	MadeKey        string            // the value that holds a private key made here: missing where the job sends a key of its own
+	DefaultTTL   time.Duration     // for grants that say none
+	MaxTTL       time.Duration     // what a policy says beyond it is cut; 0: no bound but the policy's
+	IssueTimeout time.Duration     // the longest that Issue can still take effect on the target after it began
+	Env          map[string]string // value name → environment variable
+	Values       map[string]bool   // name of every value → whether it is sensitive
+	Accepts      Accepts           // what a job may send with its request
+	MadeKey      string            // the value that holds a private key made here: missing where the job sends a key of its own
 }
 
 // Accepts says what a role takes from the job besides the request itself. The

@@ -136,7 +136,9 @@ VALUES ('ses_1', 'main', 'p', 'i', sha256('a'), 's', '{}', sha256('m'), now(), n
 INSERT INTO leases (id, tenant, session_id, session_token, policy, grant_name, job, policy_digest, issuer, role, kind, target, revocation, provider, subject, state,
     issued_at, expires_at, max_expires_at, ttl_seconds, renewable, issue_deadline, settled_at, due_at, rules, events)
 VALUES ('lse_1', 'main', 'ses_1', '', 'p', 'g', 'j', 'd', 'i', '', 'k', 't', 'immediate', 'p', 's', 'active',
-    now(), now() + interval '1 minute', now() + interval '2 minutes', 60, true, now(), now(), now(), '{}', 1)`); err != nil {
+    now(), now() + interval '1 minute', now() + interval '2 minutes', 60, true, now(), now(), now(), '{}', 1);
+INSERT INTO signing_keys (tenant, number, label, kid, algorithm, bits, public_key, state, created_at, published_at, signs_from, signing_since, events) VALUES
+    ('main', 1, 'one', 'k1', 'ES256', 0, '', 'signing', now(), now(), now(), now(), 1), ('main', 2, 'two', 'k2', 'ES256', 0, '', 'published', now(), now(), now(), NULL, 1)`); err != nil {
 		t.Fatal(err)
 	}
 	for name, sql := range map[string]string{
@@ -159,10 +161,17 @@ SELECT 'ses_2', tenant, provider, issuer, token_digest, subject, claims, claims_
 		"an admin without an end":    `INSERT INTO admin_tokens VALUES ('adm_1', 'main', sha256('a'), 'k', 'viewer', 'o', 'u', now(), now(), NULL, 1)`,
 		"a jti twice": `INSERT INTO sessions (id, tenant, provider, issuer, token_digest, subject, claims, claims_mac, opened_at, expires_at, token_expires_at, events, jti)
 SELECT 'ses_' || n, tenant, provider, issuer, sha256(n::text::bytea), subject, claims, claims_mac, opened_at, expires_at, token_expires_at, 1, sha256('j') FROM sessions, generate_series(2, 3) AS n`,
-		"a jti in the clear":     `UPDATE sessions SET jti = 'x'`,
-		"a job key in the clear": `UPDATE leases SET job_key = 'x'`,
-		"a tenant in the clear":  `UPDATE leases SET whose = 'x'`,
-		"a token in the clear":   `INSERT INTO session_tokens VALUES ('dps_x', 'k', 'ses_1', '{}', now(), NULL)`,
+		"two keys that sign":              `UPDATE signing_keys SET state = 'signing', signing_since = now() WHERE number = 2`,
+		"two keys on their way":           `INSERT INTO signing_keys (tenant, number, label, algorithm, bits, state, created_at, events) VALUES ('main', 3, 'three', 'ES256', 0, 'making', now(), 1)`,
+		"a label used again":              `UPDATE signing_keys SET label = 'one'`,
+		"a key that ended without a word": `UPDATE signing_keys SET state = 'retired', ended_at = now()`,
+		"a key that retires from nothing": `UPDATE signing_keys SET state = 'retiring', retiring_since = now() WHERE number = 2`,
+		"a published key without an id":   `UPDATE signing_keys SET kid = NULL`,
+		"a key destroyed before its end":  `UPDATE signing_keys SET destroyed_at = now()`,
+		"a jti in the clear":              `UPDATE sessions SET jti = 'x'`,
+		"a job key in the clear":          `UPDATE leases SET job_key = 'x'`,
+		"a tenant in the clear":           `UPDATE leases SET whose = 'x'`,
+		"a token in the clear":            `INSERT INTO session_tokens VALUES ('dps_x', 'k', 'ses_1', '{}', now(), NULL)`,
 	} {
 		if _, err := conn.Exec(t.Context(), sql); err == nil {
 			t.Errorf("%s is accepted", name)

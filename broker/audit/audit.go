@@ -2,7 +2,7 @@
 //
 // An event is written in the transaction of what it records: no event, no
 // access. Each one has a place among the events of its subject (a lease, a
-// session, an admin token): the first has count 1, and no count is missing. Each
+// session, an admin token, a signing key): the first has count 1, and no count is missing. Each
 // carries the leaf hash of its body (RFC 6962 §2.1) and a MAC over that hash by
 // a key that isn't in the database, so that somebody who can write to the
 // database can neither make an event up nor change one unseen.
@@ -56,6 +56,15 @@ const (
 	SecretDestroyed  Type = "secret.destroyed"   // a version, for good
 	SecretRotating   Type = "secret.rotating"    // somebody asked for a rotation
 	SecretRead       Type = "secret.read"        // a lease got a version; the subject is the read's own
+	// KeyPlanned and those after it are steps in the life of a key that signs JWTs.
+	// The subject is its key id; of a planned or given up one, which has none, its label.
+	KeyPlanned   Type = "signing_key.planned"
+	KeyAdopted   Type = "signing_key.adopted" // it was there before there was a record of keys
+	KeyPublished Type = "signing_key.published"
+	KeySigning   Type = "signing_key.signing"
+	KeyRetiring  Type = "signing_key.retiring"
+	KeyRetired   Type = "signing_key.retired"
+	KeyRevoked   Type = "signing_key.revoked"
 
 	AdminTokenCreated Type = "admin_token.created"
 	AdminTokenRevoked Type = "admin_token.revoked" //nolint:gosec // the name of an event
@@ -65,7 +74,7 @@ const (
 type Entry struct {
 	At      time.Time
 	Type    Type
-	Subject string         // id of the lease, session or admin token
+	Subject string         // id of the lease, session, admin token or signing key
 	Count   int            // its place among the events of Subject, from 1
 	Actor   string         // who did it: "job PROVIDER SUB", "admin ID OWNER", "daypassd"
 	Data    map[string]any // what else is worth knowing; never a secret

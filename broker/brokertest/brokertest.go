@@ -38,7 +38,6 @@ import (
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/broker/reloader"
 	static "github.com/daypass/daypass/broker/secrets"
-	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/issuers/sealed"
 	"github.com/daypass/daypass/migrations"
@@ -61,6 +60,8 @@ const (
 	IssuerSealed = "vault"
 	SecretKey    = "payments/stripe-key"
 	SecretLogin  = "payments/legacy/login"
+	// SigningLabel is that of the first key that signs.
+	SigningLabel = "signing"
 )
 
 // Policies are in force unless a test brings its own: those of the repository
@@ -108,7 +109,7 @@ type Options struct {
 	// Probe lets the broker try its targets when it starts. Otherwise it finds on
 	// record that somebody just did, so that a target sees the leases of tests alone.
 	Probe bool
-	// Signer replaces the key that signs JWTs by what it makes of it.
+	// Signer replaces each key that signs JWTs by what it makes of it.
 	Signer func(keys.Signer) keys.Signer
 	// Issuers opens more of them, by the broker's URL.
 	Issuers func(ctx context.Context, url string) (map[string]broker.Issuer, error)
@@ -122,6 +123,10 @@ type Options struct {
 	Limits instance.Limits
 	// Once are the providers whose job tokens may come once.
 	Once map[string]bool
+	// RotateEvery is how long a signing key signs; zero: until a test rotates it.
+	RotateEvery time.Duration
+	// Connection changes how the broker, and its Base, connect to the database.
+	Connection func(*pgxpool.Config)
 	// Join makes this broker one more of another's fleet: the same database,
 	// keys, provider and targets.
 	Join *Broker
@@ -137,12 +142,13 @@ type Broker struct {
 	// Base is a second door to the database, for looking: its pool is not the broker's.
 	Base *instance.Base
 	Log  *Log
+	// Store holds the keys that sign JWTs: those of the whole fleet.
+	Store *MemoryStore
 
 	t        testing.TB
 	options  Options
 	dsn      string
 	sealer   keys.Sealer
-	signer   keys.Signer
 	server   *httptest.Server
 	secrets  *secrets
 	stopWork func()
@@ -168,7 +174,7 @@ func New(t testing.TB, options Options) *Broker {
 		b.found()
 	} else {
 		o := options.Join
-		b.dsn, b.sealer, b.signer, b.Provider, b.DB, b.Other, b.secrets = o.dsn, o.sealer, o.signer, o.Provider, o.DB, o.Other, o.secrets
+		b.dsn, b.sealer, b.Store, b.Provider, b.DB, b.Other, b.secrets = o.dsn, o.sealer, o.Store, o.Provider, o.DB, o.Other, o.secrets
 	}
 	b.open()
 	return b
@@ -184,10 +190,8 @@ func (b *Broker) found() {
 	if _, err := migrations.Up(t.Context(), config.ConnConfig.Copy()); err != nil {
 		t.Fatal(err)
 	}
-	b.sealer, b.signer = Keys(t)
-	if b.options.Signer != nil {
-		b.signer = b.options.Signer(b.signer)
-	}
+	b.sealer, b.Store = Keys(t)
+	b.Store.Wrap = b.options.Signer
 	provider, err := devkit.StartProvider(t.Context(), devkit.ProviderConfig{Algorithm: "ES256"}) // an RSA key takes its time to make
 	if err != nil {
 		t.Fatal(err)
@@ -210,6 +214,9 @@ func (b *Broker) database() *pgxpool.Config {
 	config.MaxConns = 12
 	maps.Copy(config.ConnConfig.RuntimeParams, leases.PlannerSettings())
 	maps.Copy(config.ConnConfig.RuntimeParams, map[string]string{"statement_timeout": "5000", "lock_timeout": "3000", "idle_in_transaction_session_timeout": "10000"})
+	if b.options.Connection != nil {
+		b.options.Connection(config)
+	}
 	installation.Guard(config)
 	return config
 }
@@ -230,7 +237,9 @@ func (b *Broker) open() {
 		}
 	}
 	b.Instance, err = instance.Open(t.Context(), instance.Config{
-		Database: b.database(), Sealer: b.sealer, Signer: b.signer, ExternalURL: b.URL, Logger: logger, Now: b.options.Clock,
+		Database: b.database(), Sealer: b.sealer,
+		Signing:     instance.Signing{Store: b.Store, Pair: keys.Pair{Label: SigningLabel, Algorithm: keys.ES256}, Create: true, RotateEvery: b.options.RotateEvery},
+		ExternalURL: b.URL, Logger: logger, Now: b.options.Clock,
 		Providers: []oidc.Provider{
 			{Name: "github", Type: "github", Issuer: b.Provider.IssuerURL(devkit.ProfileGitHub), Audience: Audience, SessionTTL: b.options.SessionTTL},
 			{Name: "gitlab", Type: "gitlab", Issuer: b.Provider.IssuerURL(devkit.ProfileGitLab), Audience: Audience, SessionTTL: b.options.SessionTTL},
@@ -254,12 +263,12 @@ func (b *Broker) open() {
 	t.Cleanup(b.close)
 }
 
-func (b *Broker) openIssuers(ctx context.Context, _ string, vault sealed.Vault) (map[string]broker.Issuer, error) {
-	signing, err := jwt.New(ctx, jwt.Config{Issuer: b.URL, Signer: func() issuers.Signer { return b.signer }})
+func (b *Broker) openIssuers(ctx context.Context, with instance.IssuerParts) (map[string]broker.Issuer, error) {
+	signing, err := jwt.New(ctx, jwt.Config{Issuer: b.URL, Signer: with.Signer})
 	if err != nil {
 		return nil, err
 	}
-	static, err := sealed.New(ctx, sealed.Config{Vault: vault, Roles: map[string]sealed.Role{
+	static, err := sealed.New(ctx, sealed.Config{Vault: with.Vault, Roles: map[string]sealed.Role{
 		"key":   {Secret: SecretKey, Env: map[string]string{"value": "STRIPE_KEY"}},
 		"next":  {Secret: SecretKey, Pending: true},
 		"login": {Secret: SecretLogin, Fields: []string{"username", "password"}, Visible: []string{"username"}},
@@ -275,9 +284,9 @@ func (b *Broker) openIssuers(ctx context.Context, _ string, vault sealed.Vault) 
 	}
 	maps.Copy(open, map[string]broker.Issuer{
 		IssuerSealed: {Issuer: static, Target: b.URL, Roles: []string{"key", "next", "login"}},
-		IssuerDB:    {Issuer: b.DB, Target: "db.example:5432/payments", Roles: []string{"deployer", "reader"}},
-		IssuerOther: {Issuer: b.Other, Target: "other.example:5432/other", Roles: []string{"deployer"}},
-		IssuerJWT:   {Issuer: signing, Target: b.URL, Roles: []string{""}},
+		IssuerDB:     {Issuer: b.DB, Target: "db.example:5432/payments", Roles: []string{"deployer", "reader"}},
+		IssuerOther:  {Issuer: b.Other, Target: "other.example:5432/other", Roles: []string{"deployer"}},
+		IssuerJWT:    {Issuer: signing, Target: b.URL, Roles: []string{""}},
 	})
 	return open, nil
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/policies/strictyaml"
@@ -156,11 +157,11 @@ func (l *loader) issuerKey(issuer *Issuer) {
 		from := l.config.Keys.Signing
 		k.Type, k.Module, k.Token, k.Dir, k.PINFile, k.PIN = from.Type, from.Module, from.Token, from.Dir, from.PINFile, from.PIN
 		k.Isolate, k.IsolateEnv = from.Isolate, from.IsolateEnv
-		l.unused("rotate_every", k.RotateEvery, "take it out: an authority's key is replaced by hand")
+		l.unrotated(k, "take it out: an authority's key is replaced by hand")
 		l.algorithm(k)
 		return
 	}
-	l.unused("rotate_every", k.RotateEvery, "take it out: an authority's key is replaced by hand")
+	l.unrotated(k, "take it out: an authority's key is replaced by hand")
 	l.keyPlace("issuers."+issuer.Name+".key", k)
 	l.algorithm(k)
 }
@@ -184,7 +185,6 @@ func (l *loader) algorithm(k *Key) {
 }
 
 func (l *loader) key(name string, k *Key) {
-	l.unused("rotate_every", k.RotateEvery, "take it out")
 	if !l.config.Keys.At.Has(name) && k.Type == "" {
 		l.add(l.config.Keys.At.Pos, "write keys: {"+name+": {type: pkcs11, module: …, token: …, pin_file: …}}", "the key keys.%s is missing", name)
 		return
@@ -193,13 +193,49 @@ func (l *loader) key(name string, k *Key) {
 		k.Label = "daypass-" + name
 	}
 	l.keyPlace("keys."+name, k)
+	if name != "signing" {
+		l.unrotated(k, "take it out: it isn't rotated by itself")
+	}
 	switch {
 	case name == "signing":
 		l.algorithm(k)
+		l.rotation(k)
 	case k.Algorithm != "":
 		l.add(k.At.Of("algorithm"), "take it out", "the key for sealing has no choice of algorithm")
 	case k.At.Has("bits"):
 		l.add(k.At.Of("bits"), "take it out", "the key for sealing has 256 bits")
+	}
+}
+
+// unrotated refuses a schedule for a key that has none.
+func (l *loader) unrotated(k *Key, hint string) {
+	if k.Rotation != "" || k.At.Has("rotate_every") {
+		l.add(k.At.Of("rotate_every"), hint, "rotate_every is for keys.signing alone")
+	}
+}
+
+// never is the schedule of a key that is rotated by hand alone.
+const never = "never"
+
+func (l *loader) rotation(k *Key) {
+	switch k.Rotation {
+	case never:
+		return
+	case "":
+		if k.At.Has("rotate_every") {
+			l.add(k.At.Of("rotate_every"), "write 30d, or never", "rotate_every is empty")
+		}
+		k.RotateEvery = keys.DefaultRotateEvery
+		return
+	}
+	every, err := strictyaml.ParseDuration(k.Rotation)
+	switch {
+	case err != nil:
+		l.add(k.At.Of("rotate_every"), "write 30d, or never", "%q is no duration", k.Rotation)
+	case every < keys.MinRotateEvery || every > keys.MaxRotateEvery:
+		l.add(k.At.Of("rotate_every"), "the next key has to be published for a day before it signs", "rotate_every is between %dh and %dd", keys.MinRotateEvery/time.Hour, keys.MaxRotateEvery/(24*time.Hour))
+	default:
+		k.RotateEvery = every
 	}
 }
 

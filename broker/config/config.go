@@ -17,6 +17,7 @@ package config
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/policies/catalogue"
@@ -85,20 +86,21 @@ const (
 
 // Key says where one key is.
 type Key struct {
-	At          strictyaml.Where  `yaml:"-"`
-	Type        string            `yaml:"type"`        // KeyPKCS11 or KeySoftware
-	Module      string            `yaml:"module"`      // pkcs11: path of the module
-	Token       string            `yaml:"token"`       // pkcs11: the token's label
-	Isolate     bool              `yaml:"isolate"`     // pkcs11: the module runs in a process of its own
-	IsolateEnv  []string          `yaml:"isolate_env"` // names of environment variables that this process gets too
-	Label       string            `yaml:"label"`       // the key's; absent: daypass-signing, daypass-sealing
-	Dir         string            `yaml:"dir"`         // software: the folder of the keys
-	PINFile     string            `yaml:"pin_file"`    // holds the PIN
-	RawPIN      string            `yaml:"pin"`         // ${NAME}; empty once it is read
-	PIN         issuers.Secret    `yaml:"-"`           // from the environment; zero where PINFile is set
-	Algorithm   string            `yaml:"algorithm"`   // of a key that signs: ES256, ES384, RS256, PS256, EdDSA; absent: ES256
-	Bits        int               `yaml:"bits"`        // of an RSA key that is made: 2048, 3072, 4096; absent: 3072
-	RotateEvery *strictyaml.Value `yaml:"rotate_every"`
+	At          strictyaml.Where `yaml:"-"`
+	Type        string           `yaml:"type"`         // KeyPKCS11 or KeySoftware
+	Module      string           `yaml:"module"`       // pkcs11: path of the module
+	Token       string           `yaml:"token"`        // pkcs11: the token's label
+	Isolate     bool             `yaml:"isolate"`      // pkcs11: the module runs in a process of its own
+	IsolateEnv  []string         `yaml:"isolate_env"`  // names of environment variables that this process gets too
+	Label       string           `yaml:"label"`        // the key's; absent: daypass-signing, daypass-sealing
+	Dir         string           `yaml:"dir"`          // software: the folder of the keys
+	PINFile     string           `yaml:"pin_file"`     // holds the PIN
+	RawPIN      string           `yaml:"pin"`          // ${NAME}; empty once it is read
+	PIN         issuers.Secret   `yaml:"-"`            // from the environment; zero where PINFile is set
+	Algorithm   string           `yaml:"algorithm"`    // of a key that signs: ES256, ES384, RS256, PS256, EdDSA; absent: ES256
+	Bits        int              `yaml:"bits"`         // of an RSA key that is made: 2048, 3072, 4096; absent: 3072
+	Rotation    string           `yaml:"rotate_every"` // of keys.signing: 30d, or never; absent: 30d
+	RotateEvery time.Duration    `yaml:"-"`            // Rotation, read; 0: never by itself
 }
 
 // Provider is one provider of job tokens.
@@ -211,15 +213,15 @@ type Role struct {
 	Visible []string `yaml:"visible"` // fields that need no masking
 
 	// ssh
-	Type              string              `yaml:"type"`               // user or host
-	Principals        []string            `yaml:"principals"`         // whom a grant may name
-	DefaultPrincipals []string            `yaml:"default_principals"` // where it names none
-	PublicKey         string              `yaml:"public_key"`         // required (when absent) or made
-	KeyTypes          []string            `yaml:"key_types"`          // absent: ed25519, ecdsa, rsa
-	ForceCommands     []string            `yaml:"force_commands"`
-	SourceAddresses   []string            `yaml:"source_addresses"`
-	VerifyRequired    bool                `yaml:"verify_required"`
-	Extensions        []string            `yaml:"extensions"`
+	Type              string   `yaml:"type"`               // user or host
+	Principals        []string `yaml:"principals"`         // whom a grant may name
+	DefaultPrincipals []string `yaml:"default_principals"` // where it names none
+	PublicKey         string   `yaml:"public_key"`         // required (when absent) or made
+	KeyTypes          []string `yaml:"key_types"`          // absent: ed25519, ecdsa, rsa
+	ForceCommands     []string `yaml:"force_commands"`
+	SourceAddresses   []string `yaml:"source_addresses"`
+	VerifyRequired    bool     `yaml:"verify_required"`
+	Extensions        []string `yaml:"extensions"`
 }
 
 // Use names a policy and an environment that may use a role.

@@ -224,7 +224,12 @@ func TestMistakes(t *testing.T) {
 		want       []string
 	}{
 		{"admins", minimal + "admins: {x: 1}\n", []string{"11:9: admins is not enforced by this version (hint: make tokens with: daypassd admin token)"}},
-		{"rotate_every", change("software, dir: /keys, pin_file: /pin}", "software, dir: /keys, pin_file: /pin, rotate_every: 30d}"), []string{"6:71: rotate_every is not enforced by this version"}},
+		{"a schedule", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: software, dir: /keys, pin_file: /pin, rotate_every: 7d}\n  sealing"), nil},
+		{"no schedule", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: software, dir: /keys, pin_file: /pin, rotate_every: never}\n  sealing"), nil},
+		{"a schedule without time for the next key", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: software, dir: /keys, pin_file: /pin, rotate_every: 25h}\n  sealing"), []string{"rotate_every is between 26h and 366d"}},
+		{"a slow schedule", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: software, dir: /keys, pin_file: /pin, rotate_every: 367d}\n  sealing"), []string{"rotate_every is between 26h and 366d"}},
+		{"a schedule that is none", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: software, dir: /keys, pin_file: /pin, rotate_every: often}\n  sealing"), []string{`"often" is no duration (hint: write 30d, or never)`}},
+		{"a schedule for the sealing key", strings.Replace(minimal, "sealing: {type: software,", "sealing: {rotate_every: 30d, type: software,", 1), []string{"rotate_every is for keys.signing alone"}},
 		{"audit key", change("  signing", "  audit: {type: pkcs11}\n  signing"), []string{"keys.audit is not enforced by this version"}},
 		{"unknown key", minimal + "lisen: x\n", []string{"11:1: unknown key lisen (hint: did you mean listen?)"}},
 		{"public plain HTTP", change("listen: 127.0.0.1", "listen: 0.0.0.0"), []string{"1:9: plain HTTP on 0.0.0.0:8080"}},

@@ -1,11 +1,8 @@
 package httpapi
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
 
@@ -14,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/daypass/daypass/broker/api"
+	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/policies"
 )
 
@@ -39,53 +37,29 @@ func (s *Server) ready(c echo.Context) error {
 // discovery is what verifies the JWTs that the broker minted (OpenID Connect
 // Discovery 1.0 §3). It names only what exists.
 func (s *Server) discovery(c echo.Context) error {
-	body, err := s.config.JWKS()
-	if err != nil {
-		return err
-	}
-	algorithms, err := algorithmsOf(body)
-	if err != nil {
-		return err
-	}
-	c.Response().Header().Set(echo.HeaderCacheControl, keysCache)
+	c.Response().Header().Set(echo.HeaderCacheControl, keysCache())
 	return writeJSON(c, http.StatusOK, map[string]any{
 		"issuer":                                s.config.ExternalURL,
 		"jwks_uri":                              s.config.ExternalURL + api.PathJWKS,
 		"response_types_supported":              []string{"id_token"},
 		"subject_types_supported":               []string{"public"},
-		"id_token_signing_alg_values_supported": algorithms,
+		"id_token_signing_alg_values_supported": s.config.Algorithms(),
 		"claims_supported":                      []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id"},
 	})
 }
 
-// algorithmsOf names the algorithms of the published keys, which are all that a
-// token can be signed with.
-func algorithmsOf(jwks []byte) ([]string, error) {
-	var set struct {
-		Keys []struct {
-			Algorithm string `json:"alg"`
-		} `json:"keys"`
-	}
-	if err := json.Unmarshal(jwks, &set); err != nil {
-		return nil, fmt.Errorf("reading the published keys: %w", err)
-	}
-	names := make([]string, 0, len(set.Keys))
-	for _, key := range set.Keys {
-		names = append(names, key.Algorithm)
-	}
-	slices.Sort(names)
-	return slices.Compact(names), nil
+// keysCache is how long a verifier may keep the keys without asking again: what
+// the rotation of keys waits for.
+func keysCache() string {
+	return "public, max-age=" + strconv.Itoa(int(keys.JWKSMaxAge/time.Second))
 }
-
-// keysCache is how long a verifier may keep the keys without asking again.
-const keysCache = "public, max-age=300"
 
 func (s *Server) jwks(c echo.Context) error {
 	body, err := s.config.JWKS()
 	if err != nil {
 		return err
 	}
-	c.Response().Header().Set(echo.HeaderCacheControl, keysCache)
+	c.Response().Header().Set(echo.HeaderCacheControl, keysCache())
 	return c.Blob(http.StatusOK, "application/jwk-set+json", body) // RFC 7517 §8.5
 }
 

@@ -36,6 +36,7 @@ type Config struct {
 	Reload      Reloader
 	ExternalURL string
 	JWKS        func() ([]byte, error) // public keys that verify what the broker mints
+	Algorithms  func() []string        // of those keys
 	Ready       func(ctx context.Context) Readiness
 	Metrics     *prometheus.Registry
 	Logger      *slog.Logger
@@ -55,7 +56,7 @@ type Server struct {
 // New checks the configuration.
 func New(config Config) (*Server, error) {
 	if config.Broker == nil || config.Store == nil || config.Admins == nil || config.Audit == nil || config.Secrets == nil || config.Reload == nil || config.ExternalURL == "" ||
-		config.JWKS == nil || config.Ready == nil || config.Metrics == nil || config.Logger == nil || config.Now == nil || config.Gate == nil {
+		config.JWKS == nil || config.Algorithms == nil || config.Ready == nil || config.Metrics == nil || config.Logger == nil || config.Now == nil || config.Gate == nil {
 		return nil, errors.New("making HTTP API: a required field of its configuration is missing")
 	}
 	return &Server{config: config, metrics: newMetrics(config.Metrics)}, nil

@@ -22,6 +22,7 @@ import (
 	"github.com/daypass/daypass/broker/audit"
 	"github.com/daypass/daypass/broker/httpapi"
 	"github.com/daypass/daypass/broker/installation"
+	"github.com/daypass/daypass/broker/keyring"
 	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/limit"
@@ -42,13 +43,13 @@ const Tenant = "main"
 type Config struct {
 	Database    *pgxpool.Config
 	Sealer      keys.Sealer            // wraps the root
-	Signer      keys.Signer            // signs JWTs
+	Signing     Signing                // the keys that sign JWTs
 	IssuerKeys  map[string]keys.Signer // of issuers that certify, by their names
 	Providers   []oidc.Provider
 	ExternalURL string
-	// OpenIssuers is called once the installation's id is known; it reaches for
-	// no target. The vault is where static secrets are.
-	OpenIssuers func(ctx context.Context, installation string, vault sealed.Vault) (map[string]broker.Issuer, error)
+	// OpenIssuers is called once the installation's id is known; it reaches for no
+	// target.
+	OpenIssuers func(ctx context.Context, with IssuerParts) (map[string]broker.Issuer, error)
 	SecretHooks map[string]secrets.Hook // that rotate static secrets; none when empty
 	// LoadPolicies loads what is to be the set in force.
 	LoadPolicies func(ctx context.Context, issuers map[string]broker.Issuer) (*policies.Set, error)
@@ -64,6 +65,22 @@ type Config struct {
 	IssueTime            time.Duration     // zero: broker's default
 	Limits               Limits
 	Once                 map[string]bool // providers whose job tokens may come once
+}
+
+// IssuerParts is what issuers are opened with, besides their configuration.
+type IssuerParts struct {
+	Installation string
+	Signer       func() issuers.Signer // the key to sign with at each moment
+	Vault        sealed.Vault          // where static secrets are
+}
+
+// Signing says where the keys that sign JWTs are, and how they change.
+type Signing struct {
+	Store keys.Store // required
+	// Pair names the first one; see [keyring.Config].
+	Pair        keys.Pair     // Label is required
+	Create      bool          // makes the first one where it is missing
+	RotateEvery time.Duration // zero: by hand alone
 }
 
 // Limits are those of the broker, and the one on senders of bad tokens. 0: no limit.
@@ -83,6 +100,7 @@ type Instance struct {
 	store   *leases.Store
 	secrets *secrets.Store
 	rotator *secrets.Rotator
+	ring    *keyring.Ring
 	broker  *broker.Broker
 	revoker *revoker.Revoker
 	server  *httpapi.Server
@@ -150,9 +168,6 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 			i.Close()
 		}
 	}()
-	if err := keys.SelfTest(config.Signer); err != nil {
-		return nil, err
-	}
 	if i.store, err = leases.Open(ctx, leases.Config{
 		Pool: base.Pool, Audit: base.Recorder, Handles: base.Root.RowSealer(), Claims: base.Root.Hasher(keys.SessionClaims), Installation: i.Installation, Tenant: Tenant, Now: config.Now, Logger: config.Logger,
 	}); err != nil {
@@ -161,12 +176,15 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	if err := i.openSecrets(base); err != nil {
 		return nil, err
 	}
-	if i.issuers, err = config.OpenIssuers(ctx, i.Installation, i.secrets); err != nil {
-		return nil, err
-	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	i.metrics = newMetrics(registry)
+	if err := i.openRing(ctx, base, newRingMetrics(registry, config.Now)); err != nil {
+		return nil, err
+	}
+	if i.issuers, err = config.OpenIssuers(ctx, IssuerParts{Installation: i.Installation, Signer: i.ring.Signer, Vault: i.secrets}); err != nil {
+		return nil, err
+	}
 	verifier, err := oidc.New(ctx, oidc.Config{Providers: config.Providers, Now: config.Now, SelfIssuer: config.ExternalURL, Logger: config.Logger})
 	if err != nil {
 		return nil, err
@@ -195,13 +213,31 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		Broker: i.broker, Store: i.store, Reload: i.Reload, Admins: i.Tokens, ExternalURL: config.ExternalURL, Ready: i.ready, Metrics: registry, Logger: config.Logger, Now: config.Now,
 		Audit:          i.listAudit,
 		Secrets:        i.secrets,
-		JWKS:           func() ([]byte, error) { return keys.JWKS(config.Signer) },
+		JWKS:           i.ring.JWKS,
+		Algorithms:     i.ring.Algorithms,
 		TrustedProxies: config.TrustedProxies,
 		// Half the cores at most are for those whose tokens keep failing.
 		Gate: limit.NewGate(config.Limits.FailedTokens, runtime.GOMAXPROCS(0)/2, config.Now),
 	})
 	return i, err
 }
+
+// openRing opens the keys that sign. What there is to take back of a revoked one
+// comes to the revoker, which is opened later.
+func (i *Instance) openRing(ctx context.Context, base *Base, observe keyring.Observer) (err error) {
+	c := i.config.Signing
+	i.ring, err = keyring.Open(ctx, keyring.Config{
+		Pool: base.Pool, Leases: i.store, Audit: base.Recorder, Tenant: Tenant, Store: c.Store, Pair: c.Pair, Create: c.Create, RotateEvery: c.RotateEvery,
+		Notify: func(issuer string) { i.revoker.Notify(issuer) }, Observe: observe, Logger: i.config.Logger, Now: i.config.Now, Checkpoint: i.config.Checkpoint,
+	})
+	if err != nil {
+		return fmt.Errorf("keys.signing: %w", err)
+	}
+	return nil
+}
+
+// Keys are those that sign JWTs.
+func (i *Instance) Keys() *keyring.Ring { return i.ring }
 
 func (i *Instance) listAudit(ctx context.Context, page audit.Page) ([]audit.Event, error) {
 	page.Tenant = Tenant
@@ -235,7 +271,7 @@ func (i *Instance) Reload(ctx context.Context, trigger reloader.Trigger) (*reloa
 }
 
 // Run takes back what is due, tries the targets, counts what is overdue, watches
-// the policies, rotates static secrets and writes down what is refused, until ctx ends.
+// the policies, rotates keys and static secrets and writes down what is refused, until ctx ends.
 func (i *Instance) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	running.Go(func() { i.revoker.Run(ctx) })
@@ -244,6 +280,7 @@ func (i *Instance) Run(ctx context.Context) {
 	running.Go(func() { i.reloads.Run(ctx) })
 	running.Go(func() { i.broker.KeepDecisions(ctx) })
 	running.Go(func() { i.rotator.Run(ctx) })
+	running.Go(func() { i.ring.Run(ctx) })
 	running.Wait()
 }
 
@@ -272,11 +309,11 @@ type keyCheck struct {
 
 const keyCheckLife = 5 * time.Second
 
-func (k *keyCheck) check(config Config) error {
+func (k *keyCheck) check(now time.Time, ring *keyring.Ring) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if now := config.Now(); !now.Before(k.until) {
-		k.err = keys.SelfTest(config.Signer)
+	if !now.Before(k.until) {
+		k.err = ring.Check()
 		k.until = now.Add(keyCheckLife)
 	}
 	return k.err
@@ -295,7 +332,7 @@ func (i *Instance) ready(ctx context.Context) httpapi.Readiness {
 	for name := range i.issuers {
 		r.Issuers[name] = "ok"
 	}
-	if err := i.signing.check(i.config); err != nil {
+	if err := i.signing.check(i.config.Now(), i.ring); err != nil {
 		i.config.Logger.WarnContext(ctx, "the broker is not ready", "error", err)
 		r.Ready, r.Checks["keys"] = false, "the signing key does not sign"
 	}

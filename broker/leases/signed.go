@@ -1,8 +1,10 @@
 package leases
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -46,4 +48,50 @@ func (s *Store) Status(ctx context.Context, issuer, id string) (issuers.Status, 
 		status.RevokedAt = *l.EndedAt
 	}
 	return status, nil
+}
+
+// LastSigned is the last end of what a key signed, whatever became of it; zero
+// when it signed nothing.
+func (s *Store) LastSigned(ctx context.Context, keyID string) (time.Time, error) {
+	const last = `SELECT expires_at FROM leases WHERE signing_key = $2 AND tenant = $1 ORDER BY expires_at DESC LIMIT 1`
+	var at time.Time
+	err := s.config.Pool.QueryRow(ctx, last, s.config.Tenant, keyID).Scan(&at)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return time.Time{}, unavailable("looking for what a key signed", err)
+	}
+	return at.UTC(), nil
+}
+
+// signedBatch is how many leases EndSigned ends with one commit.
+const signedBatch = 256
+
+// EndSigned ends some of the live leases that a key signed, and says how many it
+// ended and which issuers have something to take back. It is called until there
+// are none: a lease that somebody else holds just now is left for the next call.
+func (s *Store) EndSigned(ctx context.Context, keyID string, why Why) (ended int, involved []string, err error) {
+	err = s.inTx(ctx, "ending what a key signed", func(tx pgx.Tx) error {
+		// What has run out long ago is the revoker's, or has ended.
+		rows, err := tx.Query(ctx, selectLeases+`
+WHERE l.signing_key = $2 AND l.expires_at > $3 AND l.tenant = $1 AND l.state IN ('issuing', 'active') ORDER BY l.expires_at, l.id LIMIT $4 FOR UPDATE OF l SKIP LOCKED`,
+			s.config.Tenant, keyID, s.Now().Add(-endedAgo), signedBatch)
+		if err != nil {
+			return unavailable("ending what a key signed", err)
+		}
+		found, err := pgx.CollectRows(rows, scanLease)
+		if err != nil {
+			return unavailable("ending what a key signed", err)
+		}
+		ended = len(found)
+		if ended == 0 {
+			return nil
+		}
+		for _, l := range found {
+			if !slices.Contains(involved, l.Issuer) {
+				involved = append(involved, l.Issuer)
+			}
+		}
+		slices.SortFunc(found, func(a, b *Lease) int { return cmp.Compare(a.ID, b.ID) })
+		return s.endAll(ctx, tx, found, why, s.Now())
+	})
+	return ended, involved, err
 }

@@ -32,9 +32,8 @@ import (
 	"github.com/daypass/daypass/issuers/builtin"
 	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/issuers/postgres"
-	"github.com/daypass/daypass/issuers/x509"
-	"github.com/daypass/daypass/issuers/sealed"
 	"github.com/daypass/daypass/issuers/ssh"
+	"github.com/daypass/daypass/issuers/x509"
 	"github.com/daypass/daypass/migrations"
 	"github.com/daypass/daypass/policies"
 )
@@ -209,6 +208,14 @@ func (s *keyStore) signer(ctx context.Context, k config.Key) (keys.Signer, error
 	return signer, err
 }
 
+// signing says where the keys that sign JWTs are.
+func (s *keyStore) signing(ctx context.Context, k config.Key) (instance.Signing, error) {
+	store, err := s.store(ctx, k)
+	return instance.Signing{
+		Store: store, Pair: keys.Pair{Label: k.Label, Algorithm: k.Algorithm, Bits: k.Bits}, Create: s.create, RotateEvery: k.RotateEvery,
+	}, err
+}
+
 func (s *keyStore) sealer(ctx context.Context, k config.Key) (keys.Sealer, error) {
 	store, err := s.store(ctx, k)
 	if err != nil {
@@ -319,7 +326,7 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 	if parts.Sealer, err = store.sealer(ctx, settings.Keys.Sealing); err != nil {
 		return nil, nil, fmt.Errorf("keys.sealing: %w", err)
 	}
-	if parts.Signer, err = store.signer(ctx, settings.Keys.Signing); err != nil {
+	if parts.Signing, err = store.signing(ctx, settings.Keys.Signing); err != nil {
 		return nil, nil, fmt.Errorf("keys.signing: %w", err)
 	}
 	parts.IssuerKeys = map[string]keys.Signer{}
@@ -347,8 +354,8 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 	if parts.SecretHooks, err = secretHooks(settings); err != nil {
 		return nil, nil, err
 	}
-	parts.OpenIssuers = func(ctx context.Context, installation string, vault sealed.Vault) (map[string]broker.Issuer, error) {
-		return openIssuers(ctx, settings, opened{installation: installation, vault: vault, parts: parts})
+	parts.OpenIssuers = func(ctx context.Context, with instance.IssuerParts) (map[string]broker.Issuer, error) {
+		return openIssuers(ctx, settings, with, parts)
 	}
 	folder := reloader.Folder{Path: settings.Policies.Dir, Still: stillTime}
 	parts.LoadPolicies = func(ctx context.Context, open map[string]broker.Issuer) (*policies.Set, error) {
@@ -377,19 +384,12 @@ func policyConfig(settings *config.Config, checker policies.IssuerChecker) polic
 	return policies.Config{Environments: settings.Environments, Providers: settings.PolicyProviders(), Issuers: checker, Now: time.Now()}
 }
 
-// opened is what issuers are made of, once the installation is known.
-type opened struct {
-	installation string
-	vault        sealed.Vault
-	parts        *instance.Config
-}
-
-func openIssuers(ctx context.Context, settings *config.Config, from opened) (map[string]broker.Issuer, error) {
-	open, parts := map[string]broker.Issuer{}, from.parts
+func openIssuers(ctx context.Context, settings *config.Config, with instance.IssuerParts, parts *instance.Config) (map[string]broker.Issuer, error) {
+	open := map[string]broker.Issuer{}
 	for _, c := range settings.Issuers {
 		spec := builtin.Spec{
-			Name: c.Name, Kind: c.Type, Installation: from.installation, ExternalURL: settings.ExternalURL,
-			Signer: func() issuers.Signer { return parts.Signer }, Key: parts.IssuerKeys[c.Name],
+			Name: c.Name, Kind: c.Type, Installation: with.Installation, ExternalURL: settings.ExternalURL,
+			Signer: with.Signer, Key: parts.IssuerKeys[c.Name],
 		}
 		target := settings.ExternalURL
 		switch c.Type {
@@ -401,7 +401,7 @@ func openIssuers(ctx context.Context, settings *config.Config, from opened) (map
 		case builtin.KindX509:
 			spec.X509 = x509Config(&c, parts)
 		case builtin.KindSealed:
-			spec.Sealed = sealedConfig(&c, from.vault)
+			spec.Sealed = sealedConfig(&c, with.Vault)
 		case builtin.KindSSH:
 			spec.SSH = sshConfig(&c)
 		}

@@ -68,8 +68,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w (hint: add --help)", err)}
 	})
-	root.AddCommand(newServe(), newDev(), newMigrate(), newConfig(), newTarget(), newAdmin(),
-		group("keys", "The keys that the broker signs with", "  daypassd keys csr --config daypass.yaml --issuer ci", newKeysCSR()), newVersion(), newModuleHost())
+	root.AddCommand(newServe(), newDev(), newMigrate(), newConfig(), newTarget(), newAdmin(), newKeys(), newVersion(), newModuleHost())
 	root.SetHelpCommand(newHelp())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

@@ -17,6 +17,7 @@ import (
 	"github.com/daypass/daypass/broker/installation"
 	"github.com/daypass/daypass/broker/instance"
 	"github.com/daypass/daypass/broker/keys"
+	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/builtin"
 	"github.com/daypass/daypass/issuers/postgres"
 	"github.com/daypass/daypass/migrations"
@@ -94,10 +95,9 @@ func openUnused(ctx context.Context, settings *config.Config) (map[string]broker
 			own[c.Name] = signer
 		}
 	}
-	return openIssuers(ctx, settings, opened{
-		installation: "000000000000", vault: noVault{},
-		parts: &instance.Config{Signer: signer, IssuerKeys: own, Logger: slog.New(slog.DiscardHandler), Now: time.Now},
-	})
+	return openIssuers(ctx, settings,
+		instance.IssuerParts{Installation: "000000000000", Signer: func() issuers.Signer { return signer }, Vault: noVault{}},
+		&instance.Config{IssuerKeys: own, Logger: slog.New(slog.DiscardHandler), Now: time.Now})
 }
 
 func newTarget() *cobra.Command {

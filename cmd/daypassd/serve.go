@@ -109,7 +109,7 @@ func serve(ctx context.Context, settings *config.Config, how serving) error {
 		})
 	}
 	how.Logger.InfoContext(ctx, "serving", append(addresses, "installation", i.Installation, "version", version,
-		"signing_key", parts.Signer.KeyID(), "external_url", settings.ExternalURL)...)
+		"signing_key", i.Keys().Signer().KeyID(), "external_url", settings.ExternalURL)...)
 	if how.Ready != nil {
 		how.Ready(listener.Addr().String())
 	}

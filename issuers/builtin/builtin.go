@@ -10,9 +10,9 @@ import (
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/issuers/postgres"
-	"github.com/daypass/daypass/issuers/x509"
 	"github.com/daypass/daypass/issuers/sealed"
 	"github.com/daypass/daypass/issuers/ssh"
+	"github.com/daypass/daypass/issuers/x509"
 )
 
 // The kinds, as they stand under `type` in the configuration.

@@ -41,7 +41,7 @@ func specs(t *testing.T) map[string]builtin.Spec {
 			Roles: map[string]postgres.Role{"deployer": {MemberOf: []string{"deploy"}}},
 		}},
 		builtin.KindSealed: {Kind: builtin.KindSealed, Sealed: &sealed.Config{Vault: &awayVault{}, Roles: map[string]sealed.Role{"key": {Secret: "a/b"}}}},
-		builtin.KindSSH: {Kind: builtin.KindSSH, Key: signer, SSH: &ssh.Config{Roles: map[string]ssh.Role{"deployer": {Type: ssh.TypeUser, Principals: []string{"deploy"}}}}},
+		builtin.KindSSH:    {Kind: builtin.KindSSH, Key: signer, SSH: &ssh.Config{Roles: map[string]ssh.Role{"deployer": {Type: ssh.TypeUser, Principals: []string{"deploy"}}}}},
 	}
 }
 
