@@ -5,7 +5,6 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -284,12 +283,12 @@ type brittleSigner struct {
 	away *atomic.Bool
 }
 
-// Sign implements crypto.Signer.
-func (s brittleSigner) Sign(random io.Reader, digest []byte, options crypto.SignerOpts) ([]byte, error) {
+// SignContext implements keys.Signer.
+func (s brittleSigner) SignContext(ctx context.Context, digest []byte, options crypto.SignerOpts) ([]byte, error) {
 	if s.away.Load() {
 		return nil, errors.New("CKR_DEVICE_REMOVED")
 	}
-	return s.Signer.Sign(random, digest, options)
+	return s.Signer.SignContext(ctx, digest, options)
 }
 
 // TestSigningKeyAway: it is the broker that is broken, not a target, and only

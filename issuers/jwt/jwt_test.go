@@ -258,6 +258,9 @@ type broken struct {
 }
 
 func (b broken) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { return b.der, b.err }
+func (b broken) SignContext(context.Context, []byte, crypto.SignerOpts) ([]byte, error) {
+	return b.der, b.err
+}
 
 func TestBadKeys(t *testing.T) {
 	good := newKey(t)
