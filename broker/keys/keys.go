@@ -2,11 +2,11 @@
 //
 // A [Signer] signs what others verify (JWTs); its private key may live in an HSM
 // (package pkcs11) or, for development, sealed on disk ([OpenSoftware]). A
-// [Sealer] wraps one thing only: the installation's [Root], 32 random bytes that
-// are opened once at start. From the root derive, by HKDF and each for one use,
-// the keys of all keyed hashes ([Hasher]) and of the seals of rows
-// ([RowSealer]). So no call to an HSM stands on the path of a request but the
-// signature itself.
+// [Sealer] wraps two things only: the installation's [Root], 32 random bytes that
+// are opened once at start, and the data keys ([DataKey]) that seal the values of
+// rows, which package sealing keeps opened for a while. From the root derive, by
+// HKDF and each for one use, the keys of all keyed hashes ([Hasher]). So no call
+// to an HSM stands on the path of a request but the signature itself.
 package keys
 
 import (
