@@ -19,6 +19,10 @@ type current struct {
 	rotateAt time.Time
 }
 
+// retryAfter is how long a data key goes on before the HSM is asked again, when it
+// was away.
+const retryAfter = 10 * time.Second
+
 // current gives the data key that seals for a scope, and counts one seal. While
 // the next one can't be had, the former goes on until its life in memory ends.
 func (s *Sealer) current(ctx context.Context, of scope) (*keys.DataKey, error) {
@@ -73,14 +77,34 @@ func (s *Sealer) refresh(ctx context.Context, of scope) error {
 		if s.extend(of, d.id, asked) {
 			return nil
 		}
-		key, err := s.unwrap(ctx, &d)
+		e, err := s.entryOf(ctx, &d, asked)
 		if err != nil {
 			return err
 		}
-		s.use(of, key, &current{entry: s.kept(key, asked), left: s.block, rotateAt: rotateAt})
+		s.use(of, &current{entry: e, left: s.block, rotateAt: rotateAt})
 		return nil
 	}
 	return fmt.Errorf("%w: other brokers use up data keys faster than this one gets hold of them", ErrUnavailable)
+}
+
+// entryOf opens a data key, if it isn't opened already. One whose time to be
+// opened anew has come goes on while the HSM is away.
+func (s *Sealer) entryOf(ctx context.Context, d *stored, asked time.Time) (*entry, error) {
+	s.mu.Lock()
+	e := s.opened.get(d.id, asked)
+	s.mu.Unlock()
+	if e != nil && asked.Before(e.renewAt) {
+		return e, nil
+	}
+	key, err := s.unwrap(ctx, d)
+	if err == nil {
+		return s.kept(key, asked), nil
+	}
+	if e != nil && errors.Is(err, ErrUnavailable) {
+		s.config.Logger.WarnContext(ctx, "the HSM is away; the data key that is opened goes on until its life's end", "data_key", d.id, "until", e.until, "error", err)
+		return &entry{key: e.key, renewAt: asked.Add(retryAfter), until: e.until}, nil
+	}
+	return nil, err
 }
 
 // extend adds a block to a data key that is opened and needn't be opened anew.
@@ -95,10 +119,10 @@ func (s *Sealer) extend(of scope, id string, now time.Time) bool {
 	return true
 }
 
-func (s *Sealer) use(of scope, key *keys.DataKey, c *current) {
+func (s *Sealer) use(of scope, c *current) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if former := s.currents[of]; former != nil && former.key.ID() == key.ID() {
+	if former := s.currents[of]; former != nil && former.key.ID() == c.key.ID() {
 		c.left += former.left
 	}
 	if len(s.currents) >= s.config.CacheSize {
@@ -136,7 +160,7 @@ ON CONFLICT (tenant, purpose) WHERE retired_at IS NULL DO NOTHING`
 		return false, fmt.Errorf("storing data key: %w: %w", ErrUnavailable, err)
 	}
 	if made {
-		s.use(of, key, &current{entry: s.kept(key, asked), left: s.block, rotateAt: asked.Add(s.config.KeyAge)})
+		s.use(of, &current{entry: s.kept(key, asked), left: s.block, rotateAt: asked.Add(s.config.KeyAge)})
 		s.config.Logger.InfoContext(ctx, "a new data key seals from now on", "data_key", place.ID, "tenant", of.tenant, "purpose", of.purpose)
 	}
 	return made, nil
