@@ -46,6 +46,8 @@ const (
 	PoliciesConfirmed Type = "policies.confirmed" // an operator let a set come into force
 	IdentityConflict  Type = "identity.conflict"  // a token has one half of a name and an id
 
+	KeysReplaced Type = "keys.replaced" // a sealing key was lost or stolen, and another took its place
+
 	AdminTokenCreated Type = "admin_token.created"
 	AdminTokenRevoked Type = "admin_token.revoked" //nolint:gosec // the name of an event
 )

@@ -139,6 +139,29 @@ func (l *loader) keys() {
 	l.unused("keys.audit", k.Audit, "take it out")
 	l.key("signing", &k.Signing)
 	l.key("sealing", &k.Sealing)
+	for i := range k.Opening {
+		l.openingKey(i)
+	}
+}
+
+// openingKey checks a key that opens what is sealed. What it doesn't say of where
+// it is, it has from keys.sealing.
+func (l *loader) openingKey(i int) {
+	k, from := &l.config.Keys.Opening[i], l.config.Keys.Sealing
+	l.need(k.At, "label", k.Label, "the label of a sealing key")
+	if k.Type == "" {
+		k.Type, k.Module, k.Token, k.Dir, k.PINFile, k.PIN = from.Type, from.Module, from.Token, from.Dir, from.PINFile, from.PIN
+	} else {
+		l.keyPlace("keys.opening."+strconv.Itoa(i), k)
+	}
+	if k.Label == from.Label && k.Module == from.Module && k.Token == from.Token && k.Dir == from.Dir {
+		l.add(k.At.Of("label"), "take it out", "keys.opening repeats the key keys.sealing")
+	}
+	for name, stands := range map[string]bool{"algorithm": k.Algorithm != "", "bits": k.Bits != 0, "rotate_every": k.RotateEvery != nil} {
+		if stands {
+			l.add(k.At.Of(name), "take it out", "a key that opens has no %s", name)
+		}
+	}
 }
 
 // issuerKey checks the key of an issuer that certifies.

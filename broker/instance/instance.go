@@ -141,19 +141,23 @@ func (b *Base) open(ctx context.Context, sealer keys.Sealer, now func() time.Tim
 
 // prepareSealing takes the sealing key up, and finds what opens old values.
 func (b *Base) prepareSealing(ctx context.Context, sealer keys.Sealer, now func() time.Time) error {
-	wrapping := sealing.Wrapping{Pool: b.Pool, Sealer: sealer, Installation: b.Installation}
-	if err := wrapping.Adopt(ctx, false); err != nil {
+	b.sealing = sealing.Config{Pool: b.Pool, Sealer: sealer, Installation: b.Installation, Now: now, Former: []*keys.RowSealer{b.Root.RowSealer()}}
+	if err := b.Wrapping().Adopt(ctx, false); err != nil {
 		return err
 	}
 	retired, err := installation.RetiredRoots(ctx, b.Pool, sealer, b.Installation)
 	if err != nil {
 		return err
 	}
-	b.sealing = sealing.Config{Pool: b.Pool, Sealer: sealer, Installation: b.Installation, Now: now, Former: []*keys.RowSealer{b.Root.RowSealer()}}
 	for _, root := range retired {
 		b.sealing.Former = append(b.sealing.Former, root.RowSealer())
 	}
 	return nil
+}
+
+// Wrapping tells what wraps what, and wraps it anew.
+func (b *Base) Wrapping() *sealing.Wrapping {
+	return &sealing.Wrapping{Pool: b.Pool, Sealer: b.sealing.Sealer, Installation: b.Installation}
 }
 
 // Sealer makes what seals the values of rows. Who makes it closes it, before the

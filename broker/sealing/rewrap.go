@@ -25,9 +25,9 @@ type Wrapping struct {
 
 // Progress says how far re-wrapping is. Roots and data keys count alike.
 type Progress struct {
-	Total      int // that there are, and are to be wrapped by the latest sealing key
-	Done       int // that it wraps
-	Unreadable int // of the others, those that no configured sealing key opens
+	Total      int `json:"total"`      // that there are, and are to be wrapped by the latest sealing key
+	Done       int `json:"done"`       // that it wraps
+	Unreadable int `json:"unreadable"` // of the others, those whose sealing key isn't configured
 }
 
 // Adopt takes a sealing key up: from now on, everything is to be wrapped by it.

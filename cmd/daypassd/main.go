@@ -68,7 +68,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w (hint: add --help)", err)}
 	})
-	root.AddCommand(newServe(), newDev(), newMigrate(), newConfig(), newTarget(), newAdmin(), newVersion())
+	root.AddCommand(newServe(), newDev(), newMigrate(), newConfig(), newTarget(), newAdmin(), newKeysSealingGroup(), newVersion())
 	root.SetHelpCommand(newHelp())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
