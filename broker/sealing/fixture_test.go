@@ -20,7 +20,7 @@ import (
 func TestMain(m *testing.M) { os.Exit(devtest.Main(m)) }
 
 const (
-	installation = "0123456789ab"
+	installationID = "0123456789ab"
 	purpose      = "revocation handle"
 )
 
@@ -131,7 +131,7 @@ func newPool(t testing.TB) *pgxpool.Pool {
 func newSealer(t testing.TB, config sealing.Config) *sealing.Sealer {
 	t.Helper()
 	if config.Installation == "" {
-		config.Installation = installation
+		config.Installation = installationID
 	}
 	if config.Now == nil {
 		config.Now = newClock().Now
@@ -145,7 +145,7 @@ func newSealer(t testing.TB, config sealing.Config) *sealing.Sealer {
 }
 
 func row(id string) keys.RowID {
-	return keys.RowID{Installation: installation, Tenant: "main", Table: "leases", Column: "handle", Row: id, Version: "1", Purpose: purpose}
+	return keys.RowID{Installation: installationID, Tenant: "main", Table: "leases", Column: "handle", Row: id, Version: "1", Purpose: purpose}
 }
 
 func seal(t testing.TB, s *sealing.Sealer, id, plaintext string) []byte {

@@ -19,13 +19,13 @@ func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	pool, good := newPool(t), newHSM(t)
 	for name, config := range map[string]sealing.Config{
-		"no pool":         {Sealer: good, Installation: installation, Now: time.Now},
-		"no sealing key":  {Pool: pool, Installation: installation, Now: time.Now},
+		"no pool":         {Sealer: good, Installation: installationID, Now: time.Now},
+		"no sealing key":  {Pool: pool, Installation: installationID, Now: time.Now},
 		"no installation": {Pool: pool, Sealer: good, Now: time.Now},
-		"no clock":        {Pool: pool, Sealer: good, Installation: installation},
-		"kept too long":   {Pool: pool, Sealer: good, Installation: installation, Now: time.Now, CacheLife: 13 * time.Hour},
-		"too many seals":  {Pool: pool, Sealer: good, Installation: installation, Now: time.Now, SealsPerKey: 1<<32 + 1},
-		"a cache of none": {Pool: pool, Sealer: good, Installation: installation, Now: time.Now, CacheSize: -1},
+		"no clock":        {Pool: pool, Sealer: good, Installation: installationID},
+		"kept too long":   {Pool: pool, Sealer: good, Installation: installationID, Now: time.Now, CacheLife: 13 * time.Hour},
+		"too many seals":  {Pool: pool, Sealer: good, Installation: installationID, Now: time.Now, SealsPerKey: 1<<32 + 1},
+		"a cache of none": {Pool: pool, Sealer: good, Installation: installationID, Now: time.Now, CacheSize: -1},
 	} {
 		if s, err := sealing.New(config); err == nil || s != nil {
 			t.Errorf("%s: %v", name, err)
@@ -40,7 +40,7 @@ func TestTampering(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		text := rapid.StringN(1, 6, 12)
 		place := keys.RowID{
-			Installation: installation, Tenant: "main", Table: text.Draw(rt, "table"), Column: text.Draw(rt, "column"),
+			Installation: installationID, Tenant: "main", Table: text.Draw(rt, "table"), Column: text.Draw(rt, "column"),
 			Row: text.Draw(rt, "row"), Version: text.Draw(rt, "version"), Purpose: purpose,
 		}
 		plaintext := rapid.SliceOfN(rapid.Byte(), 0, 48).Draw(rt, "plaintext")
@@ -86,7 +86,7 @@ func TestTamperingWithDataKeys(t *testing.T) {
 	pool, good := newPool(t), newHSM(t)
 	s := newSealer(t, sealing.Config{Pool: pool, Sealer: good})
 	sealed := seal(t, s, "a", "secret")
-	other, err := s.Seal(t.Context(), keys.RowID{Installation: installation, Tenant: "other", Table: "leases", Column: "handle", Row: "a", Version: "1", Purpose: purpose}, []byte("other"))
+	other, err := s.Seal(t.Context(), keys.RowID{Installation: installationID, Tenant: "other", Table: "leases", Column: "handle", Row: "a", Version: "1", Purpose: purpose}, []byte("other"))
 	if err != nil {
 		t.Fatal(err)
 	}
