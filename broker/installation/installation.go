@@ -84,11 +84,23 @@ func OpenRoot(ctx context.Context, pool *pgxpool.Pool, sealer keys.Sealer, insta
 	if err != nil {
 		return nil, fmt.Errorf("reading root: %w", err)
 	}
-	opens, err := keys.SealerOf(sealer, sealingKey)
+	return openRoot(ctx, sealer, installation, storedRoot{sealingKey, wrapped})
+}
+
+type storedRoot struct {
+	SealingKey string
+	Wrapped    []byte
+}
+
+func openRoot(ctx context.Context, sealer keys.Sealer, installation string, stored storedRoot) (root *keys.Root, err error) {
+	err = keys.OpenBy(sealer, stored.SealingKey, func(s keys.Sealer) (err error) {
+		root, err = keys.OpenRoot(ctx, s, installation, stored.Wrapped)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("opening root: %w", err)
 	}
-	return keys.OpenRoot(ctx, opens, installation, wrapped)
+	return root, nil
 }
 
 // currentRoot reads the root while it isn't being replaced. It stays the current
@@ -131,23 +143,15 @@ func RetiredRoots(ctx context.Context, pool *pgxpool.Pool, sealer keys.Sealer, i
 	if err != nil {
 		return nil, fmt.Errorf("reading retired roots: %w", err)
 	}
-	type stored struct {
-		SealingKey string
-		Wrapped    []byte
-	}
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[stored])
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[storedRoot])
 	if err != nil {
 		return nil, fmt.Errorf("reading retired roots: %w", err)
 	}
 	var opened []*keys.Root
 	for _, r := range all {
-		opens, err := keys.SealerOf(sealer, r.SealingKey)
-		if err != nil {
+		root, err := openRoot(ctx, sealer, installation, r)
+		if errors.Is(err, keys.ErrOpen) || errors.Is(err, keys.ErrNoKey) {
 			continue // it was lost, and replaced
-		}
-		root, err := keys.OpenRoot(ctx, opens, installation, r.Wrapped)
-		if errors.Is(err, keys.ErrOpen) {
-			continue
 		}
 		if err != nil {
 			return nil, err

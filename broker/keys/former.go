@@ -2,6 +2,7 @@ package keys
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
@@ -33,6 +34,22 @@ func SealerOf(sealer Sealer, id string) (Sealer, error) {
 	}
 	return nil, fmt.Errorf("%w: it was wrapped by sealing key %s, the configured one is %s (hint: name the label of the former one under keys.opening; where it is lost for good: `daypassd keys replace`)",
 		ErrNoKey, id, sealer.KeyID())
+}
+
+// OpenBy opens something by the sealer of a key id. When there is none, all are
+// tried: a sealing key that was restored into another token may have another id
+// there, and is the same key. ErrNoKey when none opens it.
+func OpenBy(sealer Sealer, id string, open func(Sealer) error) error {
+	known, missing := SealerOf(sealer, id)
+	if missing == nil {
+		return open(known)
+	}
+	for _, s := range AllSealers(sealer) {
+		if err := open(s); !errors.Is(err, ErrOpen) {
+			return err
+		}
+	}
+	return missing
 }
 
 // Rewrap wraps a root by another sealer, and proves that it opens there, before

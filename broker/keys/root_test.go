@@ -210,6 +210,12 @@ func TestRowSealer(t *testing.T) {
 			changed := row
 			field := reflect.ValueOf(&changed).Elem().Field(i)
 			field.SetString(field.String() + "x")
+			empty := row
+			reflect.ValueOf(&empty).Elem().Field(i).SetString("")
+			refuse("no "+reflect.TypeFor[keys.RowID]().Field(i).Name, sealer, empty, sealed)
+			if sealed, err := sealer.Seal(t.Context(), empty, plaintext); err == nil || sealed != nil {
+				t.Fatal("sealed for a place that isn't whole")
+			}
 			refuse("another "+reflect.TypeFor[keys.RowID]().Field(i).Name, sealer, changed, sealed)
 			// What one field loses another gains: all of it joined reads the same.
 			shifted := row

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { os.Exit(devtest.Main(m)) }
 
 const (
 	installationID = "0123456789ab"
-	purpose      = "revocation handle"
+	purpose        = "revocation handle"
 )
 
 var errAway = errors.New("the HSM is away")
@@ -84,10 +84,10 @@ func (h *hsm) set(away bool) {
 	h.away = away
 }
 
-func (h *hsm) asked() (opens, seals int) {
+func (h *hsm) asked() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.opens, h.seals
+	return h.opens
 }
 
 // clock is a time that only the test moves.

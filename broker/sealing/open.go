@@ -197,19 +197,20 @@ func (s *Sealer) fetch(ctx context.Context, id string) (*keys.DataKey, error) {
 
 // unwrap asks the HSM.
 func (s *Sealer) unwrap(ctx context.Context, d *stored) (key *keys.DataKey, err error) {
-	sealer, err := keys.SealerOf(s.config.Sealer, d.sealingKey)
-	if err != nil {
-		if d.lost {
-			return nil, fmt.Errorf("%w: data key %s is lost with sealing key %s", keys.ErrOpen, d.id, d.sealingKey)
-		}
-		return nil, fmt.Errorf("opening data key %s: %w: %w", d.id, ErrUnavailable, err)
-	}
-	key, err = keys.OpenDataKey(ctx, sealer, d.place(s.config.Installation), d.wrapped)
+	err = keys.OpenBy(s.config.Sealer, d.sealingKey, func(sealer keys.Sealer) (err error) {
+		key, err = keys.OpenDataKey(ctx, sealer, d.place(s.config.Installation), d.wrapped)
+		return err
+	})
 	if s.config.Observe != nil {
 		s.config.Observe.Opened(err)
 	}
-	if err != nil && !errors.Is(err, keys.ErrOpen) {
-		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	switch {
+	case err == nil:
+		return key, nil
+	case errors.Is(err, keys.ErrNoKey) && d.lost:
+		return nil, fmt.Errorf("%w: data key %s is lost with sealing key %s", keys.ErrOpen, d.id, d.sealingKey)
+	case errors.Is(err, keys.ErrOpen):
+		return nil, err
 	}
-	return key, err
+	return nil, fmt.Errorf("opening data key %s: %w: %w", d.id, ErrUnavailable, err)
 }

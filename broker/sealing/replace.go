@@ -40,22 +40,22 @@ type Replacement struct {
 
 // Report says what a replacement does, or did.
 type Report struct {
-	Compromised bool            `json:"compromised"`
-	Cutoff      *time.Time      `json:"given_up_before,omitempty"` // what is older is given up; nil: nothing is, or everything
-	SealingKey  string          `json:"sealing_key"`         // that takes over; "" before it is made
-	Lost        []string        `json:"lost_sealing_keys"`   // that something is wrapped by, and that aren't there
-	Rewrapped   int             `json:"rewrapped"`           // roots and data keys that were carried over, or are to be
-	LostKeys    []LostKey       `json:"lost_keys,omitempty"` // roots and data keys that nothing opens
-	NewRoot     bool            `json:"new_root"`            // a new root is made
-	Resealed    int             `json:"resealed"`            // values that got a new data key, or are to
-	Destroyed   int             `json:"destroyed"`           // data keys that were given up
-	LostValues  []LostValue     `json:"lost_values,omitempty"`
-	Sessions    int             `json:"session_tokens_ended"`
-	AdminTokens []AdminToken    `json:"admin_tokens_ended,omitempty"`
-	Prints      int             `json:"fingerprints_void"`
-	AuditKeys   []string        `json:"audit_mac_keys_void,omitempty"` // ids of keys whose MACs prove nothing from now on
-	Targets     map[string]int  `json:"targets,omitempty"`             // where leases are revoked by their id alone, and how many
-	Tell        []string        `json:"tell,omitempty"`                // who has to be told what
+	Compromised bool           `json:"compromised"`
+	Cutoff      *time.Time     `json:"given_up_before,omitempty"` // what is older is given up; nil: nothing is, or everything
+	SealingKey  string         `json:"sealing_key"`               // that takes over; "" before it is made
+	Lost        []string       `json:"lost_sealing_keys"`         // that something is wrapped by, and that aren't there
+	Rewrapped   int            `json:"rewrapped"`                 // roots and data keys that were carried over, or are to be
+	LostKeys    []LostKey      `json:"lost_keys,omitempty"`       // roots and data keys that nothing opens
+	NewRoot     bool           `json:"new_root"`                  // a new root is made
+	Resealed    int            `json:"resealed"`                  // values that got a new data key, or are to
+	Destroyed   int            `json:"destroyed"`                 // data keys that were given up
+	LostValues  []LostValue    `json:"lost_values,omitempty"`
+	Sessions    int            `json:"session_tokens_ended"`
+	AdminTokens []AdminToken   `json:"admin_tokens_ended,omitempty"`
+	Prints      int            `json:"fingerprints_void"`
+	AuditKeys   []string       `json:"audit_mac_keys_void,omitempty"` // ids of keys whose MACs prove nothing from now on
+	Targets     map[string]int `json:"targets,omitempty"`             // where leases are revoked by their id alone, and how many
+	Tell        []string       `json:"tell,omitempty"`                // who has to be told what
 }
 
 // LostKey is a root or data key that nothing opens.
@@ -231,19 +231,20 @@ func (r *Replacement) look(ctx context.Context) (*state, error) {
 }
 
 // try opens a root or a data key.
-func (r *Replacement) try(ctx context.Context, k *wrappedKey) (*keys.DataKey, *keys.Root, error) {
-	for _, sealer := range r.all() {
-		if sealer.KeyID() != k.sealingKey {
-			continue
-		}
-		if k.root() {
-			root, err := keys.OpenRoot(ctx, sealer, r.Installation, k.wrapped)
-			return nil, root, err
-		}
-		key, err := keys.OpenDataKey(ctx, sealer, k.place(r.Installation), k.wrapped)
-		return key, nil, err
+func (r *Replacement) try(ctx context.Context, k *wrappedKey) (key *keys.DataKey, root *keys.Root, err error) {
+	all := r.all()
+	if len(all) == 0 {
+		return nil, nil, keys.ErrNoKey
 	}
-	return nil, nil, keys.ErrNoKey
+	err = keys.OpenBy(keys.AlsoOpen(all[0], all[1:]...), k.sealingKey, func(s keys.Sealer) (err error) {
+		if k.root() {
+			root, err = keys.OpenRoot(ctx, s, r.Installation, k.wrapped)
+		} else {
+			key, err = keys.OpenDataKey(ctx, s, k.place(r.Installation), k.wrapped)
+		}
+		return err
+	})
+	return key, root, err
 }
 
 func (r *Replacement) all() []keys.Sealer {

@@ -122,28 +122,33 @@ SELECT sealing_key, count(*) FROM (
 	return p, nil
 }
 
-// rewrap wraps roots and data keys anew, those that can be.
+// rewrap wraps roots and data keys anew, those that can be. Others are left where
+// they are, and don't take their place in a batch: Progress counts them.
 func (w *Wrapping) rewrap(ctx context.Context) (int, error) {
-	all, err := w.wrappedByOthers(ctx)
-	if err != nil {
-		return 0, err
-	}
 	done := 0
-	for _, k := range all {
-		from, err := keys.SealerOf(w.Sealer, k.sealingKey)
-		if err != nil {
-			continue // Progress counts it
-		}
-		ours, err := w.rewrapOne(ctx, from, k)
-		if errors.Is(err, keys.ErrOpen) {
-			continue // changed, or of another installation: keys replace lists it
-		}
-		if err != nil {
+	unknown := map[string]bool{} // sealing keys that aren't there: one of what they wrap is tried
+	var after wrappedKey
+	for done < batch {
+		all, err := w.wrappedByOthers(ctx, after)
+		if err != nil || len(all) == 0 {
 			return done, err
 		}
-		if ours {
-			done++
+		for _, k := range all {
+			if unknown[k.sealingKey] {
+				continue
+			}
+			ours, err := w.rewrapOne(ctx, k)
+			switch {
+			case errors.Is(err, keys.ErrNoKey):
+				unknown[k.sealingKey] = true
+			case errors.Is(err, keys.ErrOpen): // it was changed: keys replace lists it
+			case err != nil:
+				return done, err
+			case ours:
+				done++
+			}
 		}
+		after = all[len(all)-1]
 	}
 	return done, nil
 }
@@ -169,14 +174,11 @@ func scanWrapped(row pgx.CollectableRow) (wrappedKey, error) {
 	return k, err
 }
 
-func (w *Wrapping) wrappedByOthers(ctx context.Context) ([]wrappedKey, error) {
-	// Those that can be opened: one that can't must not take others' place in a batch.
-	var open []string
-	for _, s := range keys.AllSealers(w.Sealer)[1:] {
-		open = append(open, s.KeyID())
-	}
-	const others = `SELECT * FROM (` + selectWrapped + `) AS k WHERE sealing_key <> $1 AND sealing_key = ANY($2) AND NOT lost ORDER BY purpose, created_at DESC LIMIT $3`
-	rows, err := w.Pool.Query(ctx, others, w.Sealer.KeyID(), open, batch)
+func (w *Wrapping) wrappedByOthers(ctx context.Context, after wrappedKey) ([]wrappedKey, error) {
+	const others = `
+SELECT * FROM (` + selectWrapped + `) AS k
+WHERE sealing_key <> $1 AND NOT lost AND (purpose COLLATE "C", id COLLATE "C") > ($2, $3) ORDER BY purpose COLLATE "C", id COLLATE "C" LIMIT $4`
+	rows, err := w.Pool.Query(ctx, others, w.Sealer.KeyID(), after.purpose, after.id, batch)
 	if err != nil {
 		return nil, fmt.Errorf("reading wrapped keys: %w", err)
 	}
@@ -188,19 +190,23 @@ func (w *Wrapping) wrappedByOthers(ctx context.Context) ([]wrappedKey, error) {
 }
 
 // rewrapOne returns false when somebody else was first.
-func (w *Wrapping) rewrapOne(ctx context.Context, from keys.Sealer, k wrappedKey) (bool, error) {
+func (w *Wrapping) rewrapOne(ctx context.Context, k wrappedKey) (bool, error) {
 	var wrapped []byte
-	var err error
 	save := `UPDATE data_keys SET wrapped = $2, sealing_key = $3 WHERE id = $1 AND wrapped = $4`
 	if k.root() {
 		save = `UPDATE roots SET wrapped = $2, sealing_key = $3 WHERE id = $1 AND wrapped = $4`
-		var root *keys.Root
-		if root, err = keys.OpenRoot(ctx, from, w.Installation, k.wrapped); err == nil {
+	}
+	err := keys.OpenBy(w.Sealer, k.sealingKey, func(from keys.Sealer) (err error) {
+		if !k.root() {
+			wrapped, err = keys.RewrapDataKey(ctx, from, w.Sealer, k.place(w.Installation), k.wrapped)
+			return err
+		}
+		root, err := keys.OpenRoot(ctx, from, w.Installation, k.wrapped)
+		if err == nil {
 			wrapped, err = root.Rewrap(ctx, w.Sealer, w.Installation)
 		}
-	} else {
-		wrapped, err = keys.RewrapDataKey(ctx, from, w.Sealer, k.place(w.Installation), k.wrapped)
-	}
+		return err
+	})
 	if err != nil {
 		return false, fmt.Errorf("wrapping %s anew: %w", k.id, err)
 	}

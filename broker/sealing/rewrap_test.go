@@ -239,3 +239,27 @@ VALUES ($1, 'main', 'ses', '', 'p', 'g', 'j', 'd', 'db', 'r', 'k', 'db.example:5
     now(), now() + interval '1 hour', now() + interval '1 hour', 60, false, now(), now(),
     CASE WHEN $2 = 'active' THEN now() + interval '1 hour' END, CASE WHEN $2 <> 'active' THEN now() END, $3, '{}', 2)`, id, state, handle)
 }
+
+// renamed is a sealing key that was restored into a token where it has another id.
+type renamed struct{ keys.Sealer }
+
+func (renamed) KeyID() string { return "another id" }
+
+func TestRestoredUnderAnotherID(t *testing.T) {
+	t.Parallel()
+	pool, token := newPool(t), newHSM(t)
+	root, sealed := older(t, pool, token, 2)
+	restored := renamed{token.Sealer}
+	if fingerprintOf(openRoot(t, pool, restored)) != fingerprintOf(root) {
+		t.Error("another root")
+	}
+	s := newSealer(t, sealing.Config{Pool: pool, Sealer: restored})
+	mustOpen(t, s, "0", sealed[0], "secret")
+	mustOpen(t, s, "new", seal(t, s, "new", "x"), "x")
+	w := adopt(t, pool, restored, false)
+	n, p, err := w.RunOnce(t.Context())
+	if err != nil || n != 3 || p != (sealing.Progress{Total: 3, Done: 3}) {
+		t.Errorf("%d, %+v, %v", n, p, err)
+	}
+	mustOpen(t, newSealer(t, sealing.Config{Pool: pool, Sealer: restored}), "1", sealed[1], "secret")
+}
