@@ -62,13 +62,17 @@ func (s *keyStore) opening(ctx context.Context, k config.Keys) ([]keys.Sealer, e
 
 func newKeysSealingStatus() *cobra.Command {
 	var file configFile
-	var output string
+	var output, label string
 	cmd := &cobra.Command{
-		Use: "sealing", Short: "Say what the sealing key wraps, and how far re-wrapping is", Args: noArguments,
-		Example: "  daypassd keys sealing --config daypass.yaml",
+		Use: "sealing", Short: "Say what the sealing key wraps, and how far re-wrapping is; or make the next one", Args: noArguments,
+		Example: `  daypassd keys sealing --config daypass.yaml
+  daypassd keys sealing --config daypass.yaml --make daypass-sealing-2`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "text" && output != "json" {
 				return usageError{fmt.Errorf("--output is text or json, not %q", output)}
+			}
+			if label != "" {
+				return file.makeNextSealer(cmd, label)
 			}
 			base, closeBase, err := file.openBase(cmd.Context(), cmd.ErrOrStderr())
 			if err != nil {
@@ -87,7 +91,26 @@ func newKeysSealingStatus() *cobra.Command {
 	}
 	file.flag(cmd)
 	cmd.Flags().StringVar(&output, "output", "text", "text or json")
+	cmd.Flags().StringVar(&label, "make", "", "make a sealing key of this label where keys.sealing is, and do nothing with it")
 	return cmd
+}
+
+// makeNextSealer makes a key that nothing is wrapped by yet.
+func (f *configFile) makeNextSealer(cmd *cobra.Command, label string) (err error) {
+	settings, err := f.load(cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	store := &keyStore{allowSoftware: settings.AllowSoftwareKeys, create: true}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	place := settings.Keys.Sealing
+	place.Label = label
+	made, err := makeSealer(cmd.Context(), store, place)
+	if err != nil {
+		return fmt.Errorf("keys.sealing: %w", err)
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "sealing key %s, labelled %s: name it under keys.opening of every broker, before one has it at keys.sealing\n", made.KeyID(), label)
+	return err
 }
 
 func encodeJSON(out io.Writer, value any) error {
