@@ -119,7 +119,7 @@ func (r *Replacement) tell(report *Report) []string {
 	}
 	if report.NewRoot {
 		tell = append(tell,
-			fmt.Sprintf("running jobs: %d session tokens end; a job that wants more exchanges its job token again. What it holds lives to its end and is revoked as ever", report.Sessions),
+			fmt.Sprintf("running jobs: %d session tokens end; a job that wants more exchanges its job token again. What it holds lives to its end and is revoked as ever; its claims can't be verified any more, so on_policy_change: revoke takes it back at the next change of policies", report.Sessions),
 			"resource servers with introspection: API tokens that are keyed hashes of the former root are no longer active",
 			"whoever redacts or searches for leaks: values issued before now are not recognised any more")
 	}
@@ -184,34 +184,9 @@ func (r *Replacement) giveUp(ctx context.Context, s *state, report *Report) erro
 		return err
 	}
 	err = pgx.BeginFunc(ctx, r.Pool, func(tx pgx.Tx) error {
-		changed := int64(report.Rewrapped)
-		lost := slices.Sorted(maps.Keys(s.lost))
-		run := func(sql string, args ...any) error {
-			tag, err := tx.Exec(ctx, sql, args...)
-			changed += tag.RowsAffected()
+		changed, err := r.write(ctx, tx, s, wrapped)
+		if err != nil || changed == 0 && report.Rewrapped == 0 {
 			return err
-		}
-		if err := errors.Join(
-			run(`UPDATE roots SET lost_at = now(), retired_at = coalesce(retired_at, now()) WHERE id = ANY ($1) AND lost_at IS NULL`, lost),
-			run(`UPDATE data_keys SET lost_at = now(), retired_at = coalesce(retired_at, now()) WHERE id = ANY ($1) AND lost_at IS NULL`, lost),
-		); err != nil {
-			return err
-		}
-		if r.Compromised {
-			if err := run(`UPDATE data_keys SET retired_at = now() WHERE retired_at IS NULL AND created_at < $1`, s.cutoff); err != nil {
-				return err
-			}
-		}
-		if report.NewRoot {
-			const insert = `
-INSERT INTO roots (id, sealing_key, wrapped, created_at)
-SELECT 'root-' || (count(*) + 1), $1, $2, now() FROM roots`
-			if err := errors.Join(run(`UPDATE roots SET retired_at = now() WHERE retired_at IS NULL`), run(insert, r.New.KeyID(), wrapped)); err != nil {
-				return err
-			}
-		}
-		if changed == 0 {
-			return nil
 		}
 		batch := &pgx.Batch{}
 		audit.InsertIf(batch, []audit.Event{event}, "true")
@@ -221,6 +196,35 @@ SELECT 'root-' || (count(*) + 1), $1, $2, now() FROM roots`
 		return fmt.Errorf("giving up what is lost: %w", err)
 	}
 	return nil
+}
+
+// write does what giveUp says, with a new root where there is one, and counts what
+// it changed.
+func (r *Replacement) write(ctx context.Context, tx pgx.Tx, s *state, root []byte) (changed int64, err error) {
+	lost := slices.Sorted(maps.Keys(s.lost))
+	type statement struct {
+		sql  string
+		args []any
+	}
+	all := []statement{
+		{`UPDATE roots SET lost_at = now(), retired_at = coalesce(retired_at, now()) WHERE id = ANY ($1) AND lost_at IS NULL`, []any{lost}},
+		{`UPDATE data_keys SET lost_at = now(), retired_at = coalesce(retired_at, now()) WHERE id = ANY ($1) AND lost_at IS NULL`, []any{lost}},
+	}
+	if r.Compromised {
+		all = append(all, statement{`UPDATE data_keys SET retired_at = now() WHERE retired_at IS NULL AND created_at < $1`, []any{s.cutoff}})
+	}
+	if root != nil {
+		const insert = `INSERT INTO roots (id, sealing_key, wrapped, created_at) SELECT 'root-' || (count(*) + 1), $1, $2, now() FROM roots`
+		all = append(all, statement{`UPDATE roots SET retired_at = now() WHERE retired_at IS NULL`, nil}, statement{insert, []any{r.New.KeyID(), root}})
+	}
+	for _, do := range all {
+		tag, err := tx.Exec(ctx, do.sql, do.args...)
+		if err != nil {
+			return changed, err
+		}
+		changed += tag.RowsAffected()
+	}
+	return changed, nil
 }
 
 func (r *Replacement) event(root *keys.Root, report *Report) (audit.Event, error) {
