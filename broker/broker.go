@@ -179,7 +179,7 @@ func (b *Broker) Renew(ctx context.Context, caller Caller, id string, ttl time.D
 		}
 		return l, nil // it ends later already
 	}
-	handle, err := b.config.Store.Handle(l)
+	handle, err := b.config.Store.Handle(ctx, l)
 	if err != nil {
 		return nil, err
 	}

@@ -65,6 +65,7 @@ const (
 	KeyRetiring  Type = "signing_key.retiring"
 	KeyRetired   Type = "signing_key.retired"
 	KeyRevoked   Type = "signing_key.revoked"
+	KeysReplaced Type = "keys.replaced" // a sealing key was lost or stolen, and another took its place
 
 	AdminTokenCreated Type = "admin_token.created"
 	AdminTokenRevoked Type = "admin_token.revoked" //nolint:gosec // the name of an event

@@ -142,6 +142,35 @@ func (l *loader) keys() {
 	l.unused("keys.audit", k.Audit, "take it out")
 	l.key("signing", &k.Signing)
 	l.key("sealing", &k.Sealing)
+	for i := range k.Opening {
+		l.openingKey(i)
+	}
+}
+
+// openingKey checks a key that opens what is sealed. What it doesn't say of where
+// it is, it has from keys.sealing.
+func (l *loader) openingKey(i int) {
+	k, from := &l.config.Keys.Opening[i], l.config.Keys.Sealing
+	l.need(k.At, "label", k.Label, "the label of a sealing key")
+	if k.Type == "" {
+		k.liveWhere(&from)
+	} else {
+		l.keyPlace("keys.opening."+strconv.Itoa(i), k)
+	}
+	if k.Label == from.Label && k.Module == from.Module && k.Token == from.Token && k.Dir == from.Dir {
+		l.add(k.At.Of("label"), "take it out", "keys.opening repeats the key keys.sealing")
+	}
+	for name, stands := range map[string]bool{"algorithm": k.Algorithm != "", "bits": k.Bits != 0, "rotate_every": k.Rotation != ""} {
+		if stands {
+			l.add(k.At.Of(name), "take it out", "a key that opens has no %s", name)
+		}
+	}
+}
+
+// liveWhere makes a key live where another one does.
+func (k *Key) liveWhere(other *Key) {
+	k.Type, k.Module, k.Token, k.Dir, k.PINFile, k.PIN = other.Type, other.Module, other.Token, other.Dir, other.PINFile, other.PIN
+	k.Isolate, k.IsolateEnv = other.Isolate, other.IsolateEnv
 }
 
 // issuerKey checks the key of an issuer that certifies.
@@ -155,8 +184,7 @@ func (l *loader) issuerKey(issuer *Issuer) {
 	}
 	if k.Type == "" {
 		from := l.config.Keys.Signing
-		k.Type, k.Module, k.Token, k.Dir, k.PINFile, k.PIN = from.Type, from.Module, from.Token, from.Dir, from.PINFile, from.PIN
-		k.Isolate, k.IsolateEnv = from.Isolate, from.IsolateEnv
+		k.liveWhere(&from)
 		l.unrotated(k, "take it out: an authority's key is replaced by hand")
 		l.algorithm(k)
 		return

@@ -75,6 +75,7 @@ type Keys struct {
 	At      strictyaml.Where  `yaml:"-"`
 	Signing Key               `yaml:"signing"` // signs JWTs
 	Sealing Key               `yaml:"sealing"` // wraps what is secret at rest
+	Opening []Key             `yaml:"opening"` // also open what is sealed: former sealing keys, and the next one while a fleet changes over
 	Audit   *strictyaml.Value `yaml:"audit"`   // refused: not enforced by this version
 }
 

@@ -46,6 +46,9 @@ func (l *loader) isolatedAlike() {
 	}
 	check(&l.config.Keys.Signing)
 	check(&l.config.Keys.Sealing)
+	for i := range l.config.Keys.Opening {
+		check(&l.config.Keys.Opening[i])
+	}
 	for _, issuer := range l.config.Issuers {
 		check(issuer.Key)
 	}

@@ -29,6 +29,7 @@ import (
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/broker/reloader"
 	"github.com/daypass/daypass/broker/revoker"
+	"github.com/daypass/daypass/broker/sealing"
 	"github.com/daypass/daypass/broker/secrets"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/sealed"
@@ -97,6 +98,7 @@ type Instance struct {
 
 	config  Config
 	pool    *pgxpool.Pool
+	sealer  *sealing.Sealer
 	store   *leases.Store
 	secrets *secrets.Store
 	rotator *secrets.Rotator
@@ -118,6 +120,8 @@ type Base struct {
 	Root         *keys.Root
 	Recorder     *audit.Recorder
 	Tokens       *admin.Tokens
+
+	sealing sealing.Config // of Sealer
 }
 
 // OpenBase opens the database, refuses a schema that is too old and a copy, and
@@ -148,11 +152,43 @@ func (b *Base) open(ctx context.Context, sealer keys.Sealer, now func() time.Tim
 	if b.Root, err = installation.OpenRoot(ctx, b.Pool, sealer, b.Installation); err != nil {
 		return err
 	}
+	if err := b.prepareSealing(ctx, sealer, now); err != nil {
+		return err
+	}
 	if b.Recorder, err = audit.New(audit.Config{Installation: b.Installation, Tenant: Tenant, MAC: b.Root.Hasher(keys.AuditMACs)}); err != nil {
 		return err
 	}
 	b.Tokens, err = admin.New(admin.Config{Pool: b.Pool, Hasher: b.Root.Hasher(keys.AdminTokens), Audit: b.Recorder, Tenant: Tenant, Now: now})
 	return err
+}
+
+// prepareSealing takes the sealing key up, and finds what opens old values.
+func (b *Base) prepareSealing(ctx context.Context, sealer keys.Sealer, now func() time.Time) error {
+	b.sealing = sealing.Config{Pool: b.Pool, Sealer: sealer, Installation: b.Installation, Now: now, Former: []*keys.RowSealer{b.Root.RowSealer()}}
+	if err := b.Wrapping().Adopt(ctx, false); err != nil {
+		return err
+	}
+	retired, err := installation.RetiredRoots(ctx, b.Pool, sealer, b.Installation)
+	if err != nil {
+		return err
+	}
+	for _, root := range retired {
+		b.sealing.Former = append(b.sealing.Former, root.RowSealer())
+	}
+	return nil
+}
+
+// Wrapping tells what wraps what, and wraps it anew.
+func (b *Base) Wrapping() *sealing.Wrapping {
+	return &sealing.Wrapping{Pool: b.Pool, Sealer: b.sealing.Sealer, Installation: b.Installation}
+}
+
+// Sealer makes what seals the values of rows. Who makes it closes it, before the
+// pool.
+func (b *Base) Sealer(logger *slog.Logger, observe sealing.Observer) (*sealing.Sealer, error) {
+	config := b.sealing
+	config.Logger, config.Observe = logger, observe
+	return sealing.New(config)
 }
 
 // Open wires a broker. It reaches for the database and the keys, and for no
@@ -168,17 +204,20 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 			i.Close()
 		}
 	}()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	i.metrics = newMetrics(registry)
+	if i.sealer, err = base.Sealer(config.Logger, newSealingMetrics(registry)); err != nil {
+		return nil, err
+	}
 	if i.store, err = leases.Open(ctx, leases.Config{
-		Pool: base.Pool, Audit: base.Recorder, Handles: base.Root.RowSealer(), Claims: base.Root.Hasher(keys.SessionClaims), Installation: i.Installation, Tenant: Tenant, Now: config.Now, Logger: config.Logger,
+		Pool: base.Pool, Audit: base.Recorder, Handles: i.sealer, Claims: base.Root.Hasher(keys.SessionClaims), Installation: i.Installation, Tenant: Tenant, Now: config.Now, Logger: config.Logger,
 	}); err != nil {
 		return nil, err
 	}
 	if err := i.openSecrets(base); err != nil {
 		return nil, err
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	i.metrics = newMetrics(registry)
 	if err := i.openRing(ctx, base, newRingMetrics(registry, config.Now)); err != nil {
 		return nil, err
 	}
@@ -271,7 +310,8 @@ func (i *Instance) Reload(ctx context.Context, trigger reloader.Trigger) (*reloa
 }
 
 // Run takes back what is due, tries the targets, counts what is overdue, watches
-// the policies, rotates keys and static secrets and writes down what is refused, until ctx ends.
+// the policies, rotates keys and static secrets, wraps keys anew and writes down what is refused, until ctx
+// ends.
 func (i *Instance) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	running.Go(func() { i.revoker.Run(ctx) })
@@ -281,6 +321,7 @@ func (i *Instance) Run(ctx context.Context) {
 	running.Go(func() { i.broker.KeepDecisions(ctx) })
 	running.Go(func() { i.rotator.Run(ctx) })
 	running.Go(func() { i.ring.Run(ctx) })
+	running.Go(func() { i.sealer.Run(ctx) })
 	running.Wait()
 }
 
@@ -295,6 +336,9 @@ func (i *Instance) Close() {
 				i.config.Logger.Warn("closing an issuer failed", "issuer", name, "error", err)
 			}
 		}
+	}
+	if i.sealer != nil {
+		i.sealer.Close()
 	}
 	i.pool.Close()
 }

@@ -12,7 +12,7 @@ import (
 // openSecrets opens the static secrets and what rotates them.
 func (i *Instance) openSecrets(base *Base) (err error) {
 	if i.secrets, err = secrets.New(secrets.Config{
-		Pool: base.Pool, Audit: base.Recorder, Sealer: secrets.FromRoot(base.Root.RowSealer()), Installation: i.Installation, Tenant: Tenant,
+		Pool: base.Pool, Audit: base.Recorder, Sealer: i.sealer, Installation: i.Installation, Tenant: Tenant,
 		Now: i.store.Now, Hooks: i.config.SecretHooks, Logger: i.config.Logger,
 	}); err != nil {
 		return err

@@ -148,7 +148,27 @@ type RowID struct {
 	Installation, Tenant, Table, Column, Row, Version, Purpose string
 }
 
-// RowSealer seals values of rows with AES-256-GCM. Safe for concurrent use.
+// Check refuses a place that isn't whole: what is left out isn't authenticated.
+func (r RowID) Check() error {
+	for _, field := range []struct{ name, value string }{
+		{"installation", r.Installation},
+		{"tenant", r.Tenant},
+		{"table", r.Table},
+		{"column", r.Column},
+		{"row", r.Row},
+		{"version", r.Version},
+		{"purpose", r.Purpose},
+	} {
+		if field.value == "" {
+			return fmt.Errorf("%w: the place of the value lacks its %s", ErrOpen, field.name)
+		}
+	}
+	return nil
+}
+
+// RowSealer seals values of rows with AES-256-GCM under a key of the root. It
+// opens what was sealed before there were data keys; see package sealing for
+// what seals now. Safe for concurrent use.
 type RowSealer struct {
 	hidden
 	id   string
@@ -165,12 +185,18 @@ func (r *Root) RowSealer() *RowSealer {
 func (s *RowSealer) KeyID() string { return s.id }
 
 // Seal encrypts a value for its place.
-func (s *RowSealer) Seal(row RowID, plaintext []byte) ([]byte, error) {
+func (s *RowSealer) Seal(_ context.Context, row RowID, plaintext []byte) ([]byte, error) {
+	if err := row.Check(); err != nil {
+		return nil, err
+	}
 	return sealGCM(s.aead(), plaintext, s.place(row)), nil
 }
 
 // Open returns ErrOpen for a value that was not sealed for this place.
-func (s *RowSealer) Open(row RowID, sealed []byte) ([]byte, error) {
+func (s *RowSealer) Open(_ context.Context, row RowID, sealed []byte) ([]byte, error) {
+	if err := row.Check(); err != nil {
+		return nil, err
+	}
 	return openGCM(s.aead(), sealed, s.place(row))
 }
 

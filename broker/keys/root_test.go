@@ -100,7 +100,7 @@ func TestDerivedValuesStay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opened, err := root.RowSealer().Open(keys.RowID{Installation: "i", Tenant: "t", Table: "ta", Column: "c", Row: "r", Version: "1", Purpose: "p"}, sealed)
+	opened, err := root.RowSealer().Open(t.Context(), keys.RowID{Installation: "i", Tenant: "t", Table: "ta", Column: "c", Row: "r", Version: "1", Purpose: "p"}, sealed)
 	if err != nil || string(opened) != "kept" {
 		t.Errorf("a stored value opens as %q, %v", opened, err)
 	}
@@ -166,7 +166,7 @@ func TestHasherIsSafeForConcurrentUse(t *testing.T) {
 }
 
 func drawRow(t *rapid.T) keys.RowID {
-	text := rapid.StringN(0, 6, 12)
+	text := rapid.StringN(1, 6, 12)
 	return keys.RowID{
 		Installation: text.Draw(t, "installation"), Tenant: text.Draw(t, "tenant"), Table: text.Draw(t, "table"), Column: text.Draw(t, "column"),
 		Row: text.Draw(t, "row"), Version: text.Draw(t, "version"), Purpose: text.Draw(t, "purpose"),
@@ -182,18 +182,18 @@ func TestRowSealer(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		row, plaintext := drawRow(t), rapid.SliceOfN(rapid.Byte(), 0, 64).Draw(t, "plaintext")
-		sealed, err := sealer.Seal(row, plaintext)
+		sealed, err := sealer.Seal(t.Context(), row, plaintext)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if opened, err := again.Open(row, sealed); err != nil || !bytes.Equal(opened, plaintext) {
+		if opened, err := again.Open(t.Context(), row, sealed); err != nil || !bytes.Equal(opened, plaintext) {
 			t.Fatalf("opened %x, %v", opened, err)
 		}
-		if twice, err := sealer.Seal(row, plaintext); err != nil || bytes.Equal(twice, sealed) {
+		if twice, err := sealer.Seal(t.Context(), row, plaintext); err != nil || bytes.Equal(twice, sealed) {
 			t.Fatalf("sealing twice gives the same: %v", err)
 		}
 		refuse := func(what string, s *keys.RowSealer, row keys.RowID, sealed []byte) {
-			if opened, err := s.Open(row, sealed); !errors.Is(err, keys.ErrOpen) || opened != nil {
+			if opened, err := s.Open(t.Context(), row, sealed); !errors.Is(err, keys.ErrOpen) || opened != nil {
 				t.Fatalf("%s: opened %x, %v", what, opened, err)
 			}
 		}
@@ -210,6 +210,12 @@ func TestRowSealer(t *testing.T) {
 			changed := row
 			field := reflect.ValueOf(&changed).Elem().Field(i)
 			field.SetString(field.String() + "x")
+			empty := row
+			reflect.ValueOf(&empty).Elem().Field(i).SetString("")
+			refuse("no "+reflect.TypeFor[keys.RowID]().Field(i).Name, sealer, empty, sealed)
+			if sealed, err := sealer.Seal(t.Context(), empty, plaintext); err == nil || sealed != nil {
+				t.Fatal("sealed for a place that isn't whole")
+			}
 			refuse("another "+reflect.TypeFor[keys.RowID]().Field(i).Name, sealer, changed, sealed)
 			// What one field loses another gains: all of it joined reads the same.
 			shifted := row

@@ -39,9 +39,9 @@ func (s *Store) Activate(ctx context.Context, a *Activation) error {
 	for i := range a.Leases {
 		l := &a.Leases[i]
 		if l.Handle != nil {
-			sealed, err := s.config.Handles.Seal(s.handleRow(l.ID), l.Handle)
+			sealed, err := s.config.Handles.Seal(ctx, s.handleRow(l.ID), l.Handle)
 			if err != nil {
-				return fmt.Errorf("sealing what revokes %s: %w", l.ID, err)
+				return fmt.Errorf("sealing what revokes %s: %w: %w", l.ID, ErrUnavailable, err)
 			}
 			l.sealed = sealed
 		}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/daypass/daypass/broker/keys"
 )
 
 const leaseColumns = `
@@ -196,12 +198,15 @@ WHERE tenant = $1 AND due_at IS NOT NULL AND (state = 'revoking' OR due_at < $2)
 }
 
 // Handle opens what the issuer gave for a lease; nil when there was nothing.
-func (s *Store) Handle(l *Lease) ([]byte, error) {
+func (s *Store) Handle(ctx context.Context, l *Lease) ([]byte, error) {
 	if l.sealedHandle == nil {
 		return nil, nil
 	}
-	handle, err := s.config.Handles.Open(s.handleRow(l.ID), l.sealedHandle)
+	handle, err := s.config.Handles.Open(ctx, s.handleRow(l.ID), l.sealedHandle)
 	if err != nil {
+		if !errors.Is(err, keys.ErrOpen) {
+			err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
 		return nil, fmt.Errorf("unsealing what belongs to %s: %w", l.ID, err)
 	}
 	return handle, nil

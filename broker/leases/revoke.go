@@ -202,7 +202,7 @@ WHERE l.tenant = $1 AND l.issuer = $2 AND l.due_at <= $3 ORDER BY l.due_at LIMIT
 		if l.sealedHandle != nil {
 			// A handle that can't be opened is no reason to leave the credential
 			// alive: issuers revoke by the lease's id alone where they must.
-			if c.Handle, err = s.config.Handles.Open(s.handleRow(l.ID), l.sealedHandle); err != nil {
+			if c.Handle, err = s.config.Handles.Open(ctx, s.handleRow(l.ID), l.sealedHandle); err != nil {
 				s.config.Logger.ErrorContext(ctx, "what revokes a lease could not be unsealed; revoking by its id", "lease", l.ID, "error", err)
 			}
 		}

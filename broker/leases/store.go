@@ -20,7 +20,7 @@ import (
 type Config struct {
 	Pool         *pgxpool.Pool   // required; with a statement timeout
 	Audit        *audit.Recorder // required
-	Handles      *keys.RowSealer // required: seals what it takes to take a credential back
+	Handles      Sealer          // required: seals what it takes to take a credential back
 	Claims       *keys.Hasher    // required: authenticates the claims of sessions
 	Installation string          // required
 	Tenant       string          // required
@@ -30,6 +30,13 @@ type Config struct {
 	// Writers is how many transactions commit at once; zero: 2. Concurrent
 	// exchanges join the next free one.
 	Writers int
+}
+
+// Sealer seals values of rows. Open returns keys.ErrOpen for what was not sealed
+// for that place; whatever else goes wrong passes.
+type Sealer interface {
+	Seal(ctx context.Context, row keys.RowID, plaintext []byte) ([]byte, error)
+	Open(ctx context.Context, row keys.RowID, sealed []byte) ([]byte, error)
 }
 
 // Store is the broker's memory. It is safe for concurrent use.

@@ -65,7 +65,7 @@ func newFixture(t *testing.T, change ...func(*secrets.Config)) *fixture {
 		t.Fatal(err)
 	}
 	f.config = secrets.Config{
-		Pool: pool, Audit: f.recorder, Sealer: secrets.FromRoot(root.RowSealer()), Installation: installation, Tenant: "main",
+		Pool: pool, Audit: f.recorder, Sealer: root.RowSealer(), Installation: installation, Tenant: "main",
 		Now: func() time.Time { return time.Now().UTC().Truncate(time.Microsecond) },
 	}
 	for _, c := range change {

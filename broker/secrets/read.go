@@ -10,6 +10,7 @@ import (
 
 	"github.com/daypass/daypass/broker/audit"
 	"github.com/daypass/daypass/broker/ids"
+	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/sealed"
@@ -113,13 +114,14 @@ const readTries = 4
 var errMoved = errors.New("the version was replaced while it was read")
 
 // Read implements [sealed.Vault].
-func (s *Store) Read(ctx context.Context, lease issuers.Lease, wanted sealed.Wanted) (version *sealed.Version, err error) {
+func (s *Store) Read(ctx context.Context, lease issuers.Lease, wanted sealed.Wanted) (_ *sealed.Version, err error) {
 	if lease.Tenant != s.config.Tenant || lease.Installation != s.config.Installation {
 		return nil, fmt.Errorf("%w: the lease is of another tenant or installation", issuers.ErrRejected)
 	}
+	var found *sealedVersion
 	for range readTries {
 		err = s.inTx(ctx, "reading secret", func(ctx context.Context, tx pgx.Tx) (err error) {
-			version, err = s.read(ctx, tx, lease, wanted)
+			found, err = s.read(ctx, tx, lease, wanted)
 			return err
 		})
 		if !errors.Is(err, errMoved) {
@@ -128,7 +130,7 @@ func (s *Store) Read(ctx context.Context, lease issuers.Lease, wanted sealed.Wan
 	}
 	switch {
 	case err == nil:
-		return version, nil
+		return s.reveal(ctx, found, wanted)
 	case errors.Is(err, errMoved):
 		state := Current
 		if wanted.Pending {
@@ -148,7 +150,32 @@ SELECT s.id, s.name, v.version, v.value, clock_timestamp() < $4, coalesce(l.prov
 FROM secrets s JOIN secret_versions v ON v.secret_id = s.id AND v.state = $3 LEFT JOIN leases l ON l.id = $5
 WHERE s.tenant = $1 AND s.name = $2 FOR SHARE OF v`
 
-func (s *Store) read(ctx context.Context, tx pgx.Tx, lease issuers.Lease, wanted sealed.Wanted) (*sealed.Version, error) {
+// sealedVersion is a version as it is stored.
+type sealedVersion struct {
+	secretID string
+	number   int
+	value    []byte
+}
+
+// reveal opens a version, once its read is on record. It may take a call of the
+// HSM, which no transaction should wait for.
+func (s *Store) reveal(ctx context.Context, found *sealedVersion, wanted sealed.Wanted) (*sealed.Version, error) {
+	values, err := s.open(ctx, found.secretID, found.number, found.value)
+	switch {
+	case errors.Is(err, keys.ErrOpen):
+		return nil, fmt.Errorf("%w: %w", issuers.ErrRejected, err)
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", issuers.ErrUnavailable, err)
+	}
+	for _, field := range wanted.Fields {
+		if _, there := values[field]; !there {
+			return nil, fmt.Errorf("%w: version %d has no field %s", issuers.ErrRejected, found.number, field)
+		}
+	}
+	return &sealed.Version{Number: found.number, Values: values}, nil
+}
+
+func (s *Store) read(ctx context.Context, tx pgx.Tx, lease issuers.Lease, wanted sealed.Wanted) (*sealedVersion, error) {
 	state := Current
 	if wanted.Pending {
 		state = Pending
@@ -168,15 +195,6 @@ func (s *Store) read(ctx context.Context, tx pgx.Tx, lease issuers.Lease, wanted
 	if !inTime {
 		return nil, fmt.Errorf("%w: the lease's issue deadline has passed", issuers.ErrLate)
 	}
-	values, err := s.open(ctx, secretID, number, value)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", issuers.ErrRejected, err)
-	}
-	for _, field := range wanted.Fields {
-		if _, there := values[field]; !there {
-			return nil, fmt.Errorf("%w: version %d has no field %s", issuers.ErrRejected, number, field)
-		}
-	}
 	now := s.config.Now()
 	event, err := s.config.Audit.Event(audit.Entry{
 		At: now, Type: audit.SecretRead, Subject: ids.New(ids.SecretRead, now), Count: 1, Actor: leases.JobActor(provider, subject),
@@ -188,7 +206,7 @@ func (s *Store) read(ctx context.Context, tx pgx.Tx, lease issuers.Lease, wanted
 	if err := s.recordRead(ctx, tx, &event, lease.ID, secretID, number); err != nil {
 		return nil, err
 	}
-	return &sealed.Version{Number: number, Values: values}, nil
+	return &sealedVersion{secretID: secretID, number: number, value: value}, nil
 }
 
 const insertRead = `

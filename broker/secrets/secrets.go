@@ -193,21 +193,6 @@ func New(config Config) (*Store, error) {
 	return &Store{config: config}, nil
 }
 
-// FromRoot seals by the installation's root.
-func FromRoot(sealer *keys.RowSealer) Sealer { return fromRoot{sealer} }
-
-type fromRoot struct{ sealer *keys.RowSealer }
-
-// Seal implements Sealer.
-func (s fromRoot) Seal(_ context.Context, row keys.RowID, plaintext []byte) ([]byte, error) {
-	return s.sealer.Seal(row, plaintext)
-}
-
-// Open implements Sealer.
-func (s fromRoot) Open(_ context.Context, row keys.RowID, sealed []byte) ([]byte, error) {
-	return s.sealer.Open(row, sealed)
-}
-
 // inTx runs f in a transaction that f commits; what f leaves open is rolled back.
 func (s *Store) inTx(ctx context.Context, doing string, f func(context.Context, pgx.Tx) error) (err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, transactionTimeout, errors.New("the database took longer than 10 s"))

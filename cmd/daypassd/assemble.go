@@ -28,6 +28,7 @@ import (
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/broker/reloader"
+	"github.com/daypass/daypass/broker/sealing"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/builtin"
 	"github.com/daypass/daypass/issuers/jwt"
@@ -89,9 +90,9 @@ func (f *configFile) openBase(ctx context.Context, warnings io.Writer) (*instanc
 	if err != nil {
 		return nil, nil, err
 	}
-	sealer, err := store.sealer(ctx, settings.Keys.Sealing)
+	sealer, err := store.sealing(ctx, settings.Keys)
 	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("keys.sealing: %w", err), store.Close())
+		return nil, nil, errors.Join(err, store.Close())
 	}
 	if store.create {
 		// From here on the installation isn't new: it gets all its keys now.
@@ -126,7 +127,7 @@ func databaseConfig(settings *config.Config) (*pgxpool.Config, error) {
 	}
 	parsed.MaxConns = max(parsed.MaxConns, databaseConnections)
 	maps.Copy(parsed.ConnConfig.RuntimeParams, map[string]string{
-		"application_name": "daypassd", "statement_timeout": "5000", "lock_timeout": "3000", "idle_in_transaction_session_timeout": "10000",
+		"application_name": sealing.BrokerApplication, "statement_timeout": "5000", "lock_timeout": "3000", "idle_in_transaction_session_timeout": "10000",
 	})
 	maps.Copy(parsed.ConnConfig.RuntimeParams, leases.PlannerSettings())
 	parsed.ConnConfig.ConnectTimeout = 5 * time.Second
@@ -323,8 +324,8 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 			closeParts()
 		}
 	}()
-	if parts.Sealer, err = store.sealer(ctx, settings.Keys.Sealing); err != nil {
-		return nil, nil, fmt.Errorf("keys.sealing: %w", err)
+	if parts.Sealer, err = store.sealing(ctx, settings.Keys); err != nil {
+		return nil, nil, err
 	}
 	if parts.Signing, err = store.signing(ctx, settings.Keys.Signing); err != nil {
 		return nil, nil, fmt.Errorf("keys.signing: %w", err)

@@ -23,7 +23,8 @@ import (
 
 func newKeys() *cobra.Command {
 	return group("keys", "The keys that sign and seal: which there are, rotation, and an emergency", "  daypassd keys ls --config daypass.yaml",
-		newKeysList(), newKeysGenerate(), newKeysRotate(), newKeysRetire(), newKeysRevoke(), newKeysCSR())
+		newKeysList(), newKeysGenerate(), newKeysRotate(), newKeysRetire(), newKeysRevoke(), newKeysCSR(),
+		newKeysSealingStatus(), newKeysRewrap(), newKeysReplace())
 }
 
 // openedKeys is what the commands on keys work with.
@@ -50,8 +51,8 @@ func (f *configFile) withKeys(cmd *cobra.Command, do func(context.Context, *open
 		return err
 	}
 	defer func() { err = errors.Join(err, opened.store.Close()) }()
-	if opened.sealer, err = opened.store.sealer(ctx, settings.Keys.Sealing); err != nil {
-		return fmt.Errorf("keys.sealing: %w", err)
+	if opened.sealer, err = opened.store.sealing(ctx, settings.Keys); err != nil {
+		return err
 	}
 	signing, err := opened.store.signing(ctx, settings.Keys.Signing)
 	if err != nil {
