@@ -94,6 +94,9 @@ var ErrOpen = errors.New("sealed value does not open")
 // ErrNoKey says that there is no key of that name.
 var ErrNoKey = errors.New("no such key")
 
+// ErrWrongKey says that what signed, or opened, is not the key that was asked for.
+var ErrWrongKey = errors.New("another key than the one asked for")
+
 // ErrKeyExists says that there is a key of that name already.
 var ErrKeyExists = errors.New("there is such a key already")
 
@@ -150,7 +153,7 @@ func SelfTest(s Signer) error {
 	if err != nil {
 		return fmt.Errorf("testing signing key %s: %w", s.KeyID(), err)
 	}
-	if !verifies(s.Public(), digest, opts, signature) {
+	if !Verifies(s.Public(), digest, opts, signature) {
 		return fmt.Errorf("testing signing key %s: its signature doesn't verify with its own public key", s.KeyID())
 	}
 	return nil
@@ -173,7 +176,39 @@ func Digest(algorithm string, message []byte) (digest []byte, opts crypto.Signer
 	return sum[:], crypto.SHA256
 }
 
-func verifies(public crypto.PublicKey, digest []byte, opts crypto.SignerOpts, signature []byte) bool {
+// CheckDigest refuses what a signer of that algorithm doesn't sign: another hash
+// than its own, a digest of another length, PSS where it isn't meant or with
+// another salt than one of the hash's length, Ed25519 with a context.
+func CheckDigest(algorithm string, digest []byte, opts crypto.SignerOpts) error {
+	if opts == nil {
+		return errors.New("signing: options that name the hash are required")
+	}
+	if algorithm == EdDSA {
+		if options, ok := opts.(*ed25519.Options); opts.HashFunc() != 0 || ok && options.Context != "" {
+			return errors.New("signing: an EdDSA key signs the message itself, with crypto.Hash(0) and without a context")
+		}
+		return nil
+	}
+	hash := crypto.SHA256
+	if algorithm == ES384 {
+		hash = crypto.SHA384
+	}
+	if opts.HashFunc() != hash || len(digest) != hash.Size() {
+		return fmt.Errorf("signing: a key for %s signs %s digests only", algorithm, hash)
+	}
+	pss, isPSS := opts.(*rsa.PSSOptions)
+	if isPSS != (algorithm == PS256) {
+		return fmt.Errorf("signing: a key for %s doesn't sign with these options", algorithm)
+	}
+	if isPSS && pss.SaltLength != rsa.PSSSaltLengthEqualsHash && pss.SaltLength != hash.Size() {
+		return fmt.Errorf("signing: the salt of %s is as long as its hash", algorithm)
+	}
+	return nil
+}
+
+// Verifies says whether a signature over a digest, made as [Digest] makes it, is
+// of that key.
+func Verifies(public crypto.PublicKey, digest []byte, opts crypto.SignerOpts, signature []byte) bool {
 	switch public := public.(type) {
 	case *ecdsa.PublicKey:
 		return ecdsa.VerifyASN1(public, digest, signature)

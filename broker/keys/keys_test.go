@@ -34,7 +34,7 @@ func newKey(t testing.TB, curve elliptic.Curve) *ecdsa.PrivateKey {
 
 func newSigner(t testing.TB) keys.Signer {
 	t.Helper()
-	signer, err := keys.NewSigner(newKey(t, elliptic.P256()))
+	signer, err := keys.NewSigner(newKey(t, elliptic.P256()), keys.ES256)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,10 +93,10 @@ func TestSelfTest(t *testing.T) {
 		bad  liar
 		want string
 	}{
-		"P-384":           {liar{good, newKey(t, elliptic.P384()).Public(), keys.ES256, sign}, "P-256"},
-		"Ed25519":         {liar{good, ed, keys.ES256, sign}, "P-256"},
-		"no public half":  {liar{good, nil, keys.ES256, sign}, "P-256"},
-		"other algorithm": {liar{good, good.Public(), "ES384", sign}, "P-256"},
+		"P-384":           {liar{good, newKey(t, elliptic.P384()).Public(), keys.ES256, sign}, "no key for"},
+		"Ed25519":         {liar{good, ed, keys.ES256, sign}, "no key for"},
+		"no public half":  {liar{good, nil, keys.ES256, sign}, "no key for"},
+		"other algorithm": {liar{good, good.Public(), "ES384", sign}, "no key for"},
 		"another's half":  {liar{good, newSigner(t).Public(), keys.ES256, sign}, "doesn't verify"},
 		"no signature":    {liar{good, good.Public(), keys.ES256, func([]byte) ([]byte, error) { return nil, nil }}, "doesn't verify"},
 		"an error":        {liar{good, good.Public(), keys.ES256, func([]byte) ([]byte, error) { return nil, io.ErrClosedPipe }}, io.ErrClosedPipe.Error()},
@@ -105,8 +105,8 @@ func TestSelfTest(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if signer, err := keys.NewSigner(newKey(t, elliptic.P384())); err == nil || signer != nil {
-		t.Errorf("NewSigner took a P-384 key: %v", err)
+	if signer, err := keys.NewSigner(newKey(t, elliptic.P384()), keys.ES256); err == nil || signer != nil {
+		t.Errorf("NewSigner took a P-384 key for ES256: %v", err)
 	}
 }
 
@@ -146,7 +146,7 @@ func TestJWKS(t *testing.T) {
 func TestNothingPrintsItsKey(t *testing.T) {
 	const pin = "pin-Zq4vT8rN"
 	private := newKey(t, elliptic.P256())
-	signer, err := keys.NewSigner(private)
+	signer, err := keys.NewSigner(private, keys.ES256)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestNothingPrintsItsKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sealer, err := software.Sealer("seal")
+	sealer, err := software.MakeSealer(t.Context(), "seal")
 	if err != nil {
 		t.Fatal(err)
 	}

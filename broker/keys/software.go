@@ -15,6 +15,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -61,6 +62,14 @@ type softwareSigner struct {
 	hidden
 	crypto.Signer
 	id, algorithm string
+}
+
+// Sign implements crypto.Signer.
+func (s *softwareSigner) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	if err := CheckDigest(s.algorithm, digest, opts); err != nil {
+		return nil, err
+	}
+	return s.Signer.Sign(random, digest, opts)
 }
 
 // KeyID implements Signer.

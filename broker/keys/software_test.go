@@ -4,13 +4,17 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
 	"crypto/sha256"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/daypass/daypass/broker/keys"
@@ -30,7 +34,7 @@ func openSoftware(t testing.TB, dir, pin string, create bool) *keys.Software {
 
 func newSealer(t testing.TB, label string) keys.Sealer {
 	t.Helper()
-	sealer, err := openSoftware(t, t.TempDir(), softwarePIN, true).Sealer(label)
+	sealer, err := openSoftware(t, t.TempDir(), softwarePIN, true).MakeSealer(t.Context(), label)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,11 +44,11 @@ func newSealer(t testing.TB, label string) keys.Sealer {
 func TestSoftwareKeysReopen(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "keys")
 	software := openSoftware(t, dir, softwarePIN, true)
-	signer, err := software.Signer("main")
+	signer, err := software.MakeSigner(t.Context(), keys.Pair{Label: "main"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	sealer, err := software.Sealer("main")
+	sealer, err := software.MakeSealer(t.Context(), "main")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +58,7 @@ func TestSoftwareKeysReopen(t *testing.T) {
 	}
 
 	reopened := openSoftware(t, dir, softwarePIN, false)
-	again, err := reopened.Signer("main")
+	again, err := reopened.OpenSigner(t.Context(), keys.Pair{Label: "main"})
 	if err != nil || again.KeyID() != signer.KeyID() {
 		t.Fatalf("another key: %v", err)
 	}
@@ -63,14 +67,14 @@ func TestSoftwareKeysReopen(t *testing.T) {
 	if err != nil || !ecdsa.VerifyASN1(signer.Public().(*ecdsa.PublicKey), digest[:], signature) {
 		t.Errorf("signature %x, %v", signature, err)
 	}
-	opener, err := reopened.Sealer("main")
+	opener, err := reopened.OpenSealer(t.Context(), "main")
 	if err != nil || opener.KeyID() != sealer.KeyID() {
 		t.Fatalf("another key: %v", err)
 	}
 	if opened, err := opener.Open(t.Context(), sealed, []byte("place")); err != nil || string(opened) != "secret" {
 		t.Errorf("opened %q, %v", opened, err)
 	}
-	other, err := software.Sealer("other")
+	other, err := software.MakeSealer(t.Context(), "other")
 	if err != nil || other.KeyID() == sealer.KeyID() {
 		t.Fatalf("two labels, one key: %v", err)
 	}
@@ -108,22 +112,22 @@ func TestSealerBindsEveryByte(t *testing.T) {
 func TestSoftwareKeyErrors(t *testing.T) {
 	dir := t.TempDir()
 	software := openSoftware(t, dir, softwarePIN, true)
-	if _, err := software.Signer("main"); err != nil {
+	if _, err := software.MakeSigner(t.Context(), keys.Pair{Label: "main"}); err != nil {
 		t.Fatal(err)
 	}
 	const wrongPIN = "wrong-Wd7pQ1xY"
-	if _, err := openSoftware(t, dir, wrongPIN, true).Signer("main"); !errors.Is(err, keys.ErrOpen) || strings.Contains(err.Error(), wrongPIN) {
+	if _, err := openSoftware(t, dir, wrongPIN, true).OpenSigner(t.Context(), keys.Pair{Label: "main"}); !errors.Is(err, keys.ErrOpen) || strings.Contains(err.Error(), wrongPIN) {
 		t.Errorf("wrong PIN: %v", err)
 	}
 	strict := openSoftware(t, dir, softwarePIN, false)
-	if _, err := strict.Signer("missing"); !errors.Is(err, keys.ErrNoKey) || !strings.Contains(err.Error(), "hint: ") {
+	if _, err := strict.OpenSigner(t.Context(), keys.Pair{Label: "missing"}); !errors.Is(err, keys.ErrNoKey) || !strings.Contains(err.Error(), "hint: ") {
 		t.Errorf("missing signer: %v", err)
 	}
-	if _, err := strict.Sealer("main"); !errors.Is(err, keys.ErrNoKey) {
+	if _, err := strict.OpenSealer(t.Context(), "main"); !errors.Is(err, keys.ErrNoKey) {
 		t.Errorf("missing sealer: %v", err)
 	}
 	for _, label := range []string{"", "../main", "a/b", "Main", "-x", "a.key", "a\x00", strings.Repeat("a", 64)} {
-		if _, err := software.Signer(label); err == nil {
+		if _, err := software.OpenSigner(t.Context(), keys.Pair{Label: label}); err == nil {
 			t.Errorf("label %q was taken", label)
 		}
 	}
@@ -141,7 +145,7 @@ func TestSoftwareKeyErrors(t *testing.T) {
 func TestSoftwareFilesAreBound(t *testing.T) {
 	dir := t.TempDir()
 	software := openSoftware(t, dir, softwarePIN, true)
-	if _, err := software.Signer("main"); err != nil {
+	if _, err := software.MakeSigner(t.Context(), keys.Pair{Label: "main"}); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "sign-main.key")
@@ -157,7 +161,7 @@ func TestSoftwareFilesAreBound(t *testing.T) {
 	}
 	for _, size := range []int{0, 1, 15, 16, 44, len(stored) - 1} {
 		put(path, stored[:size])
-		if _, err := software.Signer("main"); !errors.Is(err, keys.ErrOpen) {
+		if _, err := software.OpenSigner(t.Context(), keys.Pair{Label: "main"}); !errors.Is(err, keys.ErrOpen) {
 			t.Errorf("cut to %d bytes: %v", size, err)
 		}
 		if left, err := os.ReadFile(path); err != nil || !bytes.Equal(left, stored[:size]) {
@@ -169,48 +173,147 @@ func TestSoftwareFilesAreBound(t *testing.T) {
 		tampered := bytes.Clone(stored)
 		tampered[i] ^= 0x10
 		put(path, tampered)
-		if _, err := software.Signer("main"); !errors.Is(err, keys.ErrOpen) {
+		if _, err := software.OpenSigner(t.Context(), keys.Pair{Label: "main"}); !errors.Is(err, keys.ErrOpen) {
 			t.Errorf("byte %d changed: %v", i, err)
 		}
 	}
 	put(path, stored)
-	if _, err := software.Signer("main"); err != nil {
+	if _, err := software.OpenSigner(t.Context(), keys.Pair{Label: "main"}); err != nil {
 		t.Errorf("put back: %v", err)
 	}
 	// A file under another name is another key's, though the PIN is right.
 	put(filepath.Join(dir, "sign-renamed.key"), stored)
-	if _, err := software.Signer("renamed"); !errors.Is(err, keys.ErrOpen) {
+	if _, err := software.OpenSigner(t.Context(), keys.Pair{Label: "renamed"}); !errors.Is(err, keys.ErrOpen) {
 		t.Errorf("renamed: %v", err)
 	}
 	put(filepath.Join(dir, "seal-main.key"), stored)
-	if _, err := software.Sealer("main"); !errors.Is(err, keys.ErrOpen) {
+	if _, err := software.OpenSealer(t.Context(), "main"); !errors.Is(err, keys.ErrOpen) {
 		t.Errorf("a signing key as sealing key: %v", err)
 	}
 }
 
-func TestConcurrentCreateMakesOneSoftwareKey(t *testing.T) {
+func TestConcurrentMakersMakeOneSoftwareKey(t *testing.T) {
 	dir := t.TempDir()
-	ids := make([]string, 4)
+	var made atomic.Int32
 	var group sync.WaitGroup
-	for i := range ids {
+	for range 4 {
 		software := openSoftware(t, dir, softwarePIN, true)
 		group.Go(func() {
-			signer, err := software.Signer("main")
+			signer, err := software.MakeSigner(t.Context(), keys.Pair{Label: "main"})
+			if errors.Is(err, keys.ErrKeyExists) {
+				signer, err = software.OpenSigner(t.Context(), keys.Pair{Label: "main"})
+			} else {
+				made.Add(1)
+			}
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			ids[i] = signer.KeyID()
+			stored, err := software.OpenSigner(t.Context(), keys.Pair{Label: "main"})
+			if err != nil || stored.KeyID() != signer.KeyID() {
+				t.Errorf("another key was handed out than is on disk: %v", err)
+			}
 		})
 	}
 	group.Wait()
-	stored, err := openSoftware(t, dir, softwarePIN, false).Signer("main")
+	if made.Load() != 1 {
+		t.Errorf("%d made the key", made.Load())
+	}
+}
+
+func TestSoftwareAlgorithms(t *testing.T) {
+	software := openSoftware(t, t.TempDir(), softwarePIN, true)
+	for _, algorithm := range keys.Algorithms() {
+		pair := keys.Pair{Label: strings.ToLower(algorithm), Algorithm: algorithm, Bits: 2048}
+		made, err := software.MakeSigner(t.Context(), pair)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := software.MakeSigner(t.Context(), pair); !errors.Is(err, keys.ErrKeyExists) {
+			t.Errorf("%s: made twice: %v", algorithm, err)
+		}
+		opened, err := software.OpenSigner(t.Context(), pair)
+		if err != nil || opened.KeyID() != made.KeyID() || opened.Algorithm() != algorithm {
+			t.Errorf("%s: opened %v, %v", algorithm, opened, err)
+		}
+		pair.Algorithm = otherThan(algorithm)
+		if _, err := software.OpenSigner(t.Context(), pair); err == nil {
+			t.Errorf("%s: opened for %s", algorithm, pair.Algorithm)
+		}
+		for _, wrong := range wrongDigests(algorithm) {
+			if signature, err := made.SignContext(t.Context(), wrong.digest, wrong.opts); err == nil {
+				t.Errorf("%s: signed %s: %x", algorithm, wrong.name, signature)
+			}
+		}
+	}
+	if _, err := software.MakeSigner(t.Context(), keys.Pair{Label: "x", Algorithm: keys.RS256, Bits: 1024}); err == nil {
+		t.Error("an RSA key of 1024 bits was made")
+	}
+	if _, err := software.MakeSigner(t.Context(), keys.Pair{Label: "x", Algorithm: "HS256"}); err == nil {
+		t.Error("a key for HS256 was made")
+	}
+}
+
+// otherThan is an algorithm that a key for that one can't be used for.
+func otherThan(algorithm string) string {
+	if algorithm == keys.EdDSA {
+		return keys.ES256
+	}
+	return keys.EdDSA
+}
+
+type wrongDigest struct {
+	name   string
+	digest []byte
+	opts   crypto.SignerOpts
+}
+
+// wrongDigests are what a signer of that algorithm must refuse.
+func wrongDigests(algorithm string) []wrongDigest {
+	digest, opts := keys.Digest(algorithm, []byte("message"))
+	wrong := []wrongDigest{
+		{"no options", digest, nil},
+		{"SHA-1", make([]byte, 20), crypto.SHA1},
+		{"SHA-512", make([]byte, 64), crypto.SHA512},
+	}
+	if algorithm == keys.EdDSA {
+		return append(wrong, wrongDigest{"a context", digest, &ed25519.Options{Context: "c"}})
+	}
+	wrong = append(wrong, wrongDigest{"no hash", digest, crypto.Hash(0)}, wrongDigest{"a short digest", digest[1:], opts}, wrongDigest{"a long digest", append(digest, 0), opts})
+	if algorithm == keys.PS256 {
+		return append(wrong, wrongDigest{"PKCS #1 v1.5", digest, crypto.SHA256},
+			wrongDigest{"another salt", digest, &rsa.PSSOptions{SaltLength: 20, Hash: crypto.SHA256}},
+			wrongDigest{"any salt", digest, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto, Hash: crypto.SHA256}})
+	}
+	return append(wrong, wrongDigest{"PSS", digest, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: opts.HashFunc()}})
+}
+
+func TestSoftwareListAndDestroy(t *testing.T) {
+	software := openSoftware(t, t.TempDir(), softwarePIN, true)
+	signer, err := software.MakeSigner(t.Context(), keys.Pair{Label: "one", Algorithm: keys.EdDSA})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, id := range ids {
-		if id != stored.KeyID() {
-			t.Fatalf("keys %q were handed out; on disk is %s", ids, stored.KeyID())
+	sealer, err := software.MakeSealer(t.Context(), "two")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []keys.Info{{Label: "two", KeyID: sealer.KeyID()}, {Label: "one", Algorithm: keys.EdDSA, KeyID: signer.KeyID()}}
+	if got, err := software.List(t.Context()); err != nil || !slices.Equal(got, want) {
+		t.Errorf("listed %+v, %v; want %+v", got, err, want)
+	}
+	for _, label := range []string{"one", "two"} {
+		if err := software.Destroy(t.Context(), label); err != nil {
+			t.Error(err)
 		}
+		if err := software.Destroy(t.Context(), label); !errors.Is(err, keys.ErrNoKey) {
+			t.Errorf("destroyed twice: %v", err)
+		}
+	}
+	if got, err := software.List(t.Context()); err != nil || len(got) != 0 {
+		t.Errorf("left: %+v, %v", got, err)
+	}
+	if _, err := software.OpenSigner(t.Context(), keys.Pair{Label: "one", Algorithm: keys.EdDSA}); !errors.Is(err, keys.ErrNoKey) {
+		t.Errorf("a destroyed key opened: %v", err)
 	}
 }
