@@ -227,7 +227,7 @@ func (s *keyStore) software(k config.Key) (*keys.Software, error) {
 	if err != nil {
 		return nil, err
 	}
-	return keys.OpenSoftware(keys.SoftwareConfig{Dir: k.Dir, PIN: pin, Create: s.create})
+	return keys.OpenSoftware(keys.SoftwareConfig{Dir: k.Dir, PIN: pin})
 }
 
 func (s *keyStore) token(ctx context.Context, k config.Key) (*pkcs11.Token, error) {
@@ -239,7 +239,7 @@ func (s *keyStore) token(ctx context.Context, k config.Key) (*pkcs11.Token, erro
 	if err != nil {
 		return nil, err
 	}
-	t, err := pkcs11.Open(ctx, pkcs11.Config{Module: k.Module, TokenLabel: k.Token, PIN: pin, Create: s.create})
+	t, err := pkcs11.Open(ctx, pkcs11.Config{Module: k.Module, TokenLabel: k.Token, PIN: pin})
 	if err != nil {
 		return nil, err
 	}

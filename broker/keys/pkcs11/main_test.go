@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/issuers"
 )
 
@@ -67,7 +68,7 @@ func softHSM(label string) SoftHSMConfig {
 }
 
 func testConfig() Config {
-	return Config{Module: testModule, TokenLabel: testLabel, PIN: issuers.NewSecret(testPIN), Create: true}
+	return Config{Module: testModule, TokenLabel: testLabel, PIN: issuers.NewSecret(testPIN)}
 }
 
 func openTest(t testing.TB, config Config) *Token {
@@ -84,23 +85,49 @@ func openTest(t testing.TB, config Config) *Token {
 	return token
 }
 
-// child opens what another process made, without being allowed to make anything.
+// getSigner opens a P-256 key, which it makes where there is none.
+func getSigner(ctx context.Context, token *Token, label string) (keys.Signer, error) {
+	return getPair(ctx, token, keys.Pair{Label: label})
+}
+
+func getPair(ctx context.Context, token *Token, pair keys.Pair) (keys.Signer, error) {
+	s, err := token.OpenSigner(ctx, pair)
+	if errors.Is(err, keys.ErrNoKey) {
+		s, err = token.MakeSigner(ctx, pair)
+	}
+	if errors.Is(err, keys.ErrKeyExists) {
+		return token.OpenSigner(ctx, pair)
+	}
+	return s, err
+}
+
+// getSealer is getSigner for sealing keys.
+func getSealer(ctx context.Context, token *Token, label string) (keys.Sealer, error) {
+	s, err := token.OpenSealer(ctx, label)
+	if errors.Is(err, keys.ErrNoKey) {
+		s, err = token.MakeSealer(ctx, label)
+	}
+	if errors.Is(err, keys.ErrKeyExists) {
+		return token.OpenSealer(ctx, label)
+	}
+	return s, err
+}
+
+// child opens what another process made.
 func child(ctx context.Context, label string) (err error) {
 	if err := UseSoftHSM(os.Getenv("DAYPASS_TEST_DIR")); err != nil {
 		return err
 	}
-	config := testConfig()
-	config.Create = false
-	token, err := Open(ctx, config)
+	token, err := Open(ctx, testConfig())
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, token.Close()) }()
-	signer, err := token.Signer(ctx, label)
+	signer, err := token.OpenSigner(ctx, keys.Pair{Label: label})
 	if err != nil {
 		return err
 	}
-	sealer, err := token.Sealer(ctx, label)
+	sealer, err := token.OpenSealer(ctx, label)
 	if err != nil {
 		return err
 	}
