@@ -227,7 +227,7 @@ func (s *keyStore) software(k config.Key) (*keys.Software, error) {
 	if err != nil {
 		return nil, err
 	}
-	return keys.OpenSoftware(keys.SoftwareConfig{Dir: k.Dir, PIN: pin})
+	return keys.OpenSoftware(keys.SoftwareConfig{Dir: k.Dir, PIN: pin, Create: s.create})
 }
 
 func (s *keyStore) token(ctx context.Context, k config.Key) (*pkcs11.Token, error) {
