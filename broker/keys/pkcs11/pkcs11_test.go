@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
@@ -193,51 +192,6 @@ func rawPooled(t *testing.T, token *Token, look func(ctx *p11.Ctx, s *session)) 
 func slotOf(token *Token) uint {
 	slot, _ := token.place.get()
 	return slot
-}
-
-func TestPrivateValuesStayInside(t *testing.T) {
-	token := openTest(t, testConfig())
-	if _, err := getSigner(t.Context(), token, "inside"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := getSealer(t.Context(), token, "inside"); err != nil {
-		t.Fatal(err)
-	}
-	for name, class := range map[string]uint{"private": p11.CKO_PRIVATE_KEY, "secret": p11.CKO_SECRET_KEY} {
-		raw(t, token, func(ctx *p11.Ctx, s *session) {
-			h, err := token.findOne(s, objectName{class: class, label: "inside"})
-			if err != nil {
-				t.Errorf("%s: %v", name, err)
-				return
-			}
-			if value, err := token.attribute(s, h, p11.CKA_VALUE); !isCode(err, p11.CKR_ATTRIBUTE_SENSITIVE) {
-				t.Errorf("%s: CKA_VALUE has %d bytes, %v", name, len(value), err)
-			}
-			for _, a := range []struct {
-				name string
-				kind uint
-				want bool
-			}{
-				{"CKA_SENSITIVE", p11.CKA_SENSITIVE, true},
-				{"CKA_ALWAYS_SENSITIVE", p11.CKA_ALWAYS_SENSITIVE, true},
-				{"CKA_EXTRACTABLE", p11.CKA_EXTRACTABLE, false},
-				{"CKA_NEVER_EXTRACTABLE", p11.CKA_NEVER_EXTRACTABLE, true},
-				{"CKA_PRIVATE", p11.CKA_PRIVATE, true},
-				{"CKA_LOCAL", p11.CKA_LOCAL, true},
-				{"CKA_UNWRAP", p11.CKA_UNWRAP, false},
-				{"CKA_DERIVE", p11.CKA_DERIVE, false},
-			} {
-				value, err := token.attribute(s, h, a.kind)
-				if err != nil || !bytes.Equal(value, p11.NewAttribute(a.kind, a.want).Value) {
-					t.Errorf("%s: %s = %v, %v; want %v", name, a.name, value, err, a.want)
-				}
-			}
-			// Neither does it become readable afterwards.
-			if err := ctx.SetAttributeValue(s.handle, h, []*p11.Attribute{p11.NewAttribute(p11.CKA_EXTRACTABLE, true)}); err == nil {
-				t.Errorf("%s: CKA_EXTRACTABLE could be set", name)
-			}
-		})
-	}
 }
 
 func TestConcurrentUse(t *testing.T) {
@@ -440,31 +394,4 @@ func TestWaitForASessionIsBounded(t *testing.T) {
 			t.Errorf("with a deadline: %v", err)
 		}
 	})
-}
-
-func TestParsePoint(t *testing.T) {
-	for name, encoded := range map[string]string{
-		"empty":         "",
-		"not DER":       "\x05\x00\x01",
-		"trailing byte": "\x04\x01\x02\x00",
-		"off the curve": "\x04\x41\x04" + strings.Repeat("\x01", 64),
-		"compressed":    "\x04\x21\x02" + strings.Repeat("\x01", 32),
-	} {
-		if public, err := parsePoint(elliptic.P256(), []byte(encoded)); err == nil {
-			t.Errorf("%s: %v", name, public)
-		}
-	}
-	signer, err := getSigner(t.Context(), openTest(t, testConfig()), "sign")
-	if err != nil {
-		t.Fatal(err)
-	}
-	point, err := signer.Public().(*ecdsa.PublicKey).Bytes()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, encoded := range map[string][]byte{"bare": point, "DER": append([]byte{4, 65}, point...)} {
-		if public, err := parsePoint(elliptic.P256(), encoded); err != nil || !public.Equal(signer.Public()) {
-			t.Errorf("%s: %v, %v", name, public, err)
-		}
-	}
 }
