@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/daypass/daypass/broker/keys"
+	"github.com/daypass/daypass/broker/keys/pkcs11/uri"
 	"github.com/daypass/daypass/policies/strictyaml"
 )
 
@@ -147,6 +148,10 @@ func (l *loader) issuerKey(issuer *Issuer) {
 		issuer.Key = &Key{At: issuer.At}
 	}
 	k := issuer.Key
+	if !l.keyURI(k, uri.TypePrivate) {
+		return
+	}
+	k.inheritURI(&l.config.Keys.Signing)
 	if k.Label == "" {
 		k.Label = "daypass-" + issuer.Name
 	}
@@ -182,8 +187,11 @@ func (l *loader) algorithm(k *Key) {
 
 func (l *loader) key(name string, k *Key) {
 	l.unused("rotate_every", k.RotateEvery, "take it out")
-	if !l.config.Keys.At.Has(name) && k.Type == "" {
+	if !l.config.Keys.At.Has(name) && k.Type == "" && k.URI == "" {
 		l.add(l.config.Keys.At.Pos, "write keys: {"+name+": {type: pkcs11, module: …, token: …, pin_file: …}}", "the key keys.%s is missing", name)
+		return
+	}
+	if !l.keyURI(k, map[string]string{"signing": uri.TypePrivate, "sealing": uri.TypeSecretKey}[name]) {
 		return
 	}
 	if k.Label == "" {
@@ -207,7 +215,7 @@ func (l *loader) keyPlace(path string, k *Key) {
 	switch k.Type {
 	case KeyPKCS11:
 		l.need(k.At, "module", k.Module, "the path of the HSM's PKCS#11 module")
-		l.need(k.At, "token", k.Token, "the label of the token")
+		l.needToken(k.At, k)
 		unfit = map[string]string{"dir": k.Dir}
 	case KeySoftware:
 		l.need(k.At, "dir", k.Dir, "the folder of the keys")

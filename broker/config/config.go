@@ -86,6 +86,7 @@ const (
 type Key struct {
 	At          strictyaml.Where  `yaml:"-"`
 	Type        string            `yaml:"type"`      // KeyPKCS11 or KeySoftware
+	URI         string            `yaml:"uri"`       // pkcs11: RFC 7512, in place of module, token, label and pin_file
 	Module      string            `yaml:"module"`    // pkcs11: path of the module
 	Token       string            `yaml:"token"`     // pkcs11: the token's label
 	Label       string            `yaml:"label"`     // the key's; absent: daypass-signing, daypass-sealing
@@ -96,6 +97,11 @@ type Key struct {
 	Algorithm   string            `yaml:"algorithm"` // of a key that signs: ES256, ES384, RS256, PS256, EdDSA; absent: ES256
 	Bits        int               `yaml:"bits"`      // of an RSA key that is made: 2048, 3072, 4096; absent: 3072
 	RotateEvery *strictyaml.Value `yaml:"rotate_every"`
+
+	// What a URI says besides Module, Token, Label and PINFile, which it fills in.
+	Serial, Manufacturer, Model string `yaml:"-"` // of the token; empty: any
+	SlotID                      *uint  `yaml:"-"` // nil: any
+	ID                          []byte `yaml:"-"` // CKA_ID of the key; nil: any
 }
 
 // Provider is one provider of job tokens.

@@ -260,7 +260,7 @@ func TestMistakes(t *testing.T) {
 		{"software keys not allowed", change("allow_software_keys: true", "allow_software_keys: false"), []string{"software keys", "software keys"}},
 		{"keys without a module", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: pkcs11, pin_file: /pin}\n  sealing"), []string{"the key module is missing", "the key token is missing"}},
 		{"keys of both types", change("{type: software, dir: /keys, pin_file: /pin}\n  sealing", "{type: software, dir: /keys, pin_file: /pin, token: x}\n  sealing"), []string{"a key of type software has no token"}},
-		{"algorithm", change("{type: software", "{algorithm: HS256, type: software"), []string{"signing with "HS256" is not possible"}},
+		{"algorithm", change("{type: software", "{algorithm: HS256, type: software"), []string{`signing with "HS256" is not possible`}},
 		{"no sealing key", change("  sealing: {type: software, dir: /keys, pin_file: /pin}\n", ""), []string{"the key keys.sealing is missing"}},
 		{"an unknown answer to changes", change("policies: {dir: /policies}", "policies: {dir: /policies, on_policy_change: revok}"), []string{`on_policy_change can't be "revok"`}},
 		{"no policies", change("policies: {dir: /policies}\n", ""), []string{"the key dir is missing or empty"}},

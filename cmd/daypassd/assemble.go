@@ -216,7 +216,14 @@ func (s *keyStore) store(ctx context.Context, k config.Key) (keys.Store, error) 
 	if k.Type == config.KeySoftware {
 		return s.software(k)
 	}
-	return s.token(ctx, k)
+	token, err := s.token(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	if len(k.ID) > 0 {
+		return token.WithID(k.ID), nil
+	}
+	return token, nil
 }
 
 func (s *keyStore) software(k config.Key) (*keys.Software, error) {
@@ -231,7 +238,13 @@ func (s *keyStore) software(k config.Key) (*keys.Software, error) {
 }
 
 func (s *keyStore) token(ctx context.Context, k config.Key) (*pkcs11.Token, error) {
-	name := k.Module + "\x00" + k.Token
+	settings := pkcs11.Config{
+		Module: k.Module, TokenLabel: k.Token, Serial: k.Serial, Manufacturer: k.Manufacturer, Model: k.Model, SlotID: k.SlotID,
+	}
+	name := fmt.Sprintf("%q", []string{k.Module, k.Token, k.Serial, k.Manufacturer, k.Model})
+	if k.SlotID != nil {
+		name += strconv.FormatUint(uint64(*k.SlotID), 10)
+	}
 	if t, open := s.tokens[name]; open {
 		return t, nil
 	}
@@ -239,7 +252,8 @@ func (s *keyStore) token(ctx context.Context, k config.Key) (*pkcs11.Token, erro
 	if err != nil {
 		return nil, err
 	}
-	t, err := pkcs11.Open(ctx, pkcs11.Config{Module: k.Module, TokenLabel: k.Token, PIN: pin})
+	settings.PIN = pin
+	t, err := pkcs11.Open(ctx, settings)
 	if err != nil {
 		return nil, err
 	}
