@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -21,6 +22,8 @@ const (
 	// childVariable makes the test binary a second process that tells the id of
 	// the key of this label.
 	childVariable = "DAYPASS_TEST_KEY_OF_CHILD"
+	// makerVariable has it make the key first.
+	makerVariable = "DAYPASS_TEST_CHILD_MAKES"
 )
 
 // testModule and testDir are set once by TestMain: SoftHSM has one configuration
@@ -123,6 +126,18 @@ func child(ctx context.Context, label string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, token.Close()) }()
+	if os.Getenv(makerVariable) != "" {
+		// All makers begin when their input ends.
+		if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
+			return err
+		}
+		signer, err := getSigner(ctx, token, label)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(os.Stdout, signer.KeyID())
+		return err
+	}
 	signer, err := token.OpenSigner(ctx, keys.Pair{Label: label})
 	if err != nil {
 		return err

@@ -129,6 +129,28 @@ func (t *Token) settle(ctx context.Context, s *session, n objectName) error {
 	}
 }
 
+// useSettled is use for a search, which waits while there are several keys of that
+// label: the makers may be at it.
+func useSettled[T any](ctx context.Context, t *Token, search func(*session) (T, error)) (T, error) {
+	limit := time.NewTimer(settleWait)
+	defer limit.Stop()
+	tick := time.NewTicker(settleStep)
+	defer tick.Stop()
+	for {
+		found, err := use(ctx, t, search)
+		if !errors.Is(err, errSeveral) {
+			return found, err
+		}
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			return found, err
+		case <-ctx.Done():
+			return found, err
+		}
+	}
+}
+
 // lowest says whether a key's CKA_ID sorts first among those of its label, and
 // whether it is the only one.
 func (t *Token) lowest(s *session, n objectName) (lowest, alone bool, err error) {

@@ -49,6 +49,9 @@ func (t *Token) handle(s *session, o *object) (p11.ObjectHandle, error) {
 // errNone says that a search found nothing.
 var errNone = errors.New("not found in the token")
 
+// errSeveral says that a search found more than was looked for.
+var errSeveral = errors.New("has several of that label")
+
 // findOne finds the object of that class and label, and id where it has one.
 func (t *Token) findOne(s *session, n objectName) (p11.ObjectHandle, error) {
 	found, err := t.find(s, n, 2)
@@ -61,8 +64,8 @@ func (t *Token) findOne(s *session, n objectName) (p11.ObjectHandle, error) {
 	case 1:
 		return found[0], nil
 	default:
-		return 0, fmt.Errorf("looking for key %s: token %s has several of that label (hint: remove or relabel all but one, with `pkcs11-tool --list-objects` and `--delete-object`)",
-			n.label, t.config.name())
+		return 0, fmt.Errorf("looking for key %s: token %s %w (hint: remove or relabel all but one, with `pkcs11-tool --list-objects` and `--delete-object`)",
+			n.label, t.config.name(), errSeveral)
 	}
 }
 

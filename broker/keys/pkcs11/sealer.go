@@ -50,7 +50,7 @@ func (t *Token) openSealer(ctx context.Context, label, id string) (keys.Sealer, 
 		probe []byte
 	}
 	s := &sealer{token: t}
-	key, err := use(ctx, t, func(open *session) (found, error) {
+	key, err := useSettled(ctx, t, func(open *session) (found, error) {
 		n := objectName{class: p11.CKO_SECRET_KEY, label: label, id: id}
 		h, err := t.findOne(open, n)
 		if err != nil {

@@ -51,7 +51,7 @@ func (t *Token) openSigner(ctx context.Context, pair keys.Pair, id string) (keys
 	if pair.Algorithm == "" {
 		pair.Algorithm = keys.ES256
 	}
-	found, err := use(ctx, t, func(open *session) (pairFound, error) {
+	found, err := useSettled(ctx, t, func(open *session) (pairFound, error) {
 		return t.findPair(open, objectName{class: p11.CKO_PRIVATE_KEY, label: pair.Label, id: id}, how)
 	})
 	if errors.Is(err, errNone) {
