@@ -97,8 +97,11 @@ func (t *Token) make(ctx context.Context, n objectName, generate func(*session, 
 const (
 	// settleWait is how long the maker of a key waits for another process, which made
 	// one of the same label at the same moment, to take its own away.
-	settleWait = 2 * time.Second
+	settleWait = time.Second
 	settleStep = 20 * time.Millisecond
+	// openWait is how long who opens a key waits for its makers: they have to have
+	// settled by then.
+	openWait = 3 * settleWait
 )
 
 // settle looks again after a key was made. PKCS#11 has no lock that another
@@ -132,7 +135,7 @@ func (t *Token) settle(ctx context.Context, s *session, n objectName) error {
 // useSettled is use for a search, which waits while there are several keys of that
 // label: the makers may be at it.
 func useSettled[T any](ctx context.Context, t *Token, search func(*session) (T, error)) (T, error) {
-	limit := time.NewTimer(settleWait)
+	limit := time.NewTimer(openWait)
 	defer limit.Stop()
 	tick := time.NewTicker(settleStep)
 	defer tick.Stop()

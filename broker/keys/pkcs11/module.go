@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	p11 "github.com/miekg/pkcs11"
@@ -173,14 +174,50 @@ func (m *module) initializedWith() string {
 	return m.conf
 }
 
-// lockMaking waits for the right to make keys.
+// lockMaking waits for the right to make keys: among this process, and among the
+// processes of this machine. The latter isn't for safety (settle is, which needs no
+// lock) but for SoftHSM: a process that has just written doesn't see what another
+// wrote at the same moment.
 func (m *module) lockMaking(ctx context.Context) (unlock func(), err error) {
 	select {
 	case m.making <- struct{}{}:
-		return func() { <-m.making }, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("waiting for another key to be made: %w", context.Cause(ctx))
 	}
+	among := m.lockProcesses(ctx)
+	return func() {
+		among()
+		<-m.making
+	}, nil
+}
+
+// processesWait bounds the wait for other processes: whoever can read the file can
+// lock it.
+const processesWait = 5 * time.Second
+
+// lockProcesses locks SoftHSM's configuration, or, where there is none, the
+// library: a file that is there, and the same one for all that share the token.
+func (m *module) lockProcesses(ctx context.Context) (unlock func()) {
+	path := m.initializedWith()
+	if path == "" {
+		path = m.path
+	}
+	file, err := os.Open(path) //nolint:gosec // the operator names it
+	if err != nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithTimeout(ctx, processesWait)
+	defer cancel()
+	tick := time.NewTicker(settleStep)
+	defer tick.Stop()
+	for syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return func() { _ = file.Close() }
+		}
+	}
+	return func() { _ = file.Close() } // and with it goes the lock
 }
 
 // token is a token in its slot.

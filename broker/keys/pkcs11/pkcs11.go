@@ -143,14 +143,37 @@ func Open(ctx context.Context, config Config) (*Token, error) {
 	}
 	ctx, cancel := bounded(ctx, makeWait)
 	defer cancel()
+	for try := 1; ; try++ {
+		t, err := openOnce(ctx, config)
+		if err == nil {
+			return t, nil
+		}
+		if try == openTries || ctx.Err() != nil || !errors.Is(err, ErrNoToken) && !isCode(err, p11.CKR_USER_PIN_NOT_INITIALIZED, p11.CKR_GENERAL_ERROR, p11.CKR_DEVICE_ERROR) {
+			return nil, fmt.Errorf("opening token %s: %w", config.name(), err)
+		}
+		select {
+		case <-time.After(openPause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// A token isn't given up at once: SoftHSM shows none, or half of one, to who looks
+// while another process logs in and so rewrites the token's file.
+const (
+	openTries = 4
+	openPause = 100 * time.Millisecond
+)
+
+func openOnce(ctx context.Context, config Config) (*Token, error) {
 	m, err := acquireModule(ctx, config.Module)
 	if err != nil {
-		return nil, fmt.Errorf("opening token %s: %w", config.name(), err)
+		return nil, err
 	}
 	t := newToken(config, m)
 	// The first session finds the token and logs in, so that a wrong PIN is found here.
 	if _, err := use(ctx, t, func(*session) (struct{}, error) { return struct{}{}, nil }); err != nil {
-		return nil, fmt.Errorf("opening token %s: %w", config.name(), errors.Join(err, t.Close()))
+		return nil, errors.Join(err, t.Close())
 	}
 	t.opened.Store(true)
 	return t, nil

@@ -311,10 +311,14 @@ func (t *Token) logIn(s *session) error {
 		t.refused = fmt.Errorf("logging in to token %s: %w: %w (hint: the token locked itself after wrong PINs; its security officer sets a new one, with `pkcs11-tool --login --login-type so --init-pin`; then restart the broker)",
 			t.config.name(), ErrPIN, err)
 		return t.refused
-	case isCode(err, p11.CKR_PIN_INCORRECT, p11.CKR_PIN_INVALID, p11.CKR_PIN_LEN_RANGE, p11.CKR_PIN_EXPIRED, p11.CKR_USER_PIN_NOT_INITIALIZED):
+	case isCode(err, p11.CKR_PIN_INCORRECT, p11.CKR_PIN_INVALID, p11.CKR_PIN_LEN_RANGE, p11.CKR_PIN_EXPIRED):
 		t.refused = fmt.Errorf("logging in to token %s: %w: %w (hint: it is not tried again until a restart, lest the token lock itself)",
 			t.config.name(), ErrPIN, err)
 		return t.refused
+	case isCode(err, p11.CKR_USER_PIN_NOT_INITIALIZED):
+		// Nothing was compared, so it may be tried again. SoftHSM says so as well while
+		// another process rewrites the token's file.
+		return fmt.Errorf("logging in to token %s: %w (hint: its security officer sets a PIN, with `pkcs11-tool --login --login-type so --init-pin`)", t.config.name(), err)
 	default:
 		return fmt.Errorf("logging in to token %s: %w", t.config.name(), err)
 	}
