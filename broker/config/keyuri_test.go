@@ -34,7 +34,7 @@ func TestKeyURI(t *testing.T) {
 
 func TestKeyURIMistakes(t *testing.T) {
 	for key, want := range map[string]string{
-		`{uri: "pkcs12:a"}`: "begins with pkcs11:",
+		`{uri: "pkcs12:a"}`: "not begin with pkcs11:",
 		`{uri: "pkcs11:token=hsm;object=sign?module-path=/lib/hsm.so&pin-value=1234"}`:                            "hint",
 		`{uri: "pkcs11:token=hsm?module-path=/lib/hsm.so&pin-source=file:/p"}`:                                    "the uri names no key",
 		`{uri: "pkcs11:object=sign?module-path=/lib/hsm.so&pin-source=file:/p"}`:                                  "the uri names no token",

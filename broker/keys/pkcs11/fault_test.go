@@ -112,8 +112,8 @@ func openFaulty(t *testing.T, change func(*Config)) (*Token, *faulty) {
 	t.Helper()
 	f := &faulty{}
 	config := testConfig()
-	config.faults = func(real native) native {
-		f.native = real
+	config.faults = func(under native) native {
+		f.native = under
 		return f
 	}
 	if change != nil {
@@ -122,12 +122,11 @@ func openFaulty(t *testing.T, change func(*Config)) (*Token, *faulty) {
 	return openTest(t, config), f
 }
 
-// times fails with a code so many times, then no more.
-func times(n int32, code uint) func() error {
-	var left atomic.Int32
-	left.Store(n)
+// once fails with a code once.
+func once(code uint) func() error {
+	var failed atomic.Bool
 	return func() error {
-		if left.Add(-1) >= 0 {
+		if failed.CompareAndSwap(false, true) {
 			return p11.Error(code)
 		}
 		return nil
@@ -145,16 +144,16 @@ func TestFaultsAreSurvived(t *testing.T) {
 		"key handle": p11.CKR_KEY_HANDLE_INVALID, "object handle": p11.CKR_OBJECT_HANDLE_INVALID, "device error": p11.CKR_DEVICE_ERROR,
 		"removed": p11.CKR_DEVICE_REMOVED, "not present": p11.CKR_TOKEN_NOT_PRESENT,
 	} {
-		f.sign = times(1, code)
+		f.sign = once(code)
 		if err := keys.SelfTest(s); err != nil {
 			t.Errorf("%s while signing: %v", name, err)
 		}
-		f.sign, f.signInit = nil, times(1, code)
+		f.sign, f.signInit = nil, once(code)
 		if err := keys.SelfTest(s); err != nil {
 			t.Errorf("%s before signing: %v", name, err)
 		}
-		f.sign, f.signInit = times(1, code), nil
-		f.open = times(1, code)
+		f.sign, f.signInit = once(code), nil
+		f.open = once(code)
 		if err := keys.SelfTest(s); err != nil && code != p11.CKR_TOKEN_NOT_PRESENT {
 			t.Logf("%s twice: %v", name, err)
 		}
@@ -164,7 +163,7 @@ func TestFaultsAreSurvived(t *testing.T) {
 		}
 	}
 	// What stays is an error, a typed one, and no longer than it stays.
-	f.open, f.sign = func() error { return p11.Error(p11.CKR_TOKEN_NOT_PRESENT) }, times(1, p11.CKR_DEVICE_REMOVED)
+	f.open, f.sign = func() error { return p11.Error(p11.CKR_TOKEN_NOT_PRESENT) }, once(p11.CKR_DEVICE_REMOVED)
 	if err := keys.SelfTest(s); !errors.Is(err, ErrNoToken) {
 		t.Errorf("a token that is away: %v", err)
 	}
@@ -291,9 +290,9 @@ func TestSlotNumberChanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	real := slotOf(token)
+	slot := slotOf(token)
 	token.place.Lock()
-	token.place.slot = real + 1 // where it was before
+	token.place.slot = slot + 1 // where it was before
 	token.place.Unlock()
 	rawPooled(t, token, func(ctx *p11.Ctx, s *session) {
 		if err := ctx.CloseSession(s.handle); err != nil {
@@ -304,8 +303,8 @@ func TestSlotNumberChanges(t *testing.T) {
 		moved.Store(true)
 		return info, nil
 	}
-	if err := keys.SelfTest(s); err != nil || !moved.Load() || slotOf(token) != real {
-		t.Errorf("looked again: %v, slot %d, want %d: %v", moved.Load(), slotOf(token), real, err)
+	if err := keys.SelfTest(s); err != nil || !moved.Load() || slotOf(token) != slot {
+		t.Errorf("looked again: %v, slot %d, want %d: %v", moved.Load(), slotOf(token), slot, err)
 	}
 }
 
@@ -350,9 +349,9 @@ func TestAHangingModuleIsNotRestartedNorClosed(t *testing.T) {
 	awaitRest(token.module)
 	generation := token.module.generation.Load()
 	release, inside := make(chan struct{}), make(chan struct{})
-	var once sync.Once
+	var first sync.Once
 	f.sign = func() error {
-		once.Do(func() { close(inside) })
+		first.Do(func() { close(inside) })
 		<-release
 		return nil
 	}

@@ -93,8 +93,7 @@ func TestRivalsOfOneLabel(t *testing.T) {
 		f.find = func() error {
 			searches++
 			rival := objectName{class: p11.CKO_PRIVATE_KEY, label: label, id: c.rival}
-			switch {
-			case searches == 2: // ours has just been made
+			if searches == 2 { // ours has just been made
 				f.find = nil
 				other := openTest(t, testConfig())
 				if _, err := write(t.Context(), other, func(s *session) (struct{}, error) { return struct{}{}, other.generatePair(s, rival, how, 0) }); err != nil {

@@ -61,7 +61,7 @@ func parse(text string) (*URI, error) {
 	}
 	rest, ok := strings.CutPrefix(text, scheme)
 	if !ok {
-		return nil, errors.New("it begins with pkcs11:")
+		return nil, errors.New("it does not begin with pkcs11: as it must")
 	}
 	path, query, asks := strings.Cut(rest, "?")
 	u := &URI{}

@@ -37,8 +37,8 @@ func TestParse(t *testing.T) {
 
 func TestParseRefuses(t *testing.T) {
 	for text, want := range map[string]string{
-		"":                                             "begins with pkcs11:",
-		"PKCS11:token=a":                               "begins with pkcs11:",
+		"":                                             "not begin with pkcs11:",
+		"PKCS11:token=a":                               "not begin with pkcs11:",
 		"pkcs11:token":                                 "name=value",
 		"pkcs11:=a":                                    "name=value",
 		"pkcs11:token=a;":                              "name=value",

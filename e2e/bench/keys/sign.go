@@ -1,0 +1,118 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/daypass/daypass/broker/keys"
+	"github.com/daypass/daypass/broker/keys/pkcs11"
+)
+
+// signing measures each algorithm at 1, 4 and 16 callers.
+func (b *bench) signing(token *pkcs11.Token) error {
+	for _, pair := range []keys.Pair{
+		{Label: "es256", Algorithm: keys.ES256}, {Label: "rs256", Algorithm: keys.RS256, Bits: 2048}, {Label: "eddsa", Algorithm: keys.EdDSA},
+	} {
+		signer, err := token.MakeSigner(b.ctx, pair)
+		if errors.Is(err, pkcs11.ErrAlgorithm) {
+			if _, err := fmt.Fprintf(b.out, "%s: %v\n", pair.Algorithm, err); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, callers := range []int{1, 4, 16} {
+			if err := b.signers(token, signer, callers); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// signers lets so many callers sign, by turns through the pool and bare.
+func (b *bench) signers(token *pkcs11.Token, signer keys.Signer, callers int) error {
+	digest, opts := keys.Digest(signer.Algorithm(), make([]byte, 32))
+	var bare, pooled []func() error
+	for range callers {
+		session, err := token.Bare(signer)
+		if err != nil {
+			return err
+		}
+		defer session.Close() //nolint:errcheck // the token is thrown away
+		bare = append(bare, func() error {
+			_, err := session.Sign(digest)
+			return err
+		})
+		pooled = append(pooled, func() error {
+			_, err := signer.SignContext(b.ctx, digest, opts)
+			return err
+		})
+	}
+	limit, pool, err := b.turns(bare, pooled)
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf("%s %d callers", signer.Algorithm(), callers)
+	if err := b.add("C_Sign "+name, limit, "1/s", "C_Sign "+name); err != nil {
+		return err
+	}
+	return b.add("pool "+name, pool, "1/s", "C_Sign "+name)
+}
+
+// turns runs two sides in slices, which of them first alternating, and gives the
+// median rate of each.
+func (b *bench) turns(one, two []func() error) (float64, float64, error) {
+	var rates [2][]float64
+	for i := range b.slices {
+		for turn := range 2 {
+			side := (i + turn) % 2
+			rate, err := b.rate([][]func() error{one, two}[side])
+			if err != nil {
+				return 0, 0, err
+			}
+			rates[side] = append(rates[side], rate)
+		}
+	}
+	return median(rates[0]), median(rates[1]), nil
+}
+
+// rate lets all callers work for a slice.
+func (b *bench) rate(callers []func() error) (float64, error) {
+	var group sync.WaitGroup
+	counts, failed := make([]int, len(callers)), make([]error, len(callers))
+	end := make(chan struct{})
+	timer := time.AfterFunc(b.slice, func() { close(end) })
+	defer timer.Stop()
+	start := time.Now() //nolint:forbidigo // it measures
+	for i, call := range callers {
+		group.Go(func() {
+			for failed[i] == nil {
+				select {
+				case <-end:
+					return
+				default:
+				}
+				failed[i] = call()
+				counts[i]++
+			}
+		})
+	}
+	group.Wait()
+	took := time.Since(start)
+	total := 0
+	for _, n := range counts {
+		total += n
+	}
+	return float64(total) / took.Seconds(), errors.Join(failed...)
+}
+
+func median(values []float64) float64 {
+	slices.Sort(values)
+	return values[len(values)/2]
+}
