@@ -50,10 +50,10 @@ func (b *bench) sealing(token *pkcs11.Token) error {
 		if err != nil {
 			return err
 		}
-		if err := b.add("token "+c.name, 1e6/hsm, "µs", "token "+c.name); err != nil {
+		if err := b.add("token "+c.name, 1e6/hsm.rate, "µs", "token "+c.name); err != nil {
 			return err
 		}
-		if err := b.add("row "+c.name, 1e6/mine, "µs", "token "+c.name); err != nil {
+		if err := b.add("row "+c.name, 1e6/mine.rate, "µs", "token "+c.name); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/daypass/daypass/broker/keys"
@@ -59,36 +60,43 @@ func (b *bench) signers(token *pkcs11.Token, signer keys.Signer, callers int) er
 		return err
 	}
 	name := fmt.Sprintf("%s %d callers", signer.Algorithm(), callers)
-	if err := b.add("C_Sign "+name, limit, "1/s", "C_Sign "+name); err != nil {
-		return err
-	}
-	return b.add("pool "+name, pool, "1/s", "C_Sign "+name)
+	return errors.Join(
+		b.add("C_Sign "+name, limit.rate, "1/s", "C_Sign "+name), b.add("pool "+name, pool.rate, "1/s", "C_Sign "+name),
+		b.add("C_Sign "+name+" cpu", limit.cpu, "µs", "C_Sign "+name+" cpu"), b.add("pool "+name+" cpu", pool.cpu, "µs", "C_Sign "+name+" cpu"),
+	)
 }
 
 // turns runs two sides in slices, which of them first alternating, and gives the
-// median rate of each.
-func (b *bench) turns(one, two []func() error) (float64, float64, error) {
-	var rates [2][]float64
+// medians of each.
+func (b *bench) turns(one, two []func() error) (figures, figures, error) {
+	var rates, cpu [2][]float64
 	for i := range b.slices {
 		for turn := range 2 {
 			side := (i + turn) % 2
-			rate, err := b.rate([][]func() error{one, two}[side])
+			got, err := b.measure([][]func() error{one, two}[side])
 			if err != nil {
-				return 0, 0, err
+				return figures{}, figures{}, err
 			}
-			rates[side] = append(rates[side], rate)
+			rates[side], cpu[side] = append(rates[side], got.rate), append(cpu[side], got.cpu)
 		}
 	}
-	return median(rates[0]), median(rates[1]), nil
+	return figures{median(rates[0]), median(cpu[0])}, figures{median(rates[1]), median(cpu[1])}, nil
 }
 
-// rate lets all callers work for a slice.
-func (b *bench) rate(callers []func() error) (float64, error) {
+// figures are what a slice, or many, gave.
+type figures struct {
+	rate float64 // 1/s
+	cpu  float64 // of this process, µs for each
+}
+
+// measure lets all callers work for a slice.
+func (b *bench) measure(callers []func() error) (figures, error) {
 	var group sync.WaitGroup
 	counts, failed := make([]int, len(callers)), make([]error, len(callers))
 	end := make(chan struct{})
 	timer := time.AfterFunc(b.slice, func() { close(end) })
 	defer timer.Stop()
+	before := processCPU()
 	start := time.Now() //nolint:forbidigo // it measures
 	for i, call := range callers {
 		group.Go(func() {
@@ -109,7 +117,17 @@ func (b *bench) rate(callers []func() error) (float64, error) {
 	for _, n := range counts {
 		total += n
 	}
-	return float64(total) / took.Seconds(), errors.Join(failed...)
+	spent := processCPU() - before
+	return figures{rate: float64(total) / took.Seconds(), cpu: float64(spent.Microseconds()) / float64(total)}, errors.Join(failed...)
+}
+
+// processCPU is what the kernel counted for this process.
+func processCPU() time.Duration {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		return 0 // the figure is missing, which shows
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
 func median(values []float64) float64 {
