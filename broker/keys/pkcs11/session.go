@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	p11 "github.com/miekg/pkcs11"
@@ -42,27 +43,30 @@ func write[T any](ctx context.Context, t *Token, operation func(*session) (T, er
 func useWith[T any](ctx context.Context, t *Token, flags uint, operation func(*session) (T, error)) (T, error) {
 	ctx, cancel := bounded(ctx, answerWait)
 	defer cancel()
-	s, err := t.take(ctx)
-	if err != nil {
-		var none T
-		return none, err
-	}
 	type answer struct {
 		value T
 		err   error
 	}
 	answered := make(chan answer, 1)
+	var inside atomic.Bool
+	// It waits for the session itself, which saves a switch between goroutines when
+	// there are more callers than sessions.
 	go func() {
 		var a answer
+		s, err := t.take(ctx)
+		if err != nil {
+			answered <- answer{err: err}
+			return
+		}
+		inside.Store(true)
 		w := worker{token: t, session: s, flags: flags}
-		a.err = w.run(ctx, func(s *session) (err error) {
+		err = w.run(ctx, func(s *session) (err error) {
 			a.value, err = operation(s)
 			return err
 		})
 		t.put(w.session)
-		if a.err != nil {
-			var none T
-			a.value = none
+		if err != nil {
+			a = answer{err: err}
 		}
 		answered <- a
 	}()
@@ -71,12 +75,22 @@ func useWith[T any](ctx context.Context, t *Token, flags uint, operation func(*s
 		return a.value, a.err
 	case <-ctx.Done():
 		var none T
-		cause := context.Cause(ctx)
-		if errors.Is(cause, errOwnDeadline) {
-			return none, fmt.Errorf("using token %s: %w within %s", t.config.name(), ErrNoAnswer, answerWait)
-		}
-		return none, fmt.Errorf("using token %s: %w: %w", t.config.name(), ErrNoAnswer, cause)
+		return none, t.late(ctx, inside.Load())
 	}
+}
+
+// late is the error of an operation whose time is up, before or after it got a
+// session.
+func (t *Token) late(ctx context.Context, inside bool) error {
+	cause := context.Cause(ctx)
+	what, wait := "waiting for a session with token "+t.config.name(), ErrBusy
+	if inside {
+		what, wait = "using token "+t.config.name(), ErrNoAnswer
+	}
+	if errors.Is(cause, errOwnDeadline) {
+		return fmt.Errorf("%s: %w", what, wait)
+	}
+	return fmt.Errorf("%s: %w: %w", what, wait, cause)
 }
 
 // worker runs one operation.
@@ -256,11 +270,7 @@ func (t *Token) take(ctx context.Context) (*session, error) {
 	case <-t.closing:
 		return nil, ErrClosed
 	case <-ctx.Done():
-		cause := context.Cause(ctx)
-		if errors.Is(cause, errOwnDeadline) {
-			return nil, fmt.Errorf("waiting %s for a session with token %s: %w", answerWait, t.config.name(), ErrBusy)
-		}
-		return nil, fmt.Errorf("waiting for a session with token %s: %w: %w", t.config.name(), ErrBusy, cause)
+		return nil, t.late(ctx, false)
 	}
 }
 

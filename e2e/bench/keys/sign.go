@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -39,6 +40,9 @@ func (b *bench) signing(token *pkcs11.Token) error {
 // signers lets so many callers sign, by turns through the pool and bare.
 func (b *bench) signers(token *pkcs11.Token, signer keys.Signer, callers int) error {
 	digest, opts := keys.Digest(signer.Algorithm(), make([]byte, 32))
+	// Requests have a deadline, so the pool needs no timer of its own.
+	ctx, cancel := context.WithTimeout(b.ctx, time.Hour)
+	defer cancel()
 	var bare, pooled []func() error
 	for range callers {
 		session, err := token.Bare(signer)
@@ -51,7 +55,7 @@ func (b *bench) signers(token *pkcs11.Token, signer keys.Signer, callers int) er
 			return err
 		})
 		pooled = append(pooled, func() error {
-			_, err := signer.SignContext(b.ctx, digest, opts)
+			_, err := signer.SignContext(ctx, digest, opts)
 			return err
 		})
 	}
