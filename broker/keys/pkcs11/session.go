@@ -98,6 +98,7 @@ type worker struct {
 	token   *Token
 	session *session // nil: it has the right to open one
 	flags   uint
+	looked  bool // it has looked for the token again
 }
 
 // run tries an operation, and again after what can be mended: a session that died
@@ -198,10 +199,11 @@ func (w *worker) mend(f fault) bool {
 		// What fails while a session is opened has nothing to do with what is asked
 		// of it, so whatever the code is, the token is out of order.
 		t.forget()
-		if f.try == 0 && !errors.Is(f.err, ErrNoToken) {
+		if !w.looked && !errors.Is(f.err, ErrNoToken) {
+			w.looked = true // for the token, by the try that follows
 			return true
 		}
-		return f.try < 2 && w.startAnew(f.seen)
+		return f.try < 3 && w.startAnew(f.seen)
 	default:
 		return false
 	}

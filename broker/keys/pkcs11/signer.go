@@ -20,8 +20,7 @@ import (
 // before its first one, and on its length and form, which are looked at each
 // time. Signatures are not verified one by one: that would take half as long
 // again as signing, and find nothing that the proof doesn't, since the handle and
-// the session stay the same. Reading the key's CKA_ID before each would cost
-// about a tenth.
+// the session stay the same.
 type signer struct {
 	opaque
 	token     *Token

@@ -101,7 +101,7 @@ func (b *bench) measure(callers []func() error) (figures, error) {
 	timer := time.AfterFunc(b.slice, func() { close(end) })
 	defer timer.Stop()
 	before := processCPU()
-	start := time.Now() //nolint:forbidigo // it measures
+	start := time.Now()
 	for i, call := range callers {
 		group.Go(func() {
 			for failed[i] == nil {
