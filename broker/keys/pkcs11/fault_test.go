@@ -179,7 +179,8 @@ func TestFaultsAreSurvived(t *testing.T) {
 	}
 }
 
-// The module is finalized and started behind our back: nothing of before is left.
+// The module is finalized behind our back, or started anew by us: nothing of before is
+// left.
 func TestRestartOfTheModuleIsSurvived(t *testing.T) {
 	token, _ := openFaulty(t, nil)
 	other := openTest(t, testConfig())
@@ -191,18 +192,19 @@ func TestRestartOfTheModuleIsSurvived(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, initialize := range []bool{false, true} {
+	for _, ours := range []bool{false, true} {
 		awaitRest(token.module)
-		rawPooled(t, token, func(ctx *p11.Ctx, _ *session) {
-			if err := ctx.Finalize(); err != nil {
-				t.Error(err)
+		if ours {
+			if !token.module.reinitialize(token.module.generation.Load()) {
+				t.Error("the module wasn't started anew")
 			}
-			if initialize {
-				if err := ctx.Initialize(); err != nil {
+		} else {
+			rawPooled(t, token, func(ctx *p11.Ctx, _ *session) {
+				if err := ctx.Finalize(); err != nil {
 					t.Error(err)
 				}
-			}
-		})
+			})
+		}
 		var group sync.WaitGroup
 		for i := range 16 {
 			group.Go(func() { checkUse(t, s, sealer, byte(i)) })

@@ -9,7 +9,9 @@
 // package hides these things about it:
 //
 //   - A module is loaded and initialized once per process; [Open] counts who
-//     uses it.
+//     uses it. Nobody else in the process may finalize and initialize it: handles
+//     of before would then be valid again, for something else, and only this
+//     package's own restarts are counted.
 //   - A session does one operation at a time. A [Token] holds a few, made when
 //     first needed; more than two gain nothing with SoftHSM. They can't write:
 //     keys are made and destroyed with a session of their own.
