@@ -132,6 +132,11 @@ func child(ctx context.Context, label string) (err error) {
 			return err
 		}
 		signer, err := getSigner(ctx, token, label)
+		for tries := 0; errors.Is(err, ErrNoToken) && tries < 5; tries++ {
+			// SoftHSM may show none while another process rewrites its file.
+			awaitRest(token.module)
+			signer, err = getSigner(ctx, token, label)
+		}
 		if err != nil {
 			return err
 		}
