@@ -9,7 +9,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 LINT_VERSION := $(shell awk '$$1 == "github.com/golangci/golangci-lint/v2" {print $$2}' tools/go.mod)
 LINT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/daypass/tools/golangci-lint-$(LINT_VERSION)
 
-.PHONY: help deps build test demo dev bench bench-policy lint fmt ci fuzz clean
+.PHONY: help deps build test demo dev bench bench-policy bench-keys lint fmt ci fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -25,7 +25,7 @@ build: ## build/bin/daypassd (cgo, for PKCS#11) and build/bin/daypass (static)
 test: deps ## vet and test everything, with the race detector; fuzz what reads policies and tokens for a moment
 	go vet ./...
 	go test -race -timeout 14m ./...
-	FUZZ='FuzzLoad|FuzzDecode|FuzzVerify|FuzzMatch|FuzzCondition' FUZZTIME=2s sh scripts/fuzz.sh
+	FUZZ='FuzzLoad|FuzzDecode|FuzzVerify|FuzzMatch|FuzzCondition|FuzzURI' FUZZTIME=2s sh scripts/fuzz.sh
 
 demo: deps build ## a whole exchange on this machine, from job token to revoked credential
 	scripts/demo.sh
@@ -40,6 +40,10 @@ bench: deps build ## measure, print a table, write build/bench/bench.json
 bench-policy: ## measure decisions, loading and token checks, write build/bench/bench-policy.json
 	@mkdir -p build/bench
 	go run ./e2e/bench/policy -out build/bench/bench-policy.json
+
+bench-keys: ## measure signing in SoftHSM and sealing, write build/bench/bench-keys.json
+	@mkdir -p build/bench
+	go run ./e2e/bench/keys -out build/bench/bench-keys.json
 
 lint: $(LINT) ## golangci-lint with .golangci.yml
 	$(LINT) run ./...

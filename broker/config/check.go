@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/daypass/daypass/broker/keys"
+	"github.com/daypass/daypass/broker/keys/pkcs11/uri"
 	"github.com/daypass/daypass/policies/strictyaml"
 )
 
@@ -151,13 +152,17 @@ func (l *loader) keys() {
 // it is, it has from keys.sealing.
 func (l *loader) openingKey(i int) {
 	k, from := &l.config.Keys.Opening[i], l.config.Keys.Sealing
+	if !l.keyURI(k, uri.TypeSecretKey) {
+		return
+	}
+	k.inheritURI(&from)
 	l.need(k.At, "label", k.Label, "the label of a sealing key")
 	if k.Type == "" {
 		k.liveWhere(&from)
 	} else {
 		l.keyPlace("keys.opening."+strconv.Itoa(i), k)
 	}
-	if k.Label == from.Label && k.Module == from.Module && k.Token == from.Token && k.Dir == from.Dir {
+	if k.Label == from.Label && k.Module == from.Module && k.Token == from.Token && k.Serial == from.Serial && k.Dir == from.Dir {
 		l.add(k.At.Of("label"), "take it out", "keys.opening repeats the key keys.sealing")
 	}
 	for name, stands := range map[string]bool{"algorithm": k.Algorithm != "", "bits": k.Bits != 0, "rotate_every": k.Rotation != ""} {
@@ -170,6 +175,7 @@ func (l *loader) openingKey(i int) {
 // liveWhere makes a key live where another one does.
 func (k *Key) liveWhere(other *Key) {
 	k.Type, k.Module, k.Token, k.Dir, k.PINFile, k.PIN = other.Type, other.Module, other.Token, other.Dir, other.PINFile, other.PIN
+	k.Serial, k.Manufacturer, k.Model, k.SlotID = other.Serial, other.Manufacturer, other.Model, other.SlotID
 	k.Isolate, k.IsolateEnv = other.Isolate, other.IsolateEnv
 }
 
@@ -179,6 +185,10 @@ func (l *loader) issuerKey(issuer *Issuer) {
 		issuer.Key = &Key{At: issuer.At}
 	}
 	k := issuer.Key
+	if !l.keyURI(k, uri.TypePrivate) {
+		return
+	}
+	k.inheritURI(&l.config.Keys.Signing)
 	if k.Label == "" {
 		k.Label = "daypass-" + issuer.Name
 	}
@@ -213,8 +223,11 @@ func (l *loader) algorithm(k *Key) {
 }
 
 func (l *loader) key(name string, k *Key) {
-	if !l.config.Keys.At.Has(name) && k.Type == "" {
+	if !l.config.Keys.At.Has(name) && k.Type == "" && k.URI == "" {
 		l.add(l.config.Keys.At.Pos, "write keys: {"+name+": {type: pkcs11, module: …, token: …, pin_file: …}}", "the key keys.%s is missing", name)
+		return
+	}
+	if !l.keyURI(k, map[string]string{"signing": uri.TypePrivate, "sealing": uri.TypeSecretKey}[name]) {
 		return
 	}
 	if k.Label == "" {
@@ -228,6 +241,9 @@ func (l *loader) key(name string, k *Key) {
 	case name == "signing":
 		l.algorithm(k)
 		l.rotation(k)
+		if len(k.ID) > 0 && k.RotateEvery > 0 {
+			l.add(k.At.Of("uri"), "leave the id out, or write rotate_every: never", "the uri names one key by its id, and the next ones have others")
+		}
 	case k.Algorithm != "":
 		l.add(k.At.Of("algorithm"), "take it out", "the key for sealing has no choice of algorithm")
 	case k.At.Has("bits"):
@@ -275,7 +291,7 @@ func (l *loader) keyPlace(path string, k *Key) {
 	switch k.Type {
 	case KeyPKCS11:
 		l.need(k.At, "module", k.Module, "the path of the HSM's PKCS#11 module")
-		l.need(k.At, "token", k.Token, "the label of the token")
+		l.needToken(k.At, k)
 		unfit = map[string]string{"dir": k.Dir}
 	case KeySoftware:
 		l.need(k.At, "dir", k.Dir, "the folder of the keys")

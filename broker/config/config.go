@@ -89,6 +89,7 @@ const (
 type Key struct {
 	At          strictyaml.Where `yaml:"-"`
 	Type        string           `yaml:"type"`         // KeyPKCS11 or KeySoftware
+	URI         string           `yaml:"uri"`          // pkcs11: RFC 7512, in place of module, token, label and pin_file
 	Module      string           `yaml:"module"`       // pkcs11: path of the module
 	Token       string           `yaml:"token"`        // pkcs11: the token's label
 	Isolate     bool             `yaml:"isolate"`      // pkcs11: the module runs in a process of its own
@@ -102,6 +103,11 @@ type Key struct {
 	Bits        int              `yaml:"bits"`         // of an RSA key that is made: 2048, 3072, 4096; absent: 3072
 	Rotation    string           `yaml:"rotate_every"` // of keys.signing: 30d, or never; absent: 30d
 	RotateEvery time.Duration    `yaml:"-"`            // Rotation, read; 0: never by itself
+
+	// What a URI says besides Module, Token, Label and PINFile, which it fills in.
+	Serial, Manufacturer, Model string `yaml:"-"` // of the token; empty: any
+	SlotID                      *uint  `yaml:"-"` // nil: any
+	ID                          []byte `yaml:"-"` // CKA_ID of the key; nil: any
 }
 
 // Provider is one provider of job tokens.

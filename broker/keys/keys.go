@@ -140,7 +140,10 @@ func fits(public crypto.PublicKey, algorithm string) bool {
 
 // SelfTest signs a random message and verifies it, so that a key that doesn't
 // fit its public half, or its algorithm, is found before its first use.
-func SelfTest(s Signer) error {
+func SelfTest(s Signer) error { return SelfTestContext(context.Background(), s) }
+
+// SelfTestContext is SelfTest with a deadline.
+func SelfTestContext(ctx context.Context, s Signer) error {
 	if !fits(s.Public(), s.Algorithm()) {
 		return fmt.Errorf("testing signing key %s: it is no key for %s", s.KeyID(), s.Algorithm())
 	}
@@ -149,12 +152,12 @@ func SelfTest(s Signer) error {
 		return fmt.Errorf("testing signing key: %w", err)
 	}
 	digest, opts := Digest(s.Algorithm(), message)
-	signature, err := s.Sign(rand.Reader, digest, opts)
+	signature, err := s.SignContext(ctx, digest, opts)
 	if err != nil {
 		return fmt.Errorf("testing signing key %s: %w", s.KeyID(), err)
 	}
 	if !Verifies(s.Public(), digest, opts, signature) {
-		return fmt.Errorf("testing signing key %s: its signature doesn't verify with its own public key", s.KeyID())
+		return fmt.Errorf("testing signing key %s: %w: its signature doesn't verify with its own public key", s.KeyID(), ErrWrongKey)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package keys_test
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -75,7 +76,7 @@ type liar struct {
 
 func (l liar) Public() crypto.PublicKey { return l.public }
 func (l liar) Algorithm() string        { return l.algorithm }
-func (l liar) Sign(_ io.Reader, digest []byte, _ crypto.SignerOpts) ([]byte, error) {
+func (l liar) SignContext(_ context.Context, digest []byte, _ crypto.SignerOpts) ([]byte, error) {
 	return l.sign(digest)
 }
 

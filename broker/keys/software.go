@@ -138,7 +138,8 @@ func (p Pair) algorithm() string {
 	return p.Algorithm
 }
 
-const defaultBits = 3072
+// DefaultBits is the size of an RSA key that is made where a Pair says none.
+const DefaultBits = 3072
 
 func newPrivateKey(pair Pair) (crypto.Signer, error) {
 	switch pair.algorithm() {
@@ -152,7 +153,7 @@ func newPrivateKey(pair Pair) (crypto.Signer, error) {
 	case RS256, PS256:
 		bits := pair.Bits
 		if bits == 0 {
-			bits = defaultBits
+			bits = DefaultBits
 		}
 		if bits != 2048 && bits != 3072 && bits != 4096 {
 			return nil, fmt.Errorf("an RSA key has 2048, 3072 or 4096 bits, not %d", bits)

@@ -15,8 +15,7 @@ import (
 
 // drill is a SoftHSM token that gets lost.
 type drill struct {
-	dir  string
-	make bool
+	dir string
 }
 
 // init makes a token of that folder.
@@ -31,7 +30,7 @@ func (d *drill) init(t *testing.T) {
 // with does something with the token, as a program that starts and ends.
 func (d *drill) with(t *testing.T, f func(*pkcs11.Token)) {
 	t.Helper()
-	token, err := pkcs11.Open(t.Context(), pkcs11.Config{Module: d.module(t), TokenLabel: "daypass", PIN: issuers.NewSecret("pin-of-drill"), Create: d.make})
+	token, err := pkcs11.Open(t.Context(), pkcs11.Config{Module: d.module(t), TokenLabel: "daypass", PIN: issuers.NewSecret("pin-of-drill")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +71,7 @@ func (d *drill) lose(t *testing.T) {
 // It isn't parallel: SoftHSM has one configuration in a process.
 func TestRecovery(t *testing.T) { //nolint:paralleltest // see above
 	pool := newPool(t)
-	d := &drill{dir: filepath.Join(t.TempDir(), "hsm"), make: true}
+	d := &drill{dir: filepath.Join(t.TempDir(), "hsm")}
 	backup := filepath.Join(t.TempDir(), "backup")
 	d.init(t)
 	var root, formerID string
@@ -100,7 +99,6 @@ func TestRecovery(t *testing.T) { //nolint:paralleltest // see above
 	if err := os.CopyFS(d.dir, os.DirFS(backup)); err != nil {
 		t.Fatal(err)
 	}
-	d.make = false
 	d.with(t, func(token *pkcs11.Token) {
 		sealer, err := token.OpenSealer(t.Context(), "daypass-sealing")
 		if err != nil {
@@ -117,7 +115,6 @@ func TestRecovery(t *testing.T) { //nolint:paralleltest // see above
 	// Now the backup is lost too.
 	d.lose(t)
 	d.init(t)
-	d.make = true
 	d.with(t, func(token *pkcs11.Token) {
 		plan, err := replacement(pool, nil).Plan(t.Context())
 		if err != nil || len(plan.LostValues) != 1 || plan.LostValues[0].Row != "lease" {

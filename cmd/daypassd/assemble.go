@@ -159,6 +159,7 @@ type keyStore struct {
 type token interface {
 	keys.Store
 	io.Closer
+	WithID(ckaID []byte) keys.Store
 }
 
 // openKeyStore makes keys only for an installation that has none: a mistyped
@@ -234,7 +235,14 @@ func (s *keyStore) store(ctx context.Context, k config.Key) (keys.Store, error) 
 	if k.Type == config.KeySoftware {
 		return s.software(k)
 	}
-	return s.token(ctx, k)
+	token, err := s.token(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	if len(k.ID) > 0 {
+		return token.WithID(k.ID), nil
+	}
+	return token, nil
 }
 
 func (s *keyStore) software(k config.Key) (*keys.Software, error) {
@@ -249,7 +257,13 @@ func (s *keyStore) software(k config.Key) (*keys.Software, error) {
 }
 
 func (s *keyStore) token(ctx context.Context, k config.Key) (token, error) {
-	name := k.Module + "\x00" + k.Token
+	settings := pkcs11.Config{
+		Module: k.Module, TokenLabel: k.Token, Serial: k.Serial, Manufacturer: k.Manufacturer, Model: k.Model, SlotID: k.SlotID,
+	}
+	name := fmt.Sprintf("%q", []string{k.Module, k.Token, k.Serial, k.Manufacturer, k.Model})
+	if k.SlotID != nil {
+		name += strconv.FormatUint(uint64(*k.SlotID), 10)
+	}
 	if t, open := s.tokens[name]; open {
 		return t, nil
 	}
@@ -257,7 +271,7 @@ func (s *keyStore) token(ctx context.Context, k config.Key) (token, error) {
 	if err != nil {
 		return nil, err
 	}
-	settings := pkcs11.Config{Module: k.Module, TokenLabel: k.Token, PIN: pin, Create: s.create}
+	settings.PIN = pin
 	var t token
 	if k.Isolate {
 		t, err = isolateToken(ctx, k, settings, s.logger)

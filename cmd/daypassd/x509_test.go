@@ -32,7 +32,7 @@ func TestCertificates(t *testing.T) {
 		t.Parallel()
 		p, provider := newBroker(t)
 		p.certify(t, provider, "{}", nil, func() {
-			store, err := keys.OpenSoftware(keys.SoftwareConfig{Dir: filepath.Join(p.dir, "keys"), PIN: issuers.NewSecret("1234567890abcdef"), Create: true})
+			store, err := keys.OpenSoftware(keys.SoftwareConfig{Dir: filepath.Join(p.dir, "keys"), PIN: issuers.NewSecret("1234567890abcdef")})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -52,7 +52,7 @@ func TestCertificates(t *testing.T) {
 		}
 		key := fmt.Sprintf("{type: pkcs11, module: %s, token: ci, pin_file: %s}", module, filepath.Join(p.dir, "pin"))
 		p.certify(t, provider, key, []string{"SOFTHSM2_CONF=" + os.Getenv("SOFTHSM2_CONF")}, func() {
-			token, err := pkcs11.Open(t.Context(), pkcs11.Config{Module: module, TokenLabel: "ci", PIN: pin, Create: true})
+			token, err := pkcs11.Open(t.Context(), pkcs11.Config{Module: module, TokenLabel: "ci", PIN: pin})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -39,7 +40,7 @@ func TestKeysInAnHSM(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	token, err := pkcs11.Open(t.Context(), pkcs11.Config{Module: module, TokenLabel: "verifyjwt", PIN: pin, Create: true})
+	token, err := pkcs11.Open(t.Context(), pkcs11.Config{Module: module, TokenLabel: "verifyjwt", PIN: pin})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,14 +56,13 @@ func TestKeysInAnHSM(t *testing.T) {
 			pair.Bits = 2048
 		}
 		signer, err := token.MakeSigner(t.Context(), pair)
+		if errors.Is(err, pkcs11.ErrAlgorithm) && algorithm == keys.EdDSA {
+			continue // not every SoftHSM is built with it
+		}
 		if err != nil || signer.Algorithm() != algorithm {
-			t.Logf("the token makes no key for %s: %v", algorithm, err) // EdDSA is not every token's
-			continue
+			t.Fatalf("%s: %v", algorithm, err)
 		}
 		signers = append(signers, signer)
-	}
-	if len(signers) == 0 {
-		t.Fatal("the token made no key at all")
 	}
 	verifies(t, signers)
 }

@@ -35,6 +35,7 @@ func sentinels() []error {
 	return []error{
 		keys.ErrNoKey, keys.ErrKeyExists, keys.ErrOpen, ErrOtherKey,
 		pkcs11.ErrPIN, pkcs11.ErrNoModule, pkcs11.ErrNoToken, pkcs11.ErrBusy, pkcs11.ErrClosed,
+		keys.ErrWrongKey, pkcs11.ErrNoAnswer, pkcs11.ErrSessions, pkcs11.ErrFull, pkcs11.ErrAlgorithm,
 		issuers.ErrUnavailable, errors.ErrUnsupported, context.DeadlineExceeded, context.Canceled,
 	}
 }

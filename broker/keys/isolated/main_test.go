@@ -129,7 +129,7 @@ func openSoftware(dir string, change func(keys.Store) keys.Store) Opener {
 		if right, err := os.ReadFile(filepath.Join(dir, "pin")); err == nil && string(right) != h.PIN.Reveal() {
 			return nil, nil, fmt.Errorf("logging in: %w", pkcs11.ErrPIN)
 		}
-		s, err := keys.OpenSoftware(keys.SoftwareConfig{Dir: filepath.Join(dir, "keys"), PIN: h.PIN, Create: true})
+		s, err := keys.OpenSoftware(keys.SoftwareConfig{Dir: filepath.Join(dir, "keys"), PIN: h.PIN})
 		if err != nil {
 			return nil, nil, err
 		}
@@ -309,7 +309,7 @@ func hosted(tb testing.TB, behaviour, dir string) (Config, *clock, *logged) {
 		Command: func() *exec.Cmd {
 			return &exec.Cmd{Path: program, Args: []string{"host"}, Env: append(environment, hostVariable+"="+behaviour, dirVariable+"="+dir)}
 		},
-		Hello:     Hello{Module: softHSM, TokenLabel: testToken, PIN: issuers.NewSecret(testPIN), Create: true},
+		Hello:     Hello{Module: softHSM, TokenLabel: testToken, PIN: issuers.NewSecret(testPIN)},
 		HangAfter: deadline,
 		Logger:    slog.New(slog.NewJSONHandler(log, nil)),
 		Now:       c.Now,

@@ -5,10 +5,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/issuers"
 )
 
@@ -20,6 +22,8 @@ const (
 	// childVariable makes the test binary a second process that tells the id of
 	// the key of this label.
 	childVariable = "DAYPASS_TEST_KEY_OF_CHILD"
+	// makerVariable has it make the key first.
+	makerVariable = "DAYPASS_TEST_CHILD_MAKES"
 )
 
 // testModule and testDir are set once by TestMain: SoftHSM has one configuration
@@ -67,7 +71,7 @@ func softHSM(label string) SoftHSMConfig {
 }
 
 func testConfig() Config {
-	return Config{Module: testModule, TokenLabel: testLabel, PIN: issuers.NewSecret(testPIN), Create: true}
+	return Config{Module: testModule, TokenLabel: testLabel, PIN: issuers.NewSecret(testPIN)}
 }
 
 func openTest(t testing.TB, config Config) *Token {
@@ -84,23 +88,66 @@ func openTest(t testing.TB, config Config) *Token {
 	return token
 }
 
-// child opens what another process made, without being allowed to make anything.
+// getSigner opens a P-256 key, which it makes where there is none.
+func getSigner(ctx context.Context, token *Token, label string) (keys.Signer, error) {
+	return getPair(ctx, token, keys.Pair{Label: label})
+}
+
+func getPair(ctx context.Context, token *Token, pair keys.Pair) (keys.Signer, error) {
+	s, err := token.OpenSigner(ctx, pair)
+	if errors.Is(err, keys.ErrNoKey) {
+		s, err = token.MakeSigner(ctx, pair)
+	}
+	if errors.Is(err, keys.ErrKeyExists) {
+		return token.OpenSigner(ctx, pair)
+	}
+	return s, err
+}
+
+// getSealer is getSigner for sealing keys.
+func getSealer(ctx context.Context, token *Token, label string) (keys.Sealer, error) {
+	s, err := token.OpenSealer(ctx, label)
+	if errors.Is(err, keys.ErrNoKey) {
+		s, err = token.MakeSealer(ctx, label)
+	}
+	if errors.Is(err, keys.ErrKeyExists) {
+		return token.OpenSealer(ctx, label)
+	}
+	return s, err
+}
+
+// child opens what another process made.
 func child(ctx context.Context, label string) (err error) {
 	if err := UseSoftHSM(os.Getenv("DAYPASS_TEST_DIR")); err != nil {
 		return err
 	}
-	config := testConfig()
-	config.Create = false
-	token, err := Open(ctx, config)
+	token, err := Open(ctx, testConfig())
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, token.Close()) }()
-	signer, err := token.Signer(ctx, label)
+	if os.Getenv(makerVariable) != "" {
+		// All makers begin when their input ends.
+		if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
+			return err
+		}
+		signer, err := getSigner(ctx, token, label)
+		for tries := 0; errors.Is(err, ErrNoToken) && tries < 5; tries++ {
+			// SoftHSM may show none while another process rewrites its file.
+			awaitRest(token.module)
+			signer, err = getSigner(ctx, token, label)
+		}
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(os.Stdout, signer.KeyID())
+		return err
+	}
+	signer, err := token.OpenSigner(ctx, keys.Pair{Label: label})
 	if err != nil {
 		return err
 	}
-	sealer, err := token.Sealer(ctx, label)
+	sealer, err := token.OpenSealer(ctx, label)
 	if err != nil {
 		return err
 	}

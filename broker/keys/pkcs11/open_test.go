@@ -71,35 +71,33 @@ func TestRefusedPINIsNotSentAgain(t *testing.T) {
 		if err := ctx.SetPIN(s.handle, testPIN, changed); err != nil {
 			t.Error(err)
 		}
-		if err := ctx.CloseAllSessions(token.slot); err != nil {
+		if err := ctx.CloseAllSessions(slotOf(token)); err != nil {
 			t.Error(err)
 		}
 	})
-	if _, err := token.Signer(t.Context(), "sign"); !errors.Is(err, ErrPIN) {
+	if _, err := getSigner(t.Context(), token, "sign"); !errors.Is(err, ErrPIN) {
 		t.Fatalf("with the old PIN: %v", err)
 	}
 	// Even with the right PIN back in place nothing is sent: the answer is remembered.
 	token.config.PIN = issuers.NewSecret(changed)
-	if _, err := token.Signer(t.Context(), "sign"); !errors.Is(err, ErrPIN) {
+	if _, err := getSigner(t.Context(), token, "sign"); !errors.Is(err, ErrPIN) {
 		t.Fatalf("a second login was tried: %v", err)
 	}
 	config.PIN = issuers.NewSecret(changed)
-	if _, err := openTest(t, config).Signer(t.Context(), "sign"); err != nil {
+	if _, err := getSigner(t.Context(), openTest(t, config), "sign"); err != nil {
 		t.Errorf("opened anew: %v", err)
 	}
 }
 
-func TestMissingKeyWithoutCreate(t *testing.T) {
-	config := testConfig()
-	config.Create = false
-	token := openTest(t, config)
-	if _, err := token.Signer(t.Context(), "missing"); !errors.Is(err, keys.ErrNoKey) || !strings.Contains(err.Error(), "hint: ") {
+func TestMissingKey(t *testing.T) {
+	token := openTest(t, testConfig())
+	if _, err := token.OpenSigner(t.Context(), keys.Pair{Label: "missing"}); !errors.Is(err, keys.ErrNoKey) || !strings.Contains(err.Error(), "hint: ") {
 		t.Errorf("signer: %v", err)
 	}
-	if _, err := token.Sealer(t.Context(), "missing"); !errors.Is(err, keys.ErrNoKey) || !strings.Contains(err.Error(), "hint: ") {
+	if _, err := token.OpenSealer(t.Context(), "missing"); !errors.Is(err, keys.ErrNoKey) || !strings.Contains(err.Error(), "hint: ") {
 		t.Errorf("sealer: %v", err)
 	}
-	if _, err := token.Signer(t.Context(), ""); err == nil {
+	if _, err := token.OpenSigner(t.Context(), keys.Pair{Label: ""}); err == nil {
 		t.Error("a key without a label opened")
 	}
 }
@@ -117,7 +115,7 @@ func TestUnfitKeysAreRefused(t *testing.T) {
 		return func(ctx *p11.Ctx, s *session, label string) error {
 			_, _, err := ctx.GenerateKeyPair(s.handle, []*p11.Mechanism{p11.NewMechanism(p11.CKM_EC_KEY_PAIR_GEN, nil)},
 				common(label, "id", p11.NewAttribute(p11.CKA_EC_PARAMS, curve)),
-				common(label, "id", append(private, p11.NewAttribute(p11.CKA_SIGN, true))...))
+				common(label, "id", append(private, p11.NewAttribute(p11.CKA_SIGN, true), p11.NewAttribute(p11.CKA_DECRYPT, false), p11.NewAttribute(p11.CKA_UNWRAP, false), p11.NewAttribute(p11.CKA_DERIVE, false))...))
 			return err
 		}
 	}
@@ -128,8 +126,8 @@ func TestUnfitKeysAreRefused(t *testing.T) {
 			return err
 		}
 	}
-	sign := func(label string) error { _, err := token.Signer(t.Context(), label); return err }
-	seal := func(label string) error { _, err := token.Sealer(t.Context(), label); return err }
+	sign := func(label string) error { _, err := getSigner(t.Context(), token, label); return err }
+	seal := func(label string) error { _, err := getSealer(t.Context(), token, label); return err }
 	const p384 = "\x06\x05\x2b\x81\x04\x00\x22"
 	for name, c := range map[string]struct {
 		times int
@@ -138,9 +136,9 @@ func TestUnfitKeysAreRefused(t *testing.T) {
 		want  string
 	}{
 		"P-384":       {1, makeEC(p384, inside()...), sign, "CKA_EC_PARAMS (P-256)"},
-		"extractable": {1, makeEC(p256, p11.NewAttribute(p11.CKA_SENSITIVE, true), p11.NewAttribute(p11.CKA_EXTRACTABLE, true)), sign, "CKA_EXTRACTABLE (false)"},
-		"readable":    {1, makeEC(p256, p11.NewAttribute(p11.CKA_SENSITIVE, false), p11.NewAttribute(p11.CKA_EXTRACTABLE, false)), sign, "CKA_SENSITIVE (true)"},
-		"two pairs":   {2, makeEC(p256, inside()...), sign, "several of that label"},
+		"extractable": {1, makeEC(curveP256, p11.NewAttribute(p11.CKA_SENSITIVE, true), p11.NewAttribute(p11.CKA_EXTRACTABLE, true)), sign, "CKA_EXTRACTABLE (false)"},
+		"readable":    {1, makeEC(curveP256, p11.NewAttribute(p11.CKA_SENSITIVE, false), p11.NewAttribute(p11.CKA_EXTRACTABLE, false)), sign, "CKA_SENSITIVE (true)"},
+		"two pairs":   {2, makeEC(curveP256, inside()...), sign, "several of that label"},
 		"AES-128":     {1, makeAES(16, "id"), seal, "CKA_VALUE_LEN (32)"},
 		"two AES":     {2, makeAES(32, "id"), seal, "several of that label"},
 		"AES no id":   {1, makeAES(32, ""), seal, "no CKA_ID"},

@@ -26,7 +26,7 @@ import (
 
 func TestSignVerifies(t *testing.T) {
 	token := openTest(t, testConfig())
-	signer, err := token.Signer(t.Context(), "sign")
+	signer, err := getSigner(t.Context(), token, "sign")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,18 +49,18 @@ func TestSignVerifies(t *testing.T) {
 			t.Fatal("signature verifies for another digest")
 		}
 	}
-	again, err := token.Signer(t.Context(), "sign")
+	again, err := getSigner(t.Context(), token, "sign")
 	if err != nil || again.KeyID() != signer.KeyID() {
 		t.Errorf("opened again: %v, %v", again, err)
 	}
-	other, err := token.Signer(t.Context(), "sign-other")
+	other, err := getSigner(t.Context(), token, "sign-other")
 	if err != nil || other.KeyID() == signer.KeyID() {
 		t.Errorf("another label: %v, %v", other, err)
 	}
 }
 
 func TestSignRefusesOtherDigests(t *testing.T) {
-	signer, err := openTest(t, testConfig()).Signer(t.Context(), "sign")
+	signer, err := getSigner(t.Context(), openTest(t, testConfig()), "sign")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func TestSignRefusesOtherDigests(t *testing.T) {
 
 func TestSealRoundTripAndTamper(t *testing.T) {
 	token := openTest(t, testConfig())
-	sealer, err := token.Sealer(t.Context(), "seal")
+	sealer, err := getSealer(t.Context(), token, "seal")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestSealRoundTripAndTamper(t *testing.T) {
 	refuse("another place", sealed, "there")
 	refuse("no place", sealed, "")
 
-	other, err := token.Sealer(t.Context(), "seal-other")
+	other, err := getSealer(t.Context(), token, "seal-other")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,14 +142,14 @@ func TestSealRoundTripAndTamper(t *testing.T) {
 	if other.KeyID() == sealer.KeyID() || len(sealer.KeyID()) != 12 {
 		t.Errorf("key ids %q and %q", sealer.KeyID(), other.KeyID())
 	}
-	again, err := token.Sealer(t.Context(), "seal")
+	again, err := getSealer(t.Context(), token, "seal")
 	if err != nil || again.KeyID() != sealer.KeyID() {
 		t.Errorf("opened again: %v, %v", again.KeyID(), err)
 	}
 }
 
 func TestRootWrapsInTheToken(t *testing.T) {
-	sealer, err := openTest(t, testConfig()).Sealer(t.Context(), "seal")
+	sealer, err := getSealer(t.Context(), openTest(t, testConfig()), "seal")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,63 +173,34 @@ func TestRootWrapsInTheToken(t *testing.T) {
 // raw gives a session of the pool to look into the token with.
 func raw(t *testing.T, token *Token, look func(ctx *p11.Ctx, s *session)) {
 	t.Helper()
-	if err := token.do(t.Context(), func(s *session) error { look(token.module.ctx, s); return nil }); err != nil {
+	_, err := write(t.Context(), token, func(s *session) (struct{}, error) { look(token.module.ctx, s); return struct{}{}, nil })
+	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-func TestPrivateValuesStayInside(t *testing.T) {
-	token := openTest(t, testConfig())
-	if _, err := token.Signer(t.Context(), "inside"); err != nil {
+// rawPooled is raw with a session that stays in the pool.
+func rawPooled(t *testing.T, token *Token, look func(ctx *p11.Ctx, s *session)) {
+	t.Helper()
+	_, err := use(t.Context(), token, func(s *session) (struct{}, error) { look(token.module.ctx, s); return struct{}{}, nil })
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := token.Sealer(t.Context(), "inside"); err != nil {
-		t.Fatal(err)
-	}
-	for name, class := range map[string]uint{"private": p11.CKO_PRIVATE_KEY, "secret": p11.CKO_SECRET_KEY} {
-		raw(t, token, func(ctx *p11.Ctx, s *session) {
-			h, err := token.findOne(s, &object{class: class, label: "inside"})
-			if err != nil {
-				t.Errorf("%s: %v", name, err)
-				return
-			}
-			if value, err := token.attribute(s, h, p11.CKA_VALUE); !isCode(err, p11.CKR_ATTRIBUTE_SENSITIVE) {
-				t.Errorf("%s: CKA_VALUE has %d bytes, %v", name, len(value), err)
-			}
-			for _, a := range []struct {
-				name string
-				kind uint
-				want bool
-			}{
-				{"CKA_SENSITIVE", p11.CKA_SENSITIVE, true},
-				{"CKA_ALWAYS_SENSITIVE", p11.CKA_ALWAYS_SENSITIVE, true},
-				{"CKA_EXTRACTABLE", p11.CKA_EXTRACTABLE, false},
-				{"CKA_NEVER_EXTRACTABLE", p11.CKA_NEVER_EXTRACTABLE, true},
-				{"CKA_PRIVATE", p11.CKA_PRIVATE, true},
-				{"CKA_LOCAL", p11.CKA_LOCAL, true},
-				{"CKA_UNWRAP", p11.CKA_UNWRAP, false},
-				{"CKA_DERIVE", p11.CKA_DERIVE, false},
-			} {
-				value, err := token.attribute(s, h, a.kind)
-				if err != nil || !bytes.Equal(value, p11.NewAttribute(a.kind, a.want).Value) {
-					t.Errorf("%s: %s = %v, %v; want %v", name, a.name, value, err, a.want)
-				}
-			}
-			// Neither does it become readable afterwards.
-			if err := ctx.SetAttributeValue(s.handle, h, []*p11.Attribute{p11.NewAttribute(p11.CKA_EXTRACTABLE, true)}); err == nil {
-				t.Errorf("%s: CKA_EXTRACTABLE could be set", name)
-			}
-		})
-	}
+}
+
+// slotOf is where the token is.
+func slotOf(token *Token) uint {
+	slot, _ := token.place.get()
+	return slot
 }
 
 func TestConcurrentUse(t *testing.T) {
 	token := openTest(t, testConfig())
-	signer, err := token.Signer(t.Context(), "sign")
+	signer, err := getSigner(t.Context(), token, "sign")
 	if err != nil {
 		t.Fatal(err)
 	}
-	sealer, err := token.Sealer(t.Context(), "seal")
+	sealer, err := getSealer(t.Context(), token, "seal")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +240,7 @@ func TestConcurrentCreateMakesOneKey(t *testing.T) {
 	for i := range ids {
 		token := openTest(t, testConfig())
 		group.Go(func() {
-			signer, err := token.Signer(t.Context(), label)
+			signer, err := getSigner(t.Context(), token, label)
 			if err != nil {
 				t.Error(err)
 				return
@@ -287,16 +258,16 @@ func TestConcurrentCreateMakesOneKey(t *testing.T) {
 
 func TestSessionsDieBehindOurBack(t *testing.T) {
 	token := openTest(t, testConfig())
-	key, err := token.Signer(t.Context(), "sign")
+	key, err := getSigner(t.Context(), token, "sign")
 	if err != nil {
 		t.Fatal(err)
 	}
-	sealer, err := token.Sealer(t.Context(), "seal")
+	sealer, err := getSealer(t.Context(), token, "seal")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, kill := range map[string]func(s *session) error{
-		"all sessions closed": func(*session) error { return token.module.ctx.CloseAllSessions(token.slot) },
+		"all sessions closed": func(*session) error { return token.module.ctx.CloseAllSessions(slotOf(token)) },
 		"logged out":          func(s *session) error { return token.module.ctx.Logout(s.handle) },
 		"session closed":      func(s *session) error { return token.module.ctx.CloseSession(s.handle) },
 		"operation left over": func(s *session) error {
@@ -304,11 +275,11 @@ func TestSessionsDieBehindOurBack(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			return token.module.ctx.SignInit(s.handle, key.(*signer).mechanism, h)
+			return token.module.ctx.SignInit(s.handle, key.(*signer).how.sign, h)
 		},
 	} {
 		for range 3 {
-			raw(t, token, func(_ *p11.Ctx, s *session) {
+			rawPooled(t, token, func(_ *p11.Ctx, s *session) {
 				if err := kill(s); err != nil {
 					t.Errorf("%s: %v", name, err)
 				}
@@ -327,12 +298,12 @@ func TestCloseEndsUse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	signer, err := token.Signer(t.Context(), "sign")
+	signer, err := getSigner(t.Context(), token, "sign")
 	if err != nil {
 		t.Fatal(err)
 	}
 	other := openTest(t, testConfig())
-	stays, err := other.Signer(t.Context(), "sign")
+	stays, err := getSigner(t.Context(), other, "sign")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -349,11 +320,11 @@ func TestCloseEndsUse(t *testing.T) {
 
 func TestAnotherProcessFindsTheSameKeys(t *testing.T) {
 	token := openTest(t, testConfig())
-	signer, err := token.Signer(t.Context(), "both")
+	signer, err := getSigner(t.Context(), token, "both")
 	if err != nil {
 		t.Fatal(err)
 	}
-	sealer, err := token.Sealer(t.Context(), "both")
+	sealer, err := getSealer(t.Context(), token, "both")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -377,11 +348,11 @@ func TestAnotherProcessFindsTheSameKeys(t *testing.T) {
 func TestNothingPrintsThePIN(t *testing.T) {
 	config := testConfig()
 	token := openTest(t, config)
-	signer, err := token.Signer(t.Context(), "sign")
+	signer, err := getSigner(t.Context(), token, "sign")
 	if err != nil {
 		t.Fatal(err)
 	}
-	sealer, err := token.Sealer(t.Context(), "seal")
+	sealer, err := getSealer(t.Context(), token, "seal")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -410,10 +381,11 @@ func TestNothingPrintsThePIN(t *testing.T) {
 
 func TestWaitForASessionIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		token := &Token{config: Config{TokenLabel: "busy"}, free: make(chan *session, 1), closing: make(chan struct{})}
+		token := newToken(Config{TokenLabel: "busy", MaxSessions: 1}, &module{})
+		<-token.rights
 		start := time.Now()
-		_, err := (&signer{token: token}).Sign(nil, make([]byte, 32), crypto.SHA256)
-		if !errors.Is(err, ErrBusy) || time.Since(start) != sessionWait {
+		_, err := (&signer{token: token, algorithm: keys.ES256}).Sign(nil, make([]byte, 32), crypto.SHA256)
+		if !errors.Is(err, ErrBusy) || time.Since(start) != answerWait {
 			t.Errorf("after %s: %v", time.Since(start), err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -422,31 +394,4 @@ func TestWaitForASessionIsBounded(t *testing.T) {
 			t.Errorf("with a deadline: %v", err)
 		}
 	})
-}
-
-func TestParsePoint(t *testing.T) {
-	for name, encoded := range map[string]string{
-		"empty":         "",
-		"not DER":       "\x05\x00\x01",
-		"trailing byte": "\x04\x01\x02\x00",
-		"off the curve": "\x04\x41\x04" + strings.Repeat("\x01", 64),
-		"compressed":    "\x04\x21\x02" + strings.Repeat("\x01", 32),
-	} {
-		if public, err := parsePoint([]byte(encoded)); err == nil {
-			t.Errorf("%s: %v", name, public)
-		}
-	}
-	signer, err := openTest(t, testConfig()).Signer(t.Context(), "sign")
-	if err != nil {
-		t.Fatal(err)
-	}
-	point, err := signer.Public().(*ecdsa.PublicKey).Bytes()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, encoded := range map[string][]byte{"bare": point, "DER": append([]byte{4, 65}, point...)} {
-		if public, err := parsePoint(encoded); err != nil || !public.Equal(signer.Public()) {
-			t.Errorf("%s: %v, %v", name, public, err)
-		}
-	}
 }

@@ -1,6 +1,7 @@
 package pkcs11
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -30,82 +31,69 @@ type sealer struct {
 	token *Token
 	key   *object
 	id    string
+	probe []byte // sealed when the key was opened; each session has to open it first
 }
 
 // OpenSealer implements keys.Store.
 func (t *Token) OpenSealer(ctx context.Context, label string) (keys.Sealer, error) {
-	return t.sealer(ctx, label)
+	return t.openSealer(ctx, label, "")
 }
 
-// MakeSealer implements keys.Store.
-func (t *Token) MakeSealer(ctx context.Context, label string) (keys.Sealer, error) {
-	return t.sealer(ctx, label)
-}
-
-// sealer opens the AES-256 key of that label, or makes it inside the token. The
-// errors are those of signer.
-func (t *Token) sealer(ctx context.Context, label string) (keys.Sealer, error) {
+// openSealer opens the AES-256 key of that label, and id where one is given. The
+// errors are those of openSigner.
+func (t *Token) openSealer(ctx context.Context, label, id string) (keys.Sealer, error) {
+	if label == "" {
+		return nil, errors.New("opening key: a label is required")
+	}
+	type found struct {
+		name  objectName
+		probe []byte
+	}
 	s := &sealer{token: t}
-	err := t.findOrMake(ctx, label, func(open *session) error { return s.find(open, label) }, t.makeAES)
+	key, err := useSettled(ctx, t, func(open *session) (found, error) {
+		n := objectName{class: p11.CKO_SECRET_KEY, label: label, id: id}
+		h, err := t.findOne(open, n)
+		if err != nil {
+			return found{}, err
+		}
+		if err := t.mustHave(open, label, h, sealingMust()); err != nil {
+			return found{}, err
+		}
+		if n.id, err = t.identify(open, label, h); err != nil {
+			return found{}, err
+		}
+		probe, err := s.seal(open, h, []byte(probeText), []byte(probeText))
+		return found{n, probe}, err
+	})
+	if errors.Is(err, errNone) {
+		return nil, t.noKey(label)
+	}
 	if err != nil {
 		return nil, err
 	}
-	// It hashes what the key is called, never what it is.
-	place := binary.BigEndian.AppendUint32([]byte("daypass pkcs11 sealing key id"), uint32(len(t.serial))) //nolint:gosec // CK_TOKEN_INFO has 16 bytes for it
-	sum := sha256.Sum256(append(append(place, t.serial...), s.key.id...))
-	s.id = hex.EncodeToString(sum[:6])
+	s.key, s.probe, s.id = &object{objectName: key.name, prove: s.prove}, key.probe, t.sealerID(key.name.id)
 	if err := s.selfTest(ctx); err != nil {
 		return nil, fmt.Errorf("testing sealing key %s: %w", label, err)
 	}
 	return s, nil
 }
 
-func (s *sealer) find(open *session, label string) error {
-	key := &object{class: p11.CKO_SECRET_KEY, label: label}
-	h, err := s.token.findOne(open, key)
-	if err != nil {
-		return err
-	}
-	err = s.token.mustHave(open, label, h, []named{
-		{"CKA_KEY_TYPE (AES)", p11.NewAttribute(p11.CKA_KEY_TYPE, p11.CKK_AES)},
-		{"CKA_VALUE_LEN (32)", p11.NewAttribute(p11.CKA_VALUE_LEN, keySize)},
-		{"CKA_SENSITIVE (true)", p11.NewAttribute(p11.CKA_SENSITIVE, true)},
-		{"CKA_EXTRACTABLE (false)", p11.NewAttribute(p11.CKA_EXTRACTABLE, false)},
-		{"CKA_ENCRYPT (true)", p11.NewAttribute(p11.CKA_ENCRYPT, true)},
-		{"CKA_DECRYPT (true)", p11.NewAttribute(p11.CKA_DECRYPT, true)},
-	})
-	if err != nil {
-		return err
-	}
-	if key.id, err = s.token.identify(open, label, h); err != nil {
-		return err
-	}
-	s.key = key
-	return nil
+// sealingMust is what a sealing key must be like.
+func sealingMust() []required {
+	return append([]required{
+		must("CKA_KEY_TYPE (AES)", p11.CKA_KEY_TYPE, p11.CKK_AES),
+		must("CKA_VALUE_LEN (32)", p11.CKA_VALUE_LEN, keySize),
+		must("CKA_ENCRYPT (true)", p11.CKA_ENCRYPT, true),
+		must("CKA_DECRYPT (true)", p11.CKA_DECRYPT, true),
+	}, inside()...)
 }
 
-func (t *Token) makeAES(s *session, label string) error {
-	id, err := newID()
-	if err != nil {
-		return err
-	}
-	_, err = t.module.ctx.GenerateKey(s.handle, []*p11.Mechanism{p11.NewMechanism(p11.CKM_AES_KEY_GEN, nil)}, []*p11.Attribute{
-		p11.NewAttribute(p11.CKA_TOKEN, true),
-		p11.NewAttribute(p11.CKA_PRIVATE, true),
-		p11.NewAttribute(p11.CKA_SENSITIVE, true),
-		p11.NewAttribute(p11.CKA_EXTRACTABLE, false),
-		p11.NewAttribute(p11.CKA_LABEL, label),
-		p11.NewAttribute(p11.CKA_ID, id),
-		p11.NewAttribute(p11.CKA_VALUE_LEN, keySize),
-		p11.NewAttribute(p11.CKA_ENCRYPT, true),
-		p11.NewAttribute(p11.CKA_DECRYPT, true),
-		p11.NewAttribute(p11.CKA_SIGN, false),
-		p11.NewAttribute(p11.CKA_VERIFY, false),
-		p11.NewAttribute(p11.CKA_WRAP, false),
-		p11.NewAttribute(p11.CKA_UNWRAP, false),
-		p11.NewAttribute(p11.CKA_DERIVE, false),
-	})
-	return err
+// sealerID hashes what a key is called, never what it is.
+func (t *Token) sealerID(id string) string {
+	serial := t.serial()
+	place := binary.BigEndian.AppendUint32([]byte("daypass pkcs11 sealing key id"), uint32(len(serial))) //nolint:gosec // CK_TOKEN_INFO has 16 bytes for it
+	sum := sha256.Sum256(append(append(place, serial...), id...))
+	return hex.EncodeToString(sum[:6])
 }
 
 // KeyID implements keys.Sealer. It derives from the token's serial number and
@@ -114,29 +102,39 @@ func (s *sealer) KeyID() string { return s.id }
 
 // Seal implements keys.Sealer with CKM_AES_GCM.
 func (s *sealer) Seal(ctx context.Context, plaintext, associatedData []byte) ([]byte, error) {
-	nonce := make([]byte, nonceSize)
-	if _, err := rand.Read(nonce); err != nil {
-		return nil, fmt.Errorf("making nonce: %w", err)
-	}
-	var sealed []byte
-	err := s.with(ctx, nonce, associatedData, func(open p11.SessionHandle, params *p11.GCMParams, h p11.ObjectHandle) error {
-		ctx := s.token.module.ctx
-		if err := ctx.EncryptInit(open, gcm(params), h); err != nil {
-			return err
-		}
-		ciphertext, err := ctx.Encrypt(open, plaintext)
+	// Copies: the caller may have gone by the time that the token looks at them.
+	plaintext, associatedData = bytes.Clone(plaintext), bytes.Clone(associatedData)
+	sealed, err := use(ctx, s.token, func(open *session) ([]byte, error) {
+		h, err := s.token.handle(open, s.key)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		// Some HSMs choose the nonce themselves and write it back.
-		sealed = append(append([]byte{formatGCM}, params.IV()...), ciphertext...)
-		return nil
+		return s.seal(open, h, plaintext, associatedData)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("sealing with key %s: %w", s.id, err)
 	}
+	return sealed, nil
+}
+
+func (s *sealer) seal(open *session, h p11.ObjectHandle, plaintext, associatedData []byte) ([]byte, error) {
+	nonce := make([]byte, nonceSize)
+	if _, err := rand.Read(nonce); err != nil {
+		return nil, fmt.Errorf("making nonce: %w", err)
+	}
+	params := p11.NewGCMParams(nonce, associatedData, tagSize*8)
+	defer params.Free()
+	if err := s.token.calls.EncryptInit(open.handle, mechanism(p11.CKM_AES_GCM, params), h); err != nil {
+		return nil, err
+	}
+	ciphertext, err := s.token.calls.Encrypt(open.handle, plaintext)
+	if err != nil {
+		return nil, err
+	}
+	// Some HSMs choose the nonce themselves and write it back.
+	sealed := append(append([]byte{formatGCM}, params.IV()...), ciphertext...)
 	if len(sealed) != headSize+len(plaintext)+tagSize {
-		return nil, fmt.Errorf("sealing with key %s: the token answered %d bytes for %d", s.id, len(sealed), len(plaintext))
+		return nil, fmt.Errorf("the token answered %d bytes for %d", len(sealed), len(plaintext))
 	}
 	return sealed, nil
 }
@@ -159,49 +157,51 @@ func (s *sealer) Open(ctx context.Context, sealed, associatedData []byte) ([]byt
 }
 
 func (s *sealer) open(ctx context.Context, sealed, associatedData []byte) ([]byte, error) {
-	var plaintext []byte
-	err := s.with(ctx, sealed[1:headSize], associatedData, func(open p11.SessionHandle, params *p11.GCMParams, h p11.ObjectHandle) error {
-		ctx := s.token.module.ctx
-		if err := ctx.DecryptInit(open, gcm(params), h); err != nil {
-			return err
-		}
-		var err error
-		plaintext, err = ctx.Decrypt(open, sealed[headSize:])
-		return err
-	})
-	return plaintext, err
-}
-
-// with runs an operation with the key, and with parameters that live in C memory
-// until it has ended.
-func (s *sealer) with(ctx context.Context, nonce, associatedData []byte, operation func(p11.SessionHandle, *p11.GCMParams, p11.ObjectHandle) error) error {
-	return s.token.do(ctx, func(open *session) error {
+	sealed, associatedData = bytes.Clone(sealed), bytes.Clone(associatedData)
+	return use(ctx, s.token, func(open *session) ([]byte, error) {
 		h, err := s.token.handle(open, s.key)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		params := p11.NewGCMParams(nonce, associatedData, tagSize*8)
-		defer params.Free()
-		return operation(open.handle, params, h)
+		return s.unseal(open, h, sealed, associatedData)
 	})
 }
 
-func gcm(params *p11.GCMParams) []*p11.Mechanism {
-	return []*p11.Mechanism{p11.NewMechanism(p11.CKM_AES_GCM, params)}
+func (s *sealer) unseal(open *session, h p11.ObjectHandle, sealed, associatedData []byte) ([]byte, error) {
+	params := p11.NewGCMParams(sealed[1:headSize], associatedData, tagSize*8)
+	defer params.Free()
+	if err := s.token.calls.DecryptInit(open.handle, mechanism(p11.CKM_AES_GCM, params), h); err != nil {
+		return nil, err
+	}
+	return s.token.calls.Decrypt(open.handle, sealed[headSize:])
+}
+
+// probeText is what a sealing key proves itself by.
+const probeText = "daypass self test"
+
+// prove has the key of that handle open what the key sealed when it was opened.
+func (s *sealer) prove(open *session, h p11.ObjectHandle) error {
+	opened, err := s.unseal(open, h, s.probe, []byte(probeText))
+	if isStale(err) || isGone(err) || err == nil && string(opened) == probeText {
+		return err
+	}
+	if err == nil {
+		err = keys.ErrOpen
+	}
+	return fmt.Errorf("%w: key %s of token %s doesn't open what it sealed: %w", errWrongKey, s.key.label, s.token.config.name(), err)
 }
 
 // selfTest seals and opens a constant.
 func (s *sealer) selfTest(ctx context.Context) error {
-	const probe = "daypass self test"
-	sealed, err := s.Seal(ctx, []byte(probe), []byte(probe))
+	sealed, err := s.Seal(ctx, []byte(probeText), []byte(probeText))
 	if err != nil {
 		return err
 	}
-	opened, err := s.open(ctx, sealed, []byte(probe))
+	opened, err := s.open(ctx, sealed, []byte(probeText))
 	if err != nil {
 		return err
 	}
-	if string(opened) != probe {
+	if string(opened) != probeText {
 		return errors.New("what it opens is not what it sealed")
 	}
 	return nil

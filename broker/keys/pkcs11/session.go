@@ -1,103 +1,307 @@
 package pkcs11
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	p11 "github.com/miekg/pkcs11"
-
-	"github.com/daypass/daypass/broker/keys"
 )
 
 // session is one session with the token, in one pair of hands at a time.
 type session struct {
-	handle  p11.SessionHandle
-	objects map[*object]p11.ObjectHandle // looked up once, valid as long as the session
+	handle     p11.SessionHandle
+	generation uint64                          // of the module
+	objects    map[objectName]p11.ObjectHandle // looked up and proved once, valid as long as the session
 }
 
-// object names a key of the token for good; its handle changes with the session.
-type object struct {
-	class uint
-	label string
-	id    []byte
+// bounded gives a context that has no deadline one.
+func bounded(ctx context.Context, wait time.Duration) (context.Context, context.CancelFunc) {
+	if _, has := ctx.Deadline(); has {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, wait, errOwnDeadline)
 }
 
-// do runs an operation with a session of its own. After any error of the module
-// the session is thrown away, because an operation may be half done on it; one
-// that died behind our back gets a second try with a new one.
-func (t *Token) do(ctx context.Context, operation func(*session) error) error {
-	s, err := t.take(ctx)
-	if err != nil {
+// errOwnDeadline is the cause of a deadline that nobody asked for.
+var errOwnDeadline = errors.New("it took too long")
+
+// use runs an operation with a session of its own, and comes back with what it
+// answers, or when ctx ends. What an operation works on must be its own: it may
+// still be at work then.
+func use[T any](ctx context.Context, t *Token, operation func(*session) (T, error)) (T, error) {
+	return useWith(ctx, t, 0, operation)
+}
+
+// write is use with a session that may write.
+func write[T any](ctx context.Context, t *Token, operation func(*session) (T, error)) (T, error) {
+	return useWith(ctx, t, p11.CKF_RW_SESSION, operation)
+}
+
+func useWith[T any](ctx context.Context, t *Token, flags uint, operation func(*session) (T, error)) (T, error) {
+	ctx, cancel := bounded(ctx, answerWait)
+	defer cancel()
+	type answer struct {
+		value T
+		err   error
+	}
+	answered := make(chan answer, 1)
+	var inside atomic.Bool
+	// It waits for the session itself, which saves a switch between goroutines when
+	// there are more callers than sessions.
+	go func() {
+		var a answer
+		s, err := t.take(ctx)
+		if err != nil {
+			answered <- answer{err: err}
+			return
+		}
+		inside.Store(true)
+		w := worker{token: t, session: s, flags: flags}
+		err = w.run(ctx, func(s *session) (err error) {
+			a.value, err = operation(s)
+			return err
+		})
+		t.put(w.session)
+		if err != nil {
+			a = answer{err: err}
+		}
+		answered <- a
+	}()
+	select {
+	case a := <-answered:
+		return a.value, a.err
+	case <-ctx.Done():
+		var none T
+		return none, t.late(ctx, inside.Load())
+	}
+}
+
+// late is the error of an operation whose time is up, before or after it got a
+// session.
+func (t *Token) late(ctx context.Context, inside bool) error {
+	cause := context.Cause(ctx)
+	what, wait := "waiting for a session with token "+t.config.name(), ErrBusy
+	if inside {
+		what, wait = "using token "+t.config.name(), ErrNoAnswer
+	}
+	if errors.Is(cause, errOwnDeadline) {
+		return fmt.Errorf("%s: %w", what, wait)
+	}
+	return fmt.Errorf("%s: %w: %w", what, wait, cause)
+}
+
+// worker runs one operation.
+type worker struct {
+	token   *Token
+	session *session // nil: it has the right to open one
+	flags   uint
+	looked  bool // it has looked for the token again
+}
+
+// run tries an operation, and again after what can be mended: a session that died
+// behind our back, a token that is in another slot, a module that has to be
+// started anew. After any error of the module the session is thrown away,
+// because an operation may be half done on it.
+func (w *worker) run(ctx context.Context, operation func(*session) error) error {
+	t := w.token
+	if err := t.module.gate.enter(ctx); err != nil {
 		return err
 	}
-	defer func() { t.free <- s }()
-	for again := true; ; again = false {
-		if s == nil {
-			if s, err = t.openSession(); err != nil {
-				return err
-			}
+	defer t.module.gate.leave()
+	if w.flags != 0 {
+		// It takes the place of one that reads, so that there are never more.
+		w.drop()
+		defer w.drop()
+	}
+	for try := 0; ; try++ {
+		seen := t.module.generation.Load()
+		opening, err := true, w.open(ctx)
+		if err == nil {
+			opening, err = false, operation(w.session)
 		}
-		err = operation(s)
-		if _, ok := errors.AsType[p11.Error](err); !ok {
+		if err == nil || !ofToken(err) {
 			return err
 		}
-		t.discard(s)
-		s = nil
-		if !again || !isStale(err) || ctx.Err() != nil {
-			return err
+		w.drop()
+		if ctx.Err() != nil || !w.mend(fault{err: err, opening: opening, try: try, seen: seen}) {
+			return explain(err)
+		}
+		select {
+		case <-t.closing:
+			return ErrClosed
+		default:
 		}
 	}
+}
+
+// open makes sure that there is a session of this generation.
+func (w *worker) open(ctx context.Context) error {
+	if w.session != nil && w.session.generation == w.token.module.generation.Load() {
+		return nil
+	}
+	w.drop()
+	s, err := w.token.openSession(w.flags)
+	if w.flags == 0 && isCode(err, p11.CKR_SESSION_COUNT, p11.CKR_DEVICE_MEMORY, p11.CKR_HOST_MEMORY) {
+		s, err = w.borrow(ctx, err)
+	}
+	w.session = s
+	return err
+}
+
+// borrow waits for one of the sessions that are open, where the token gives no
+// more of them: it works with fewer.
+func (w *worker) borrow(ctx context.Context, none error) (*session, error) {
+	t := w.token
+	if t.live.Load() == 0 {
+		return nil, none
+	}
+	t.module.gate.leave()
+	defer func() { _ = t.module.gate.enter(context.WithoutCancel(ctx)) }() // run leaves it
+	select {
+	case s := <-t.free:
+		t.rights <- struct{}{}
+		return s, nil
+	case <-t.closing:
+		return nil, ErrClosed
+	case <-ctx.Done():
+		return nil, none
+	}
+}
+
+func (w *worker) drop() {
+	w.token.discard(w.session)
+	w.session = nil
+}
+
+// fault is what went wrong, and when.
+type fault struct {
+	err     error
+	opening bool // before the operation began
+	try     int
+	seen    uint64 // the generation of the module before
+}
+
+// mend says whether to try again, after it did what may help.
+func (w *worker) mend(f fault) bool {
+	t := w.token
+	switch {
+	case isCode(f.err, p11.CKR_CRYPTOKI_NOT_INITIALIZED):
+		return f.try < 2 && w.startAnew(f.seen)
+	case errors.Is(f.err, ErrPIN):
+		return false
+	case isStale(f.err) && f.try == 0:
+		return true
+	case isStale(f.err), isGone(f.err), errors.Is(f.err, ErrNoToken),
+		f.opening && !isCode(f.err, p11.CKR_SESSION_COUNT, p11.CKR_DEVICE_MEMORY, p11.CKR_HOST_MEMORY):
+		// What fails while a session is opened has nothing to do with what is asked
+		// of it, so whatever the code is, the token is out of order.
+		t.forget()
+		if !w.looked && !errors.Is(f.err, ErrNoToken) {
+			w.looked = true // for the token, by the try that follows
+			return true
+		}
+		return f.try < 3 && w.startAnew(f.seen)
+	default:
+		return false
+	}
+}
+
+// startAnew starts the module anew. While a Token is opened it doesn't: a
+// mistyped label must not cost the others their sessions.
+func (w *worker) startAnew(seen uint64) bool {
+	t := w.token
+	if !t.opened.Load() {
+		return false
+	}
+	t.module.gate.leave()
+	again := t.module.reinitialize(seen)
+	_ = t.module.gate.enter(context.Background()) // run leaves it
+	t.forget()
+	return again
+}
+
+// ofToken tells an error of the module or the token from one of the operation.
+func ofToken(err error) bool {
+	_, code := errors.AsType[p11.Error](err)
+	return code || errors.Is(err, ErrNoToken) || errors.Is(err, errWrongKey)
 }
 
 // isStale tells a session or handle that is of no use from an operation that
 // failed.
 func isStale(err error) bool {
 	return isCode(err, p11.CKR_SESSION_HANDLE_INVALID, p11.CKR_SESSION_CLOSED, p11.CKR_USER_NOT_LOGGED_IN,
-		p11.CKR_OBJECT_HANDLE_INVALID, p11.CKR_KEY_HANDLE_INVALID, p11.CKR_OPERATION_ACTIVE)
+		p11.CKR_OBJECT_HANDLE_INVALID, p11.CKR_KEY_HANDLE_INVALID, p11.CKR_OPERATION_ACTIVE, p11.CKR_OPERATION_NOT_INITIALIZED)
+}
+
+// isGone tells a token that is out of order, or away.
+func isGone(err error) bool {
+	return isCode(err, p11.CKR_DEVICE_ERROR, p11.CKR_DEVICE_REMOVED, p11.CKR_TOKEN_NOT_PRESENT, p11.CKR_TOKEN_NOT_RECOGNIZED, p11.CKR_SLOT_ID_INVALID)
+}
+
+// explain says what an answer of the module means, where its name doesn't.
+func explain(err error) error {
+	switch {
+	case isCode(err, p11.CKR_DEVICE_MEMORY, p11.CKR_HOST_MEMORY):
+		return fmt.Errorf("%w: %w (hint: destroy keys that are no longer needed, or close other programs' sessions)", ErrFull, err)
+	case isCode(err, p11.CKR_SESSION_COUNT):
+		return fmt.Errorf("%w: %w (hint: other programs, or other brokers, hold them; the token's settings say how many there may be)", ErrSessions, err)
+	case isCode(err, p11.CKR_DEVICE_REMOVED, p11.CKR_TOKEN_NOT_PRESENT, p11.CKR_TOKEN_NOT_RECOGNIZED, p11.CKR_SLOT_ID_INVALID):
+		return fmt.Errorf("%w: %w (hint: it is looked for again at the next use)", ErrNoToken, err)
+	}
+	return err
 }
 
 // take waits for a session; nil is the right to open one.
 func (t *Token) take(ctx context.Context) (*session, error) {
 	if ctx.Err() != nil {
-		return nil, fmt.Errorf("using token %s: %w", t.config.TokenLabel, context.Cause(ctx))
+		return nil, fmt.Errorf("using token %s: %w", t.config.name(), context.Cause(ctx))
 	}
 	select {
 	case s := <-t.free:
 		return s, nil
 	default:
 	}
-	timer := time.NewTimer(sessionWait)
-	defer timer.Stop()
 	select {
 	case s := <-t.free:
 		return s, nil
+	case <-t.rights:
+		return nil, nil //nolint:nilnil // see above
 	case <-t.closing:
 		return nil, ErrClosed
 	case <-ctx.Done():
-		return nil, fmt.Errorf("waiting for a session with token %s: %w", t.config.TokenLabel, context.Cause(ctx))
-	case <-timer.C:
-		return nil, fmt.Errorf("waiting %s for a session with token %s: %w", sessionWait, t.config.TokenLabel, ErrBusy)
+		return nil, t.late(ctx, false)
 	}
 }
 
-func (t *Token) openSession() (*session, error) {
+// put gives a session back, or the right to open one.
+func (t *Token) put(s *session) {
+	if s == nil {
+		t.rights <- struct{}{}
+		return
+	}
+	t.free <- s
+}
+
+func (t *Token) openSession(flags uint) (*session, error) {
 	select {
 	case <-t.closing:
 		return nil, ErrClosed
 	default:
 	}
-	flags := uint(p11.CKF_SERIAL_SESSION)
-	if t.config.Create {
-		flags |= p11.CKF_RW_SESSION
-	}
-	handle, err := t.module.ctx.OpenSession(t.slot, flags)
+	slot, err := t.slot()
 	if err != nil {
-		return nil, fmt.Errorf("opening a session with token %s: %w", t.config.TokenLabel, err)
+		return nil, err
 	}
-	s := &session{handle: handle, objects: map[*object]p11.ObjectHandle{}}
+	generation := t.module.generation.Load()
+	handle, err := t.calls.OpenSession(slot, p11.CKF_SERIAL_SESSION|flags)
+	if err != nil {
+		return nil, fmt.Errorf("opening a session with token %s: %w", t.config.name(), err)
+	}
+	s := &session{handle: handle, generation: generation, objects: map[objectName]p11.ObjectHandle{}}
+	t.live.Add(1)
 	if err := t.logIn(s); err != nil {
 		t.discard(s)
 		return nil, err
@@ -111,117 +315,35 @@ func (t *Token) logIn(s *session) error {
 	if t.refused != nil {
 		return t.refused
 	}
-	err := t.module.ctx.Login(s.handle, p11.CKU_USER, t.config.PIN.Reveal())
+	err := t.calls.Login(s.handle, p11.CKU_USER, t.config.PIN.Reveal())
 	switch {
 	case err == nil, isCode(err, p11.CKR_USER_ALREADY_LOGGED_IN):
 		return nil
-	case isCode(err, p11.CKR_PIN_INCORRECT, p11.CKR_PIN_INVALID, p11.CKR_PIN_LEN_RANGE, p11.CKR_PIN_EXPIRED, p11.CKR_PIN_LOCKED, p11.CKR_USER_PIN_NOT_INITIALIZED):
-		t.refused = fmt.Errorf("logging in to token %s: %w: %w (hint: it is not tried again until a restart, lest the token lock itself)",
-			t.config.TokenLabel, ErrPIN, err)
+	case isCode(err, p11.CKR_PIN_LOCKED):
+		t.refused = fmt.Errorf("logging in to token %s: %w: %w (hint: the token locked itself after wrong PINs; its security officer sets a new one, with `pkcs11-tool --login --login-type so --init-pin`; then restart the broker)",
+			t.config.name(), ErrPIN, err)
 		return t.refused
+	case isCode(err, p11.CKR_PIN_INCORRECT, p11.CKR_PIN_INVALID, p11.CKR_PIN_LEN_RANGE, p11.CKR_PIN_EXPIRED):
+		t.refused = fmt.Errorf("logging in to token %s: %w: %w (hint: it is not tried again until a restart, lest the token lock itself)",
+			t.config.name(), ErrPIN, err)
+		return t.refused
+	case isCode(err, p11.CKR_USER_PIN_NOT_INITIALIZED):
+		// Nothing was compared, so it may be tried again. SoftHSM says so as well while
+		// another process rewrites the token's file.
+		return fmt.Errorf("logging in to token %s: %w (hint: its security officer sets a PIN, with `pkcs11-tool --login --login-type so --init-pin`)", t.config.name(), err)
 	default:
-		return fmt.Errorf("logging in to token %s: %w", t.config.TokenLabel, err)
+		return fmt.Errorf("logging in to token %s: %w", t.config.name(), err)
 	}
 }
 
-// discard closes a session that may be dead already.
+// discard closes a session that may be dead already. The caller is inside the
+// module: the handle of another generation could be somebody else's by now.
 func (t *Token) discard(s *session) {
-	if s != nil {
-		_ = t.module.ctx.CloseSession(s.handle)
+	if s == nil {
+		return
 	}
-}
-
-// handle looks an object up, once per session.
-func (t *Token) handle(s *session, o *object) (p11.ObjectHandle, error) {
-	if h, ok := s.objects[o]; ok {
-		return h, nil
+	t.live.Add(-1)
+	if s.generation == t.module.generation.Load() {
+		_ = t.calls.CloseSession(s.handle)
 	}
-	h, err := t.findOne(s, o)
-	if errors.Is(err, errNone) {
-		return 0, fmt.Errorf("%w: %s is no longer in token %s", keys.ErrNoKey, o.label, t.config.TokenLabel)
-	}
-	if err != nil {
-		return 0, err
-	}
-	s.objects[o] = h
-	return h, nil
-}
-
-// errNone says that a search found nothing.
-var errNone = errors.New("not found in the token")
-
-// findOne finds the object of that class and label, and id where it has one.
-func (t *Token) findOne(s *session, o *object) (p11.ObjectHandle, error) {
-	// Without a login a search succeeds, and finds no private keys.
-	info, err := t.module.ctx.GetSessionInfo(s.handle)
-	if err == nil && info.State != p11.CKS_RO_USER_FUNCTIONS && info.State != p11.CKS_RW_USER_FUNCTIONS {
-		err = p11.Error(p11.CKR_USER_NOT_LOGGED_IN)
-	}
-	if err != nil {
-		return 0, fmt.Errorf("looking for key %s: %w", o.label, err)
-	}
-	template := []*p11.Attribute{
-		p11.NewAttribute(p11.CKA_TOKEN, true),
-		p11.NewAttribute(p11.CKA_CLASS, o.class),
-		p11.NewAttribute(p11.CKA_LABEL, o.label),
-	}
-	if len(o.id) > 0 {
-		template = append(template, p11.NewAttribute(p11.CKA_ID, o.id))
-	}
-	if err := t.module.ctx.FindObjectsInit(s.handle, template); err != nil {
-		return 0, fmt.Errorf("looking for key %s: %w", o.label, err)
-	}
-	found, _, err := t.module.ctx.FindObjects(s.handle, 2)
-	if err := errors.Join(err, t.module.ctx.FindObjectsFinal(s.handle)); err != nil {
-		return 0, fmt.Errorf("looking for key %s: %w", o.label, err)
-	}
-	switch len(found) {
-	case 0:
-		return 0, errNone
-	case 1:
-		return found[0], nil
-	default:
-		return 0, fmt.Errorf("looking for key %s: token %s has several of that label (hint: remove or relabel all but one, with `pkcs11-tool --list-objects` and `--delete-object`)",
-			o.label, t.config.TokenLabel)
-	}
-}
-
-// named is an attribute, and how an error calls it.
-type named struct {
-	name string
-	want *p11.Attribute
-}
-
-// mustHave refuses a key without these attributes.
-func (t *Token) mustHave(s *session, label string, h p11.ObjectHandle, wanted []named) error {
-	for _, w := range wanted {
-		value, err := t.attribute(s, h, w.want.Type)
-		if err != nil {
-			return fmt.Errorf("reading %s of key %s: %w", w.name, label, err)
-		}
-		if !bytes.Equal(value, w.want.Value) {
-			return fmt.Errorf("key %s can't be used: its %s is not what it must be (hint: give the broker a key that it made itself, under another label)", label, w.name)
-		}
-	}
-	return nil
-}
-
-func (t *Token) attribute(s *session, h p11.ObjectHandle, kind uint) ([]byte, error) {
-	got, err := t.module.ctx.GetAttributeValue(s.handle, h, []*p11.Attribute{p11.NewAttribute(kind, nil)})
-	if err != nil {
-		return nil, err
-	}
-	return got[0].Value, nil
-}
-
-// identify reads the CKA_ID by which a key is found again.
-func (t *Token) identify(s *session, label string, h p11.ObjectHandle) ([]byte, error) {
-	id, err := t.attribute(s, h, p11.CKA_ID)
-	if err != nil {
-		return nil, fmt.Errorf("reading CKA_ID of key %s: %w", label, err)
-	}
-	if len(id) == 0 {
-		return nil, fmt.Errorf("key %s has no CKA_ID (hint: set one, with `pkcs11-tool --set-id`)", label)
-	}
-	return id, nil
 }

@@ -81,14 +81,14 @@ func InitSoftHSM(ctx context.Context, config SoftHSMConfig) error {
 	if err := UseSoftHSM(config.Dir); err != nil {
 		return err
 	}
-	m, err := acquireModule(config.Module)
+	m, err := acquireModule(ctx, config.Module)
 	if err != nil {
 		return fmt.Errorf("making SoftHSM token %s: %w", config.TokenLabel, err)
 	}
 	if used := m.initializedWith(); used != conf {
 		err = fmt.Errorf("SoftHSM is already in use with %s (hint: one process, one folder)", used)
 	} else if err = context.Cause(ctx); err == nil {
-		err = m.initToken(config)
+		err = m.initToken(ctx, config)
 	}
 	if err := errors.Join(err, m.release()); err != nil {
 		return fmt.Errorf("making SoftHSM token %s: %w", config.TokenLabel, err)
@@ -160,10 +160,17 @@ func writeConf(dir string) (string, error) {
 }
 
 // initToken makes the token, or finishes one whose making was cut off.
-func (m *module) initToken(config SoftHSMConfig) error {
-	m.making.Lock()
-	defer m.making.Unlock()
-	tokens, err := m.tokens()
+func (m *module) initToken(ctx context.Context, config SoftHSMConfig) error {
+	unlock, err := m.lockMaking(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := m.gate.enter(ctx); err != nil {
+		return err
+	}
+	defer m.gate.leave()
+	tokens, err := m.tokens(m.ctx)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ import (
 
 func TestInitSoftHSMIsIdempotent(t *testing.T) {
 	token := openTest(t, testConfig())
-	signer, err := token.Signer(t.Context(), "idempotent")
+	signer, err := getSigner(t.Context(), token, "idempotent")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,11 +25,11 @@ func TestInitSoftHSMIsIdempotent(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	again, err := openTest(t, testConfig()).Signer(t.Context(), "idempotent")
+	again, err := getSigner(t.Context(), openTest(t, testConfig()), "idempotent")
 	if err != nil || again.KeyID() != signer.KeyID() {
 		t.Errorf("the key is another one: %v", err)
 	}
-	tokens, err := token.module.tokens()
+	tokens, err := token.module.tokens(token.calls)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestInitSoftHSMIsIdempotent(t *testing.T) {
 func TestInitSoftHSMFinishesWhatWasCutOff(t *testing.T) {
 	token := openTest(t, testConfig()) // keeps the module
 	config := softHSM(unique("cut-off"))
-	tokens, err := token.module.tokens()
+	tokens, err := token.module.tokens(token.calls)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func TestFindSoftHSM(t *testing.T) {
 
 func BenchmarkSign(b *testing.B) {
 	token := openTest(b, testConfig())
-	s, err := token.Signer(b.Context(), "sign")
+	s, err := getSigner(b.Context(), token, "sign")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -161,16 +161,16 @@ func BenchmarkSign(b *testing.B) {
 	})
 	b.Run("raw C_Sign", func(b *testing.B) {
 		ctx := token.module.ctx
-		open, err := ctx.OpenSession(token.slot, p11.CKF_SERIAL_SESSION)
+		open, err := ctx.OpenSession(slotOf(token), p11.CKF_SERIAL_SESSION)
 		if err != nil {
 			b.Fatal(err)
 		}
-		h, err := token.findOne(&session{handle: open}, s.(*signer).private)
+		h, err := token.findOne(&session{handle: open}, s.(*signer).private.objectName)
 		if err != nil {
 			b.Fatal(err)
 		}
 		for b.Loop() {
-			if err := ctx.SignInit(open, s.(*signer).mechanism, h); err != nil {
+			if err := ctx.SignInit(open, s.(*signer).how.sign, h); err != nil {
 				b.Fatal(err)
 			}
 			if _, err := ctx.Sign(open, digest); err != nil {

@@ -112,20 +112,29 @@ func openSigner(ctx context.Context, o options) (keys.Signer, func(), error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		signer, err := folder.MakeSigner(ctx, keys.Pair{Label: signingLabel})
+		signer, err := openOrMake(ctx, folder)
 		return signer, func() {}, err
 	}
-	token, err := pkcs11.Open(ctx, pkcs11.Config{Module: o.module, TokenLabel: o.token, PIN: pin, Create: true})
+	token, err := pkcs11.Open(ctx, pkcs11.Config{Module: o.module, TokenLabel: o.token, PIN: pin})
 	if err != nil {
 		return nil, nil, err
 	}
 	closeToken := func() { _ = token.Close() } // the program ends
-	signer, err := token.MakeSigner(ctx, keys.Pair{Label: signingLabel})
+	signer, err := openOrMake(ctx, token)
 	if err != nil {
 		closeToken()
 		return nil, nil, err
 	}
 	return signer, closeToken, nil
+}
+
+func openOrMake(ctx context.Context, store keys.Store) (issuers.Signer, error) {
+	pair := keys.Pair{Label: signingLabel}
+	signer, err := store.OpenSigner(ctx, pair)
+	if errors.Is(err, keys.ErrNoKey) {
+		return store.MakeSigner(ctx, pair)
+	}
+	return signer, err
 }
 
 func fetchKeys(ctx context.Context, url string) (*gooidc.StaticKeySet, error) {
