@@ -16,7 +16,6 @@ import (
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/brokertest"
 	"github.com/daypass/daypass/broker/keys"
-	"github.com/daypass/daypass/issuers/issuertest"
 )
 
 // published is a verifier that knows nothing but the broker's URL.
@@ -46,8 +45,7 @@ func TestJWTVerifiesByWhatIsPublished(t *testing.T) {
 			policy := strings.Replace(brokertest.Policies, `with: {audience: "https://sts.example.com"}`,
 				`with: {audience: "https://sts.example.com", subject: ["{{ claims.repository_id }}", "{{ claims.ref }}"], claims: {repository: "{{ claims.repository }}"}}`, 1)
 			b := brokertest.New(t, brokertest.Options{
-				Policies: map[string]string{"payments.yaml": policy},
-				Signer:   func(keys.Signer) keys.Signer { return issuertest.NewSigner(t, algorithm) },
+				Policies: map[string]string{"payments.yaml": policy}, Algorithm: algorithm,
 			})
 			session := b.Exchange(b.Job(), "payments/sign")
 			credential := session.Credentials[0]

@@ -109,6 +109,8 @@ type Options struct {
 	// Probe lets the broker try its targets when it starts. Otherwise it finds on
 	// record that somebody just did, so that a target sees the leases of tests alone.
 	Probe bool
+	// Algorithm is that of the keys that sign JWTs; "": ES256.
+	Algorithm string
 	// Signer replaces each key that signs JWTs by what it makes of it.
 	Signer func(keys.Signer) keys.Signer
 	// Issuers opens more of them, by the broker's URL.
@@ -238,7 +240,7 @@ func (b *Broker) open() {
 	}
 	b.Instance, err = instance.Open(t.Context(), instance.Config{
 		Database: b.database(), Sealer: b.sealer,
-		Signing:     instance.Signing{Store: b.Store, Pair: keys.Pair{Label: SigningLabel, Algorithm: keys.ES256}, Create: true, RotateEvery: b.options.RotateEvery},
+		Signing:     instance.Signing{Store: b.Store, Pair: keys.Pair{Label: SigningLabel, Algorithm: b.options.Algorithm}, Create: true, RotateEvery: b.options.RotateEvery},
 		ExternalURL: b.URL, Logger: logger, Now: b.options.Clock,
 		Providers: []oidc.Provider{
 			{Name: "github", Type: "github", Issuer: b.Provider.IssuerURL(devkit.ProfileGitHub), Audience: Audience, SessionTTL: b.options.SessionTTL},

@@ -13,7 +13,7 @@ const (
 func withSigning(key string) string { return strings.Replace(minimal, signingKey, "signing: "+key, 1) }
 
 func TestKeyURI(t *testing.T) {
-	c, mistakes := parse(t, withSigning(`{uri: "`+wholeURI+`", algorithm: ES384}`))
+	c, mistakes := parse(t, withSigning(`{uri: "`+wholeURI+`", algorithm: ES384, rotate_every: never}`))
 	if len(mistakes) > 0 {
 		t.Fatal(mistakes)
 	}
@@ -34,7 +34,8 @@ func TestKeyURI(t *testing.T) {
 
 func TestKeyURIMistakes(t *testing.T) {
 	for key, want := range map[string]string{
-		`{uri: "pkcs12:a"}`: "not begin with pkcs11:",
+		`{uri: "` + wholeURI + `"}`: "the uri names one key by its id",
+		`{uri: "pkcs12:a"}`:         "not begin with pkcs11:",
 		`{uri: "pkcs11:token=hsm;object=sign?module-path=/lib/hsm.so&pin-value=1234"}`:                            "hint",
 		`{uri: "pkcs11:token=hsm?module-path=/lib/hsm.so&pin-source=file:/p"}`:                                    "the uri names no key",
 		`{uri: "pkcs11:object=sign?module-path=/lib/hsm.so&pin-source=file:/p"}`:                                  "the uri names no token",

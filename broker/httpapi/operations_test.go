@@ -24,6 +24,7 @@ import (
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/reloader"
+	"github.com/daypass/daypass/broker/secrets"
 )
 
 func TestReadiness(t *testing.T) {
@@ -193,6 +194,8 @@ func TestPanicIsAnswered(t *testing.T) {
 		Reload: func(context.Context, reloader.Trigger) (*reloader.Result, error) { return nil, nil },
 		Ready:  func(context.Context) httpapi.Readiness { panic(secret) },
 		JWKS:   func() ([]byte, error) { return nil, failure() },
+
+		Secrets: &secrets.Store{}, Algorithms: func() []string { return nil },
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -43,13 +43,13 @@ func TestReload(t *testing.T) {
 	b := brokertest.New(t, brokertest.Options{})
 	operator := b.Admin(admin.Operator)
 	first := reloaded(t, b.Do(http.MethodPost, api.PathPoliciesReload, operator, nil))
-	if first.Changed || first.Policies != 1 || first.Grants != 7 || first.Count != 0 || first.Warnings == nil || first.LeasesNoLongerAllowed == nil {
+	if first.Changed || first.Policies != 1 || first.Grants != 10 || first.Count != 0 || first.Warnings == nil || first.LeasesNoLongerAllowed == nil {
 		t.Errorf("nothing had changed: %+v", first)
 	}
 	b.SetPolicies(map[string]string{"payments.yaml": brokertest.Policies, "second.yaml": second})
 	wantProblem(t, b.TryExchange(b.Job(), "second/more"), 403, api.CodeNotAllowed)
 	next := reloaded(t, b.Do(http.MethodPost, api.PathPoliciesReload, operator, `{}`))
-	if !next.Changed || next.Digest == first.Digest || next.Policies != 2 || next.Grants != 8 {
+	if !next.Changed || next.Digest == first.Digest || next.Policies != 2 || next.Grants != 11 {
 		t.Errorf("%+v", next)
 	}
 	out := b.Exchange(b.Job(), "second/more")

@@ -32,7 +32,7 @@ func TestCertificates(t *testing.T) {
 		t.Parallel()
 		p, provider := newBroker(t)
 		p.certify(t, provider, "{}", nil, func() {
-			store, err := keys.OpenSoftware(keys.SoftwareConfig{Dir: filepath.Join(p.dir, "keys"), PIN: issuers.NewSecret("1234567890abcdef")})
+			store, err := keys.OpenSoftware(keys.SoftwareConfig{Dir: filepath.Join(p.dir, "keys"), PIN: issuers.NewSecret("1234567890abcdef"), Create: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -43,7 +43,7 @@ func TestCertificates(t *testing.T) {
 		t.Parallel()
 		module, found := pkcs11.FindSoftHSM()
 		if !found {
-			t.Skip("SoftHSM is not installed")
+			t.Fatal("SoftHSM is not installed (hint: make deps)")
 		}
 		p, provider := newBroker(t)
 		folder, pin := filepath.Join(p.dir, "hsm"), issuers.NewSecret("1234567890abcdef")

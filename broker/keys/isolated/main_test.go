@@ -129,7 +129,7 @@ func openSoftware(dir string, change func(keys.Store) keys.Store) Opener {
 		if right, err := os.ReadFile(filepath.Join(dir, "pin")); err == nil && string(right) != h.PIN.Reveal() {
 			return nil, nil, fmt.Errorf("logging in: %w", pkcs11.ErrPIN)
 		}
-		s, err := keys.OpenSoftware(keys.SoftwareConfig{Dir: filepath.Join(dir, "keys"), PIN: h.PIN})
+		s, err := keys.OpenSoftware(keys.SoftwareConfig{Dir: filepath.Join(dir, "keys"), PIN: h.PIN, Create: true})
 		if err != nil {
 			return nil, nil, err
 		}
