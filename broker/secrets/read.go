@@ -118,19 +118,15 @@ func (s *Store) Read(ctx context.Context, lease issuers.Lease, wanted sealed.Wan
 	if lease.Tenant != s.config.Tenant || lease.Installation != s.config.Installation {
 		return nil, fmt.Errorf("%w: the lease is of another tenant or installation", issuers.ErrRejected)
 	}
-	var found *sealedVersion
+	var version *sealed.Version
 	for range readTries {
-		err = s.inTx(ctx, "reading secret", func(ctx context.Context, tx pgx.Tx) (err error) {
-			found, err = s.read(ctx, tx, lease, wanted)
-			return err
-		})
-		if !errors.Is(err, errMoved) {
+		if version, err = s.readOnce(ctx, lease, wanted); !errors.Is(err, errMoved) {
 			break
 		}
 	}
 	switch {
 	case err == nil:
-		return s.reveal(ctx, found, wanted)
+		return version, nil
 	case errors.Is(err, errMoved):
 		state := Current
 		if wanted.Pending {
@@ -143,23 +139,14 @@ func (s *Store) Read(ctx context.Context, lease issuers.Lease, wanted sealed.Wan
 	return nil, asIssuer("reading secret", err)
 }
 
-// The share lock makes a destruction wait until this read is on record, or makes
-// this statement see the destruction.
-const findVersion = `
-SELECT s.id, s.name, v.version, v.value, clock_timestamp() < $4, coalesce(l.provider, ''), coalesce(l.subject, '')
-FROM secrets s JOIN secret_versions v ON v.secret_id = s.id AND v.state = $3 LEFT JOIN leases l ON l.id = $5
-WHERE s.tenant = $1 AND s.name = $2 FOR SHARE OF v`
-
-// sealedVersion is a version as it is stored.
-type sealedVersion struct {
-	secretID string
-	number   int
-	value    []byte
-}
-
-// reveal opens a version, once its read is on record. It may take a call of the
-// HSM, which no transaction should wait for.
-func (s *Store) reveal(ctx context.Context, found *sealedVersion, wanted sealed.Wanted) (*sealed.Version, error) {
+// readOnce opens the version that is wanted, which may take a call of the HSM, and
+// puts on record that it was read, which no call of the HSM should hold up: first
+// the one, then the other, if it is still that version.
+func (s *Store) readOnce(ctx context.Context, lease issuers.Lease, wanted sealed.Wanted) (*sealed.Version, error) {
+	found, err := s.find(ctx, s.config.Pool, findVersion, lease, wanted)
+	if err != nil {
+		return nil, err
+	}
 	values, err := s.open(ctx, found.secretID, found.number, found.value)
 	switch {
 	case errors.Is(err, keys.ErrOpen):
@@ -172,41 +159,74 @@ func (s *Store) reveal(ctx context.Context, found *sealedVersion, wanted sealed.
 			return nil, fmt.Errorf("%w: version %d has no field %s", issuers.ErrRejected, found.number, field)
 		}
 	}
-	return &sealed.Version{Number: found.number, Values: values}, nil
-}
-
-func (s *Store) read(ctx context.Context, tx pgx.Tx, lease issuers.Lease, wanted sealed.Wanted) (*sealedVersion, error) {
-	state := Current
-	if wanted.Pending {
-		state = Pending
-	}
-	var secretID, name, provider, subject string
-	var number int
-	var value []byte
-	var inTime bool
-	err := tx.QueryRow(ctx, findVersion, s.config.Tenant, wanted.Secret, string(state), lease.IssueDeadline, lease.ID).
-		Scan(&secretID, &name, &number, &value, &inTime, &provider, &subject)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, errMoved
-	}
-	if err != nil {
-		return nil, asIssuer("finding version", err)
-	}
-	if !inTime {
-		return nil, fmt.Errorf("%w: the lease's issue deadline has passed", issuers.ErrLate)
-	}
-	now := s.config.Now()
-	event, err := s.config.Audit.Event(audit.Entry{
-		At: now, Type: audit.SecretRead, Subject: ids.New(ids.SecretRead, now), Count: 1, Actor: leases.JobActor(provider, subject),
-		Data: map[string]any{"secret": name, "version": number, "lease": lease.ID, "grant": lease.Policy + "/" + lease.Grant, "fields": wanted.Fields},
+	err = s.inTx(ctx, "reading secret", func(ctx context.Context, tx pgx.Tx) error {
+		still, err := s.find(ctx, tx, lockVersion, lease, wanted)
+		if err == nil && (still.secretID != found.secretID || still.number != found.number) {
+			err = errMoved
+		}
+		if err != nil {
+			return err
+		}
+		return s.putOnRecord(ctx, tx, lease, wanted, still)
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := s.recordRead(ctx, tx, &event, lease.ID, secretID, number); err != nil {
-		return nil, err
+	return &sealed.Version{Number: found.number, Values: values}, nil
+}
+
+const (
+	findVersion = `
+SELECT s.id, s.name, v.version, v.value, clock_timestamp() < $4, coalesce(l.provider, ''), coalesce(l.subject, '')
+FROM secrets s JOIN secret_versions v ON v.secret_id = s.id AND v.state = $3 LEFT JOIN leases l ON l.id = $5
+WHERE s.tenant = $1 AND s.name = $2`
+
+	// The share lock makes a destruction wait until this read is on record, or makes
+	// this statement see the destruction.
+	lockVersion = findVersion + ` FOR SHARE OF v`
+)
+
+// found is a version as it is stored, and who asks for it.
+type found struct {
+	secretID, name, provider, subject string
+	number                            int
+	value                             []byte
+}
+
+func (s *Store) find(ctx context.Context, from interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}, sql string, lease issuers.Lease, wanted sealed.Wanted,
+) (*found, error) {
+	state := Current
+	if wanted.Pending {
+		state = Pending
 	}
-	return &sealedVersion{secretID: secretID, number: number, value: value}, nil
+	var f found
+	var inTime bool
+	err := from.QueryRow(ctx, sql, s.config.Tenant, wanted.Secret, string(state), lease.IssueDeadline, lease.ID).
+		Scan(&f.secretID, &f.name, &f.number, &f.value, &inTime, &f.provider, &f.subject)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil, errMoved
+	case err != nil:
+		return nil, asIssuer("finding version", err)
+	case !inTime:
+		return nil, fmt.Errorf("%w: the lease's issue deadline has passed", issuers.ErrLate)
+	}
+	return &f, nil
+}
+
+// putOnRecord commits that a lease read a version.
+func (s *Store) putOnRecord(ctx context.Context, tx pgx.Tx, lease issuers.Lease, wanted sealed.Wanted, f *found) error {
+	now := s.config.Now()
+	event, err := s.config.Audit.Event(audit.Entry{
+		At: now, Type: audit.SecretRead, Subject: ids.New(ids.SecretRead, now), Count: 1, Actor: leases.JobActor(f.provider, f.subject),
+		Data: map[string]any{"secret": f.name, "version": f.number, "lease": lease.ID, "grant": lease.Policy + "/" + lease.Grant, "fields": wanted.Fields},
+	})
+	if err != nil {
+		return err
+	}
+	return s.recordRead(ctx, tx, &event, lease.ID, f.secretID, f.number)
 }
 
 const insertRead = `
