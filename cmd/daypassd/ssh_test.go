@@ -1,17 +1,17 @@
 package main
 
 import (
+	"crypto/x509"
+	"encoding/pem"
 	"net/http"
 	"os"
-	"path/filepath"
+	"os/exec"
 	"strings"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
 
 	"github.com/daypass/daypass/broker/devkit"
-	"github.com/daypass/daypass/broker/keys"
-	"github.com/daypass/daypass/issuers"
 )
 
 const sshIssuer = `  - name: fleet-ssh
@@ -50,19 +50,24 @@ func TestSSHIssuer(t *testing.T) {
 	p.newPolicies(t, "policies.2", func(text string) string {
 		return strings.Replace(text, "grants:\n", "grants:\n  - {name: login, jobs: [github-main], issuer: fleet-ssh, role: runner, ttl: 5m, with: {principals: [deploy]}}\n", 1)
 	})
-	store, err := keys.OpenSoftware(keys.SoftwareConfig{Dir: filepath.Join(p.dir, "keys"), PIN: issuers.NewSecret("1234567890abcdef"), Create: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	authority, err := store.MakeSigner(t.Context(), keys.Pair{Label: "daypass-fleet-ssh", Algorithm: "EdDSA"})
-	if err != nil {
-		t.Fatal(err)
-	}
 	runProgram(t, nil, "migrate", "--config", p.config)
+	block, _ := pem.Decode([]byte(runProgram(t, nil, "keys", "generate", "--issuer", "fleet-ssh", "--config", p.config)))
+	if block == nil {
+		t.Fatal("keys generate printed no public key")
+	}
+	public, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := exec.CommandContext(t.Context(), "daypassd", "keys", "generate", "--issuer", "fleet-ssh", "--config", p.config)
+	again.Env = cleanEnv()
+	if said, err := again.CombinedOutput(); err == nil || !strings.Contains(string(said), "configure another label") {
+		t.Errorf("the authority's key was made twice: %s %v", said, err)
+	}
 	_, base := p.serve(t)
 
 	document := call(t, http.MethodGet, base+"/v1/issuers/fleet-ssh/ca.pub", "")
-	want, err := ssh.NewPublicKey(authority.Public())
+	want, err := ssh.NewPublicKey(public)
 	if err != nil {
 		t.Fatal(err)
 	}

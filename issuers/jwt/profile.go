@@ -69,7 +69,7 @@ func profileOf(name string) (profile, error) {
 		return profile{
 			name: name, typ: "JWT",
 			// "Must be RS256 or ES256", iat in the past, exp less than 48 hours after it (STS
-			// v1 token, subjectToken); 24 hours stand in others of its pages.
+			// v1 token, subjectToken). 24 hours are ours, to be on the safe side.
 			algorithms: []string{"RS256", "ES256"}, life: 24*time.Hour - time.Minute,
 			audiences: 1, audience: 256, // allowedAudiences of a provider: 256 characters each
 			subject: 127, // google.subject "cannot exceed 127 bytes" (attributeMapping)
