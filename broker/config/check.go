@@ -165,6 +165,10 @@ func (l *loader) openingKey(i int) {
 	if k.Label == from.Label && k.Module == from.Module && k.Token == from.Token && k.Serial == from.Serial && k.Dir == from.Dir {
 		l.add(k.At.Of("label"), "take it out", "keys.opening repeats the key keys.sealing")
 	}
+	l.backup(k, true)
+	if k.Backup == "" {
+		k.Backup = from.Backup
+	}
 	for name, stands := range map[string]bool{"algorithm": k.Algorithm != "", "bits": k.Bits != 0, "rotate_every": k.Rotation != ""} {
 		if stands {
 			l.add(k.At.Of(name), "take it out", "a key that opens has no %s", name)
@@ -200,6 +204,7 @@ func (l *loader) issuerKey(issuer *Issuer) {
 		return
 	}
 	l.unrotated(k, "take it out: an authority's key is replaced by hand")
+	l.backup(k, false)
 	l.keyPlace("issuers."+issuer.Name+".key", k)
 	l.algorithm(k)
 }
@@ -248,6 +253,20 @@ func (l *loader) key(name string, k *Key) {
 		l.add(k.At.Of("algorithm"), "take it out", "the key for sealing has no choice of algorithm")
 	case k.At.Has("bits"):
 		l.add(k.At.Of("bits"), "take it out", "the key for sealing has 256 bits")
+	}
+	l.backup(k, name == "sealing")
+}
+
+func (l *loader) backup(k *Key, seals bool) {
+	choices := []string{BackupNone, BackupWrapped}
+	switch {
+	case !k.At.Has("backup"):
+	case !seals:
+		l.add(k.At.Of("backup"), "take it out: keys that sign are rotated, never backed up", "backup is for keys that seal")
+	case !slices.Contains(choices, k.Backup):
+		l.add(k.At.Of("backup"), strictyaml.Suggest(k.Backup, choices), "backup can't be %q", k.Backup)
+	case k.Type == KeySoftware && k.Backup != BackupNone:
+		l.add(k.At.Of("backup"), "take it out: copy the folder", "a key of type software has no wrapped backup")
 	}
 }
 

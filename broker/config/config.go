@@ -85,6 +85,12 @@ const (
 	KeySoftware = "software"
 )
 
+// How a sealing key that is made can be backed up.
+const (
+	BackupNone    = "none"    // by the vendor's own cloning alone
+	BackupWrapped = "wrapped" // it may leave its token under a trusted wrapping key
+)
+
 // Key says where one key is.
 type Key struct {
 	At          strictyaml.Where `yaml:"-"`
@@ -95,6 +101,7 @@ type Key struct {
 	Isolate     bool             `yaml:"isolate"`      // pkcs11: the module runs in a process of its own
 	IsolateEnv  []string         `yaml:"isolate_env"`  // names of environment variables that this process gets too
 	Label       string           `yaml:"label"`        // the key's; absent: daypass-signing, daypass-sealing
+	Backup      string           `yaml:"backup"`       // pkcs11, of a key that seals: BackupNone (when absent) or BackupWrapped
 	Dir         string           `yaml:"dir"`          // software: the folder of the keys
 	PINFile     string           `yaml:"pin_file"`     // holds the PIN
 	RawPIN      string           `yaml:"pin"`          // ${NAME}; empty once it is read

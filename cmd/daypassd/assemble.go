@@ -259,8 +259,9 @@ func (s *keyStore) software(k config.Key) (*keys.Software, error) {
 func (s *keyStore) token(ctx context.Context, k config.Key) (token, error) {
 	settings := pkcs11.Config{
 		Module: k.Module, TokenLabel: k.Token, Serial: k.Serial, Manufacturer: k.Manufacturer, Model: k.Model, SlotID: k.SlotID,
+		WrappedBackup: k.Backup == config.BackupWrapped,
 	}
-	name := fmt.Sprintf("%q", []string{k.Module, k.Token, k.Serial, k.Manufacturer, k.Model})
+	name := fmt.Sprintf("%q", []string{k.Module, k.Token, k.Serial, k.Manufacturer, k.Model, k.Backup})
 	if k.SlotID != nil {
 		name += strconv.FormatUint(uint64(*k.SlotID), 10)
 	}

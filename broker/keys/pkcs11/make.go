@@ -263,7 +263,8 @@ func common(n objectName, private bool) []*p11.Attribute {
 func (t *Token) generateAES(s *session, n objectName) error {
 	_, err := t.calls.GenerateKey(s.handle, mechanism(p11.CKM_AES_KEY_GEN, nil), append(common(n, true),
 		p11.NewAttribute(p11.CKA_SENSITIVE, true),
-		p11.NewAttribute(p11.CKA_EXTRACTABLE, false),
+		p11.NewAttribute(p11.CKA_EXTRACTABLE, t.config.WrappedBackup),
+		p11.NewAttribute(p11.CKA_WRAP_WITH_TRUSTED, t.config.WrappedBackup),
 		p11.NewAttribute(p11.CKA_VALUE_LEN, keySize),
 		p11.NewAttribute(p11.CKA_ENCRYPT, true),
 		p11.NewAttribute(p11.CKA_DECRYPT, true),

@@ -138,7 +138,11 @@ func ifOfToken(err error) error {
 
 // describeAES tells of a sealing key.
 func (t *Token) describeAES(s *session, n objectName, h p11.ObjectHandle) (keys.Info, error) {
-	if unfit := t.mustHave(s, n.label, h, sealingMust()); unfit != nil {
+	wanted, unfit := t.sealingMust(s, h)
+	if unfit == nil {
+		unfit = t.mustHave(s, n.label, h, wanted)
+	}
+	if unfit != nil {
 		return keys.Info{}, ifOfToken(unfit)
 	}
 	return keys.Info{Label: n.label, KeyID: t.sealerID(n.id)}, nil

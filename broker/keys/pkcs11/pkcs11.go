@@ -95,6 +95,11 @@ type Config struct {
 	PIN          issuers.Secret // the user PIN; required
 	// MaxSessions bounds the operations at one moment; zero: 2.
 	MaxSessions int
+	// WrappedBackup is decided when a sealing key is made: true, and MakeSealer makes
+	// one that may leave the token wrapped by a key that the security officer has
+	// marked CKA_TRUSTED, and in no other way. OpenSealer takes such keys, and those
+	// that were brought back so, where this is true alone.
+	WrappedBackup bool
 
 	faults func(native) native // of tests
 }

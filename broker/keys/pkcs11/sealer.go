@@ -56,7 +56,11 @@ func (t *Token) openSealer(ctx context.Context, label, id string) (keys.Sealer, 
 		if err != nil {
 			return found{}, err
 		}
-		if err := t.mustHave(open, label, h, sealingMust()); err != nil {
+		wanted, err := t.sealingMust(open, h)
+		if err != nil {
+			return found{}, err
+		}
+		if err := t.mustHave(open, label, h, wanted); err != nil {
 			return found{}, err
 		}
 		if n.id, err = t.identify(open, label, h); err != nil {
@@ -78,14 +82,28 @@ func (t *Token) openSealer(ctx context.Context, label, id string) (keys.Sealer, 
 	return s, nil
 }
 
-// sealingMust is what a sealing key must be like.
-func sealingMust() []required {
-	return append([]required{
+// sealingMust is what a sealing key must be like. Where backups are wrapped, one
+// that can leave does so under a trusted key alone, and one that came back so
+// can't have been inside for ever.
+func (t *Token) sealingMust(open *session, h p11.ObjectHandle) ([]required, error) {
+	wanted := []required{
 		must("CKA_KEY_TYPE (AES)", p11.CKA_KEY_TYPE, p11.CKK_AES),
-		must("CKA_VALUE_LEN (32)", p11.CKA_VALUE_LEN, keySize),
 		must("CKA_ENCRYPT (true)", p11.CKA_ENCRYPT, true),
 		must("CKA_DECRYPT (true)", p11.CKA_DECRYPT, true),
-	}, inside()...)
+	}
+	if !t.config.WrappedBackup {
+		return append(append(wanted, must("CKA_VALUE_LEN (32)", p11.CKA_VALUE_LEN, keySize)), inside()...), nil
+	}
+	// SoftHSM doesn't tell the length of what was unwrapped.
+	wanted = append(wanted, must("CKA_VALUE_LEN (32)", p11.CKA_VALUE_LEN, keySize, 0), must("CKA_SENSITIVE (true)", p11.CKA_SENSITIVE, true))
+	extractable, err := t.attribute(open, h, p11.CKA_EXTRACTABLE)
+	if err != nil {
+		return nil, fmt.Errorf("reading CKA_EXTRACTABLE: %w", err)
+	}
+	if bytes.Equal(extractable, p11.NewAttribute(p11.CKA_EXTRACTABLE, true).Value) {
+		wanted = append(wanted, must("CKA_WRAP_WITH_TRUSTED (true)", p11.CKA_WRAP_WITH_TRUSTED, true))
+	}
+	return wanted, nil
 }
 
 // sealerID hashes what a key is called, never what it is.
