@@ -1,7 +1,7 @@
 -- +goose Up
 
 -- Secrets that can't be short-lived: what somebody put in, and the versions of it.
-CREATE TABLE secrets (
+CREATE TABLE IF NOT EXISTS secrets (
     id                   text COLLATE "C" PRIMARY KEY,
     tenant               text NOT NULL,
     name                 text COLLATE "C" NOT NULL CHECK (length(name) <= 128 AND name ~ '^[a-z0-9]([a-z0-9-]*[a-z0-9])?(/[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$'),
@@ -20,12 +20,12 @@ CREATE TABLE secrets (
     UNIQUE (tenant, name),
     CHECK (last_error IS NULL OR attempts > 0)
 );
-CREATE INDEX secrets_rotate ON secrets (tenant, rotate_at) WHERE rotate_at IS NOT NULL;
+CREATE INDEX IF NOT EXISTS secrets_rotate ON secrets (tenant, rotate_at) WHERE rotate_at IS NOT NULL;
 
 -- A version goes pending -> current -> retired -> destroyed, or from any of them to
 -- destroyed; a retired one can be made current again. What its value opens to never
 -- changes (the seal may be made anew), and it is gone in the statement that destroys it.
-CREATE TABLE secret_versions (
+CREATE TABLE IF NOT EXISTS secret_versions (
     secret_id    text COLLATE "C" NOT NULL REFERENCES secrets (id),
     version      integer NOT NULL CHECK (version > 0),
     state        text NOT NULL CHECK (state IN ('pending', 'current', 'retired', 'destroyed')),
@@ -44,13 +44,13 @@ CREATE TABLE secret_versions (
     CHECK ((state = 'destroyed') = (destroyed_at IS NOT NULL)),
     CHECK (state <> 'current' OR (verified_at IS NOT NULL AND promoted_at IS NOT NULL))
 );
-CREATE UNIQUE INDEX secret_versions_current ON secret_versions (secret_id) WHERE state = 'current';
-CREATE UNIQUE INDEX secret_versions_pending ON secret_versions (secret_id) WHERE state = 'pending';
+CREATE UNIQUE INDEX IF NOT EXISTS secret_versions_current ON secret_versions (secret_id) WHERE state = 'current';
+CREATE UNIQUE INDEX IF NOT EXISTS secret_versions_pending ON secret_versions (secret_id) WHERE state = 'pending';
 
 -- What was destroyed stays so, what was made stays as it was made, and no version
 -- is forgotten: also where somebody has the database's own password.
 -- +goose StatementBegin
-CREATE FUNCTION secret_version_is_final() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION secret_version_is_final() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'DELETE' OR OLD.state = 'destroyed' THEN
         RAISE EXCEPTION 'version % of secret % is on record for good', OLD.version, OLD.secret_id USING ERRCODE = 'check_violation';
@@ -61,13 +61,13 @@ BEGIN
     RETURN NEW;
 END $$;
 -- +goose StatementEnd
-CREATE TRIGGER secret_version_is_final BEFORE UPDATE OR DELETE ON secret_versions
+CREATE OR REPLACE TRIGGER secret_version_is_final BEFORE UPDATE OR DELETE ON secret_versions
     FOR EACH ROW EXECUTE FUNCTION secret_version_is_final();
 
 -- Which lease read which version when. There is no foreign key on leases, as
 -- everywhere. A row without a version is a fence: its lease was ended before it
 -- read anything, and never will.
-CREATE TABLE secret_reads (
+CREATE TABLE IF NOT EXISTS secret_reads (
     lease_id  text COLLATE "C" PRIMARY KEY,
     id        text COLLATE "C" UNIQUE, -- by which the audit log knows it
     tenant    text NOT NULL,
@@ -79,4 +79,4 @@ CREATE TABLE secret_reads (
     CHECK ((secret_id IS NULL) = (version IS NULL) AND (version IS NULL) = (id IS NULL)),
     CHECK (version IS NOT NULL OR ended_at IS NOT NULL)
 );
-CREATE INDEX secret_reads_of ON secret_reads (secret_id, id);
+CREATE INDEX IF NOT EXISTS secret_reads_of ON secret_reads (secret_id, id);
