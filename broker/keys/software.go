@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/daypass/daypass/issuers"
 )
@@ -37,6 +38,9 @@ type SoftwareConfig struct {
 type Software struct {
 	hidden // fmt looks into unexported fields past their methods: config holds the PIN
 	config SoftwareConfig
+	// underPIN is the cipher that a salt and the PIN give. It takes its time, so it is
+	// remembered: the files of a folder share a salt.
+	underPIN func(salt []byte) (cipher.AEAD, error)
 }
 
 const (
@@ -54,7 +58,7 @@ func OpenSoftware(config SoftwareConfig) (*Software, error) {
 			return nil, fmt.Errorf("opening software keys: %w", err)
 		}
 	}
-	return &Software{config: config}, nil
+	return &Software{config: config, underPIN: rememberPIN(config.PIN)}, nil
 }
 
 // softwareSigner is a private key in memory.
@@ -335,8 +339,8 @@ func (s *Software) create(path string, place []byte, generate func() ([]byte, er
 	if err != nil {
 		return nil, err
 	}
-	salt := make([]byte, saltSize)
-	if _, err := rand.Read(salt); err != nil {
+	salt, err := s.salt()
+	if err != nil {
 		return nil, err
 	}
 	aead, err := s.underPIN(salt)
@@ -349,12 +353,49 @@ func (s *Software) create(path string, place []byte, generate func() ([]byte, er
 	return key, nil
 }
 
-func (s *Software) underPIN(salt []byte) (cipher.AEAD, error) {
-	key, err := pbkdf2.Key(sha256.New, s.config.PIN.Reveal(), salt, pinIterations, 32)
+// salt is that of the folder's first file, or a new one.
+func (s *Software) salt() ([]byte, error) {
+	salt := make([]byte, saltSize)
+	entries, err := os.ReadDir(s.config.Dir)
 	if err != nil {
-		return nil, fmt.Errorf("deriving key from PIN: %w", err)
+		return nil, err
 	}
-	return newGCM(key), nil
+	for _, entry := range entries {
+		if !strings.HasSuffix(entry.Name(), keySuffix) {
+			continue
+		}
+		stored, err := os.ReadFile(filepath.Join(s.config.Dir, entry.Name()))
+		if err == nil && len(stored) > saltSize {
+			return stored[:saltSize:saltSize], nil
+		}
+	}
+	_, err = rand.Read(salt)
+	return salt, err
+}
+
+// mostSalts is more than a folder has: one, or one for each of its first files.
+const mostSalts = 64
+
+func rememberPIN(pin issuers.Secret) func(salt []byte) (cipher.AEAD, error) {
+	var mu sync.Mutex
+	known := map[[saltSize]byte]cipher.AEAD{}
+	return func(salt []byte) (cipher.AEAD, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		at := [saltSize]byte(salt)
+		if aead := known[at]; aead != nil {
+			return aead, nil
+		}
+		key, err := pbkdf2.Key(sha256.New, pin.Reveal(), salt, pinIterations, 32)
+		if err != nil {
+			return nil, fmt.Errorf("deriving key from PIN: %w", err)
+		}
+		if len(known) >= mostSalts {
+			clear(known)
+		}
+		known[at] = newGCM(key)
+		return known[at], nil
+	}
 }
 
 // writeFile leaves the whole file or none. It is fs.ErrExist when there is one: of

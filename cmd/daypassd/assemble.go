@@ -152,6 +152,7 @@ type keyStore struct {
 	allowSoftware bool
 	create        bool // makes keys that are missing
 	tokens        map[string]token
+	folders       map[string]*keys.Software
 	logger        *slog.Logger // nil: nothing is logged
 }
 
@@ -253,7 +254,19 @@ func (s *keyStore) software(k config.Key) (*keys.Software, error) {
 	if err != nil {
 		return nil, err
 	}
-	return keys.OpenSoftware(keys.SoftwareConfig{Dir: k.Dir, PIN: pin, Create: s.create})
+	name := k.Dir + "\x00" + k.PINFile
+	if folder := s.folders[name]; folder != nil && k.PINFile != "" {
+		return folder, nil
+	}
+	folder, err := keys.OpenSoftware(keys.SoftwareConfig{Dir: k.Dir, PIN: pin, Create: s.create})
+	if err != nil {
+		return nil, err
+	}
+	if s.folders == nil {
+		s.folders = map[string]*keys.Software{}
+	}
+	s.folders[name] = folder
+	return folder, nil
 }
 
 func (s *keyStore) token(ctx context.Context, k config.Key) (token, error) {
