@@ -59,7 +59,7 @@ func runProgram(t *testing.T, env []string, args ...string) (stdout string) {
 }
 
 // deadline bounds every wait; a test that needs it all has failed.
-const deadline = 30 * time.Second
+const deadline = 90 * time.Second
 
 // eventually polls until it is so.
 func eventually(t *testing.T, what string, is func() bool) {
