@@ -24,12 +24,17 @@ type published struct {
 type keptDocument struct {
 	mu       sync.Mutex // held while it is made, so that it is made once
 	document *issuers.Document
+	err      error // of the last try, in place of a document
 	until    time.Time
 }
 
 // maxKept bounds how old a document may be when it is handed out; it says itself
 // for how long it may be kept after that.
 const maxKept = 10 * time.Second
+
+// keptError is how long one failure speaks for all who ask: they must not wait for
+// a key that is away one after the other.
+const keptError = time.Second
 
 // Publish gives a document of an issuer: see [issuers.Publisher].
 func (b *Broker) Publish(ctx context.Context, issuer, name string) (*issuers.Document, error) {
@@ -44,16 +49,19 @@ func (b *Broker) Publish(ctx context.Context, issuer, name string) (*issuers.Doc
 	kept.mu.Lock()
 	defer kept.mu.Unlock()
 	now := b.config.Store.Now()
-	if kept.document != nil && now.Before(kept.until) {
-		return kept.document, nil
+	if now.Before(kept.until) {
+		return kept.document, kept.err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, b.config.IssueTime, fmt.Errorf("issuer %s took longer than %s", issuer, b.config.IssueTime))
+	// It is made for all who wait, whatever becomes of the one who asked first.
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), b.config.IssueTime, fmt.Errorf("issuer %s took longer than %s", issuer, b.config.IssueTime))
 	defer cancel()
 	document, err := publisher.Publish(ctx, name, revocations{store: b.config.Store, issuer: issuer})
 	if err != nil {
-		return nil, &IssueError{Grant: issuer + "/" + name, OwnKey: true, err: err}
+		kept.document, kept.err = nil, &IssueError{Grant: issuer + "/" + name, OwnKey: true, err: err}
+		kept.until = b.config.Store.Now().Add(keptError)
+		return nil, kept.err
 	}
-	kept.document, kept.until = document, now.Add(min(document.MaxAge, maxKept))
+	kept.document, kept.err, kept.until = document, nil, now.Add(min(document.MaxAge, maxKept))
 	return document, nil
 }
 
