@@ -76,6 +76,7 @@ check() {
 	need softhsm2-util "$(have softhsm2-util)"
 	need ssh "$(have ssh)"
 	need sshd "$(first /usr/sbin/sshd /usr/local/sbin/sshd /opt/homebrew/sbin/sshd)"
+	need openssl "$(have openssl)"
 	need curl "$(have curl)"
 	need ca-certificates "$(first /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem)"
 }
