@@ -10,13 +10,11 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/ssh"
-
-	"github.com/daypass/daypass/broker/devkit"
 )
 
 const sshIssuer = `  - name: fleet-ssh
     type: ssh
-    key: {algorithm: EdDSA}
+    key: {algorithm: ES384}
     roles:
       runner:
         type: user
@@ -29,19 +27,12 @@ const sshIssuer = `  - name: fleet-ssh
         used_by: [{policy: payments, environment: production}]
 `
 
-// TestSSHIssuer: from the configuration to a certificate that its authority signed.
+// TestSSHIssuer: from the configuration to a certificate that its authority, a key in
+// an HSM, signed.
 func TestSSHIssuer(t *testing.T) {
 	t.Parallel()
-	provider, err := devkit.StartProvider(t.Context(), devkit.ProviderConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := provider.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	p := newPlace(t, t.TempDir(), provider.URL())
+	p, provider, environment := newIsolated(t)
+	env := []string{environment}
 	text, err := os.ReadFile(p.config)
 	if err != nil {
 		t.Fatal(err)
@@ -50,8 +41,7 @@ func TestSSHIssuer(t *testing.T) {
 	p.newPolicies(t, "policies.2", func(text string) string {
 		return strings.Replace(text, "grants:\n", "grants:\n  - {name: login, jobs: [github-main], issuer: fleet-ssh, role: runner, ttl: 5m, with: {principals: [deploy]}}\n", 1)
 	})
-	runProgram(t, nil, "migrate", "--config", p.config)
-	block, _ := pem.Decode([]byte(runProgram(t, nil, "keys", "generate", "--issuer", "fleet-ssh", "--config", p.config)))
+	block, _ := pem.Decode([]byte(runProgram(t, env, "keys", "generate", "--issuer", "fleet-ssh", "--config", p.config)))
 	if block == nil {
 		t.Fatal("keys generate printed no public key")
 	}
@@ -60,11 +50,11 @@ func TestSSHIssuer(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := exec.CommandContext(t.Context(), "daypassd", "keys", "generate", "--issuer", "fleet-ssh", "--config", p.config)
-	again.Env = cleanEnv()
+	again.Env = cleanEnv(environment)
 	if said, err := again.CombinedOutput(); err == nil || !strings.Contains(string(said), "configure another label") {
 		t.Errorf("the authority's key was made twice: %s %v", said, err)
 	}
-	_, base := p.serve(t)
+	_, base := p.serve(t, environment)
 
 	document := call(t, http.MethodGet, base+"/v1/issuers/fleet-ssh/ca.pub", "")
 	want, err := ssh.NewPublicKey(public)
