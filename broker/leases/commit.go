@@ -126,6 +126,11 @@ func (s *Store) commitOnce(ctx context.Context, writes []*write) error {
 			activations = append(activations, w)
 		}
 	}
+	conn, err := s.config.Pool.Acquire(ctx) // before the clock is read: it may take its time
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
 	// Every transaction takes its locks in the same order: names of what is
 	// counted, sessions, leases, and among each by name.
 	batch := &pgx.Batch{}
@@ -135,5 +140,5 @@ func (s *Store) commitOnce(ctx context.Context, writes []*write) error {
 	if len(activations) > 0 {
 		queueActivations(batch, activations)
 	}
-	return s.config.Pool.SendBatch(ctx, batch).Close()
+	return conn.SendBatch(ctx, batch).Close()
 }

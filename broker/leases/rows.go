@@ -24,13 +24,15 @@ FROM (SELECT DISTINCT unnest($1::text[]) AS name ORDER BY 1) AS wanted`
 	// Neither a token that came before nor one with the jti of another opens a
 	// session; the next statement tells which it was. A token's digest decides its
 	// jti, so that in this order no two transactions wait for each other.
+	//
+	// What is refused for its time opens none either: see the verdicts below.
 	openSessions = `
 INSERT INTO sessions (id, tenant, provider, issuer, token_digest, subject, claims, claims_mac, opened_at, expires_at, token_expires_at, jti, job_key, events)
 SELECT id, $1, provider, issuer, digest, subject, claims, claims_mac, opened_at, expires_at, token_expires_at, jti, job_key, 1
 FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::json[], $8::bytea[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[],
-     $12::bytea[], $13::bytea[])
-     AS wanted(id, provider, issuer, digest, subject, claims, claims_mac, opened_at, expires_at, token_expires_at, jti, job_key)
-WHERE abs(extract(epoch FROM clock_timestamp() - opened_at)) <= $14
+     $12::bytea[], $13::bytea[], $14::timestamptz[])
+     AS wanted(id, provider, issuer, digest, subject, claims, claims_mac, opened_at, expires_at, token_expires_at, jti, job_key, now)
+WHERE abs(extract(epoch FROM transaction_timestamp() - $15::timestamptz)) <= $16 AND now >= $15::timestamptz - $17::interval
 ORDER BY jti, digest
 ON CONFLICT DO NOTHING`
 
@@ -68,7 +70,8 @@ WITH wanted AS (
 ), judged AS (
     SELECT w.*, live.id AS session_id, live.expires_at AS session_expires_at, tenants.held,
         CASE
-        WHEN abs(extract(epoch FROM clock_timestamp() - w.now)) > $45 THEN 'clock'
+        WHEN abs(extract(epoch FROM transaction_timestamp() - $51::timestamptz)) > $45 THEN 'clock'
+        WHEN w.now < $51::timestamptz - $52::interval THEN 'late'
         WHEN live.id IS NULL AND w.jti IS NOT NULL AND EXISTS (SELECT FROM sessions s WHERE s.jti = w.jti AND s.token_digest <> w.digest) THEN 'reused jti'
         WHEN live.id IS NULL OR live.expires_at <= w.now THEN 'replayed'
         WHEN tried.request <> w.request THEN 'other request'
@@ -158,8 +161,9 @@ func (s *Store) queueReservations(batch *pgx.Batch, writes []*write) {
 		slices.Sort(count.locks)
 		batch.Queue(lockNumbers, slices.Compact(count.locks))
 	}
-	queueSessions(batch, s.config.Tenant, writes)
-	s.queueLeases(batch, writes, count)
+	sent := s.Now()
+	queueSessions(batch, s.config.Tenant, writes, sent)
+	s.queueLeases(batch, writes, count, sent)
 	queueTokens(batch, writes)
 	audit.InsertIf(batch, events, subjectExists)
 	prints.queue(batch)
@@ -169,12 +173,13 @@ func (s *Store) queueReservations(batch *pgx.Batch, writes []*write) {
 	}
 }
 
-func queueSessions(batch *pgx.Batch, tenant string, writes []*write) {
+func queueSessions(batch *pgx.Batch, tenant string, writes []*write, sent time.Time) {
 	var opened []*Session
 	var jobKeys [][]byte
+	var nows []time.Time
 	for _, w := range writes {
 		if !w.reserve.Joined {
-			opened, jobKeys = append(opened, &w.reserve.Session), append(jobKeys, w.reserve.JobKey)
+			opened, jobKeys, nows = append(opened, &w.reserve.Session), append(jobKeys, w.reserve.JobKey), append(nows, w.reserve.Now)
 		}
 	}
 	if len(opened) == 0 {
@@ -193,7 +198,8 @@ func queueSessions(batch *pgx.Batch, tenant string, writes []*write) {
 		column(opened, func(s *Session) time.Time { return s.TokenExpiresAt }),
 		column(opened, func(s *Session) []byte { return s.JTI }),
 		jobKeys,
-		MaxSkew.Seconds())
+		nows,
+		sent, MaxSkew.Seconds(), maxWait)
 }
 
 // maxAsked bounds what is remembered of a job's wish.
@@ -240,7 +246,7 @@ func leaseRows(writes []*write) []leaseRow {
 	return rows
 }
 
-func (s *Store) queueLeases(batch *pgx.Batch, writes []*write, count counting) {
+func (s *Store) queueLeases(batch *pgx.Batch, writes []*write, count counting, sent time.Time) {
 	rows := leaseRows(writes)
 	text := func(f func(leaseRow) string) []string { return column(rows, f) }
 	instant := func(f func(leaseRow) time.Time) []time.Time { return column(rows, f) }
@@ -297,6 +303,7 @@ func (s *Store) queueLeases(batch *pgx.Batch, writes []*write, count counting) {
 		number(func(r leaseRow) int { return int(min(r.AskedTTL, maxAsked) / time.Second) }),
 		text(func(r leaseRow) string { return r.of.IP }),
 		text(func(r leaseRow) string { return r.SigningKey }),
+		sent, maxWait,
 	).Query(func(rows pgx.Rows) error {
 		var exchange int
 		var verdict, grant, session string
@@ -326,6 +333,8 @@ func refusal(verdict, grant string, sessionEnds time.Time) error {
 		return nil
 	case "clock":
 		return fmt.Errorf("%w: the broker's clock and the database's are more than %s apart", ErrUnavailable, MaxSkew)
+	case "late":
+		return fmt.Errorf("%w: it waited longer than %s for a place in a transaction", ErrUnavailable, maxWait)
 	case "reused jti":
 		return ErrReusedJTI
 	case "replayed":

@@ -53,6 +53,10 @@ const (
 	// MaxSkew is how far the broker's idea of the time may be from the database's.
 	MaxSkew = 2 * time.Second
 
+	// maxWait is how old a reservation may be when it comes to the database: what
+	// it says about the time is no longer true then.
+	maxWait = 10 * time.Second
+
 	clockInterval  = 10 * time.Second
 	commitTimeout  = 10 * time.Second
 	maxBatch       = 128

@@ -234,6 +234,28 @@ func TestClocksApart(t *testing.T) {
 	}
 }
 
+// TestSlowIsNotReplayed: a busy broker may take its time between reading a token
+// and putting its session on record, and what waited for too long may come again.
+func TestSlowIsNotReplayed(t *testing.T) {
+	f := newFixture(t)
+	for waited, want := range map[time.Duration]error{3 * time.Second: nil, 8 * time.Second: nil, 12 * time.Second: leases.ErrUnavailable} {
+		job := f.job()
+		job.OpenedAt = job.OpenedAt.Add(-waited)
+		r := f.reservation(job, "deploy-db")
+		if want != nil {
+			r.Now = r.Now.Add(-waited)
+			r.Leases[0].ExpiresAt = r.Now.Add(time.Minute)
+		}
+		if err := f.Reserve(t.Context(), r); !errors.Is(err, want) {
+			t.Errorf("after %s: %v, want %v", waited, err, want)
+		}
+		again := f.reservation(job, "deploy-db")
+		if err := f.Reserve(t.Context(), again); err != nil || (want != nil) != (again.SessionID == again.Session.ID) {
+			t.Errorf("after %s, once more: %v; session %s, would open %s", waited, err, again.SessionID, again.Session.ID)
+		}
+	}
+}
+
 func TestActivateFindsThatARevocationHasBegun(t *testing.T) {
 	f := newFixture(t)
 	r := f.reserve(t, "deploy-db", "read-db")
