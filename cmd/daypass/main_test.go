@@ -55,6 +55,7 @@ func TestScripts(t *testing.T) {
 			server := httptest.NewServer(fake.routes())
 			env.Defer(server.Close)
 			env.Values["fake"] = fake
+			env.Setenv("GORACE", os.Getenv("GORACE"))
 			env.Setenv("SERVER", server.URL)
 			env.Setenv("DAYPASS_URL", server.URL)
 			env.Setenv("DAYPASS_TOKEN_FILE", filepath.Join(env.WorkDir, "token"))

@@ -160,7 +160,7 @@ func TestScripts(t *testing.T) {
 				return errors.New("the scripts run without a testing.TB")
 			}
 			p := newPlace(tb, env.WorkDir, "http://127.0.0.1:1")
-			env.Vars = append(env.Vars, "DB="+p.database, "TARGET="+p.target, "NAME="+p.name, "OSUSER="+regexp.QuoteMeta(me.Username),
+			env.Vars = append(env.Vars, "GORACE="+os.Getenv("GORACE"), "DB="+p.database, "TARGET="+p.target, "NAME="+p.name, "OSUSER="+regexp.QuoteMeta(me.Username),
 				"PATH="+env.Getenv("PATH")+string(filepath.ListSeparator)+filepath.Dir(devtest.Postgres(tb).Bin("psql")))
 			return nil
 		},
