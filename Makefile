@@ -9,7 +9,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 LINT_VERSION := $(shell awk '$$1 == "github.com/golangci/golangci-lint/v2" {print $$2}' tools/go.mod)
 LINT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/daypass/tools/golangci-lint-$(LINT_VERSION)
 
-.PHONY: help deps build test demo dev bench bench-policy bench-keys lint fmt ci fuzz clean
+.PHONY: help deps build test demo dev bench bench-policy bench-keys bench-leases lint fmt ci fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,11 @@ bench-policy: ## measure decisions, loading and token checks, write build/bench/
 bench-keys: ## measure signing in SoftHSM and sealing, write build/bench/bench-keys.json
 	@mkdir -p build/bench
 	go run ./e2e/bench/keys -out build/bench/bench-keys.json
+
+LIVE ?= 0,1000000
+bench-leases: deps build ## measure the lease engine (LIVE=0,1000000,10000000: half an hour), write build/bench/bench-leases.json
+	@mkdir -p build/bench
+	go run ./e2e/bench -leases -scale $(LIVE) -out build/bench/bench-leases.json
 
 lint: $(LINT) ## golangci-lint with .golangci.yml
 	$(LINT) run ./...

@@ -28,7 +28,7 @@ func TestRun(t *testing.T) {
 	t.Setenv("TMPDIR", temporary)
 	file := filepath.Join(temporary, "out", "bench.json")
 	var out bytes.Buffer
-	err := run(t.Context(), []string{"-seconds", "0.2", "-only", "jwt 1|user 1 client scram 1", "-out", file}, &out)
+	err := run(t.Context(), []string{"-seconds", "0.2", "-leases", "-only", "^jwt 1 client|user 8 clients scram 1$|two brokers|half load|parts", "-scale", "0,100", "-out", file}, &out)
 	if errors.Is(err, devkit.ErrNoPrograms) {
 		t.Skip(err)
 	}
@@ -47,7 +47,11 @@ func TestRun(t *testing.T) {
 	for _, row := range list {
 		byName[row.Name] = row
 	}
-	for _, name := range []string{"jwt 1 client", "user 1 client scram 1"} {
+	left, err := filepath.Glob(filepath.Join(temporary, "daypass-bench-*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	for _, name := range []string{"jwt 1 client", "user 8 clients scram 1"} {
 		for suffix, unit := range map[string]string{"": "1/s", " p50": "ms", " p99": "ms", " cpu broker": "µs", " cpu database": "µs", " cpu load": "µs"} {
 			row, found := byName[name+suffix]
 			if !found || row.Unit != unit {
@@ -67,9 +71,23 @@ func TestRun(t *testing.T) {
 			t.Errorf("the table lacks %q:\n%s", "limit "+name, out.String())
 		}
 	}
-	left, err := filepath.Glob(filepath.Join(temporary, "daypass-bench-*"))
-	if err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v, %v", left, err)
+	for _, figure := range scaleFigures() {
+		for _, live := range []int{0, 100} {
+			name := (&level{live: live}).name(figure[0])
+			row, found := byName[name]
+			if !found || row.Unit != figure[1] || row.Value <= 0 || row.Ratio <= 0 || row.Baseline != (&level{}).name(figure[0]) {
+				t.Errorf("row %q = %+v (found: %t)", name, row, found)
+			}
+		}
+	}
+	for name, baseline := range map[string]string{
+		"two brokers jwt 32 clients": "one broker jwt 32 clients", "two brokers jwt 32 clients cpu broker": "one broker jwt 32 clients cpu broker",
+		"jwt half load p99": "jwt half load p50", "parts: token check and signature cpu": "parts: token check and signature cpu",
+	} {
+		row, found := byName[name]
+		if _, other := byName[baseline]; !found || !other || row.Baseline != baseline {
+			t.Errorf("row %q = %+v (found: %t, baseline: %t), want one beside %q", name, row, found, other, baseline)
+		}
 	}
 }
 
@@ -77,6 +95,7 @@ func TestRunRefuses(t *testing.T) {
 	for want, args := range map[string][]string{
 		"-seconds must be more than 0": {"-seconds", "0"},
 		"reading -only":                {"-only", "("},
+		"no number of leases":          {"-scale", "0,many"},
 	} {
 		if err := run(t.Context(), args, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("run(%q) = %v, want an error with %q", args, err, want)
@@ -98,7 +117,7 @@ func TestDriveStopsAtTheFirstFailure(t *testing.T) {
 			return ctx.Err()
 		},
 	}
-	if _, err := drive(t.Context(), workers, 100, time.Hour); !errors.Is(err, failure) {
+	if _, err := drive(t.Context(), workers, load{most: 100, during: time.Hour}); !errors.Is(err, failure) {
 		t.Errorf("drive = %v, want %v", err, failure)
 	}
 }
@@ -110,7 +129,7 @@ func TestDriveUsesNothingTwice(t *testing.T) {
 		seen <- n
 		return nil
 	}
-	result, err := drive(t.Context(), []worker{work, work, work}, most, time.Hour)
+	result, err := drive(t.Context(), []worker{work, work, work}, load{most: most, during: time.Hour})
 	if err != nil || len(result.took) != most {
 		t.Fatalf("drive did %d operations, %v, want %d", len(result.took), err, most)
 	}

@@ -28,14 +28,14 @@ type child struct {
 const (
 	startTime = 30 * time.Second
 	stopTime  = 15 * time.Second
-	lookEvery = 20 * time.Millisecond
+	lookEvery = 5 * time.Millisecond
 )
 
-// startChild starts a program and returns when it serves. Its log goes to a file,
-// as in production, and not through this program.
-func startChild(ctx context.Context, dir string, argv ...string) (*child, error) {
+// startChild starts a program and returns when it serves. Its log goes to a file
+// of its own, as in production, and not through this program.
+func startChild(ctx context.Context, log string, argv ...string) (*child, error) {
 	name := filepath.Base(argv[0])
-	c := &child{name: name, log: filepath.Join(dir, name+".log"), ended: make(chan struct{})}
+	c := &child{name: name, log: log, ended: make(chan struct{})}
 	started := make(chan error, 1)
 	go c.live(context.WithoutCancel(ctx), started, argv)
 	if err := <-started; err != nil {

@@ -25,10 +25,17 @@ type driven struct {
 	elapsed time.Duration
 }
 
+// load says how much is done.
+type load struct {
+	most   int // operations
+	during time.Duration
+	pace   float64 // operations a second; 0: as many as there can be
+}
+
 // drive keeps all workers busy, each with one operation at a time, until the
 // time is over or most operations were begun. One that fails ends it: a row with
 // failures in it would say nothing.
-func drive(ctx context.Context, workers []worker, most int, d time.Duration) (driven, error) {
+func drive(ctx context.Context, workers []worker, l load) (driven, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var next atomic.Int64
@@ -38,12 +45,15 @@ func drive(ctx context.Context, workers []worker, most int, d time.Duration) (dr
 	for i, work := range workers {
 		running.Go(func() {
 			for ctx.Err() == nil {
-				began := time.Now()
-				if began.Sub(begin) >= d {
-					return
-				}
 				n := int(next.Add(1)) - 1
-				if n >= most {
+				began := time.Now()
+				if p := l.pace; p > 0 {
+					// It counts from when it was to be sent, whether or not somebody was
+					// free to send it: a server that falls behind is seen to.
+					began = begin.Add(time.Duration(float64(n) / p * float64(time.Second)))
+					time.Sleep(time.Until(began))
+				}
+				if n >= l.most || began.Sub(begin) >= l.during {
 					return
 				}
 				if err := work(ctx, n); err != nil {

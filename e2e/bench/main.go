@@ -24,7 +24,7 @@
 // measurement begins, so every one opens a session, as in a pipeline.
 //
 // How it is laid out: plan.go names the rows, stage.go starts what they need,
-// drive.go is the load, measure.go the rounds, report.go the table and the JSON.
+// leases.go and scale.go are the lease engine's, drive.go is the load, measure.go the rounds, report.go the table and the JSON.
 package main
 
 import (
@@ -36,6 +36,8 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -52,15 +54,21 @@ func main() {
 }
 
 // limitOfRun is when a run that hangs is given up; a default one takes about
-// three minutes.
-const limitOfRun = 10 * time.Minute
+// three minutes, one with ten million leases half an hour.
+const limitOfRun = time.Hour
 
 func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	file := flags.String("out", "", "file for the rows as JSON; its folder is made (empty: none)")
 	seconds := flags.Float64("seconds", 5, "seconds for each row, split into the rounds")
 	only := flags.String("only", "", "regular expression: measure only rows whose name it matches, such as 'jwt'")
+	engine := flags.Bool("leases", false, "measure the lease engine: more clients, half load, two brokers, many users alive")
+	scale := flags.String("scale", "", "numbers of live leases, such as 0,1000000: what grows with them, held against the first")
 	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	levels, err := readLevels(*scale)
+	if err != nil {
 		return err
 	}
 	wanted, err := regexp.Compile(*only)
@@ -78,27 +86,62 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stage.close(context.WithoutCancel(ctx))) }()
-	pairs := stage.plan(wanted)
-	if len(pairs) == 0 {
-		return fmt.Errorf("no row matches %q (hint: rows are called 'jwt 8 clients' or 'user 8 clients scram 4096')", *only)
-	}
 	if err := stage.describe(out); err != nil {
 		return err
 	}
-	t := newTable(out)
+	each := time.Duration(*seconds * float64(time.Second))
 	var list []rows.Row
-	for _, p := range pairs {
-		measured, err := p.measure(ctx, time.Duration(*seconds*float64(time.Second)))
+	if *engine {
+		list, err = stage.leases(ctx, wanted, each, out)
+	} else if len(levels) == 0 || *only != "" {
+		list, err = stage.exchanges(ctx, newTable(out), each, stage.plan(wanted)...)
+	}
+	if err != nil {
+		return err
+	}
+	if len(list) == 0 && len(levels) == 0 {
+		return fmt.Errorf("no row matches %q (hint: rows are called 'jwt 8 clients' or 'user 8 clients scram 4096')", *only)
+	}
+	if len(levels) > 0 {
+		grown, err := stage.scale(ctx, levels, each, out)
 		if err != nil {
-			return fmt.Errorf("measuring %s: %w", p.ours.name, err)
-		}
-		if err := t.add(measured); err != nil {
 			return err
 		}
-		list = append(list, measured.rows()...)
+		list = append(list, grown...)
 	}
 	if *file == "" {
 		return nil
 	}
 	return rows.Write(*file, list)
+}
+
+// exchanges measures pairs, and prints each when it has been.
+func (s *stage) exchanges(ctx context.Context, t *table, each time.Duration, pairs ...pair) ([]rows.Row, error) {
+	var list []rows.Row
+	for _, p := range pairs {
+		measured, err := p.measure(ctx, each)
+		if err != nil {
+			return nil, fmt.Errorf("measuring %s: %w", p.ours.name, err)
+		}
+		if err := t.add(measured); err != nil {
+			return nil, err
+		}
+		list = append(list, measured.rows()...)
+	}
+	return list, nil
+}
+
+// readLevels reads numbers with commas between them.
+func readLevels(text string) (levels []int, err error) {
+	if text == "" {
+		return nil, nil
+	}
+	for number := range strings.SplitSeq(text, ",") {
+		n, err := strconv.Atoi(number)
+		if err != nil || n < 0 {
+			return nil, fmt.Errorf("reading -scale: %q is no number of leases", number)
+		}
+		levels = append(levels, n)
+	}
+	return levels, nil
 }

@@ -102,7 +102,7 @@ func (s *side) sample(ctx context.Context, p pair, d time.Duration, list *[]samp
 	if err != nil {
 		return err
 	}
-	result, err := drive(ctx, workers, most, d)
+	result, err := drive(ctx, workers, load{most: most, during: d, pace: s.pace})
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.name, err)
 	}

@@ -14,6 +14,7 @@ type side struct {
 	connect func(ctx context.Context, clients int) ([]worker, func(), error)
 	// tidy undoes what a measurement left on the target; nil: nothing to do.
 	tidy func(ctx context.Context) error
+	pace float64 // operations a second; 0: as many as there can be
 	// cpu says how much CPU has been used so far, by whom. "load" is this program.
 	cpu map[string]func() (time.Duration, error)
 }
@@ -41,40 +42,59 @@ func (s *stage) plan(wanted *regexp.Regexp) []pair {
 		}
 	}
 	crowds := []int{1, 8, 32}
-	load := processTime(selfPID())
-	database := s.databaseTime
 	for _, clients := range crowds {
-		name := "jwt " + crowd(clients)
-		add(pair{
-			clients: clients, tokens: s.tokens,
-			ours: side{
-				name: name, connect: s.http(s.broker.address, "/v1/exchange", `{"grants":["bench/jwt"]}`),
-				cpu: map[string]func() (time.Duration, error){cpuBroker: processTime(s.broker.pid()), cpuDatabase: database, cpuLoad: load},
-			},
-			limit: side{
-				name: "limit " + name, connect: s.http(s.thin.address, "/exchange", `{"grants":["bench/jwt"]}`),
-				cpu: map[string]func() (time.Duration, error){cpuBroker: processTime(s.thin.pid()), cpuDatabase: database, cpuLoad: load},
-			},
-		})
+		add(s.jwt(clients))
 	}
 	for _, iterations := range []int{4096, 1} {
 		for _, clients := range crowds {
-			name := fmt.Sprintf("user %s scram %d", crowd(clients), iterations)
-			body := fmt.Sprintf(`{"grants":["bench/user-%d"]}`, iterations)
-			add(pair{
-				clients: clients, tokens: s.tokens,
-				ours: side{
-					name: name, connect: s.http(s.broker.address, "/v1/exchange", body),
-					cpu: map[string]func() (time.Duration, error){cpuBroker: processTime(s.broker.pid()), cpuDatabase: database, cpuLoad: load},
-				},
-				limit: side{
-					name: "limit " + name, connect: s.bare(iterations), tidy: s.dropBare,
-					cpu: map[string]func() (time.Duration, error){cpuDatabase: database, cpuLoad: load},
-				},
-			})
+			add(s.user(clients, iterations, ""))
 		}
 	}
 	return pairs
+}
+
+// jwt is the exchange for a signed JWT beside the thin program.
+func (s *stage) jwt(clients int) pair {
+	name := "jwt " + crowd(clients)
+	return pair{
+		clients: clients, tokens: s.tokens,
+		ours: side{name: name, connect: s.http(s.broker.address, "/v1/exchange", jwtBody), cpu: s.cpuOf(s.broker)},
+		limit: side{
+			name: "limit " + name, connect: s.http(s.thin.address, "/exchange", jwtBody), cpu: s.cpuOf(s.thin),
+		},
+	}
+}
+
+// user is the exchange for a database user beside the bare statement.
+func (s *stage) user(clients, iterations int, where string) pair {
+	name := fmt.Sprintf("user %s scram %d%s", crowd(clients), iterations, where)
+	return pair{
+		clients: clients, tokens: s.tokens,
+		ours: side{
+			name: name, connect: s.http(s.broker.address, "/v1/exchange", fmt.Sprintf(`{"grants":["bench/user-%d"]}`, iterations)), cpu: s.cpuOf(s.broker),
+		},
+		limit: side{name: "limit " + name, connect: s.bare(iterations), tidy: s.dropBare, cpu: s.cpuOf()},
+	}
+}
+
+const jwtBody = `{"grants":["bench/jwt"]}`
+
+// cpuOf says whose CPU is counted as the broker's, besides the database's and our own.
+func (s *stage) cpuOf(brokers ...*child) map[string]func() (time.Duration, error) {
+	counted := map[string]func() (time.Duration, error){cpuDatabase: s.databaseTime, cpuLoad: processTime(selfPID())}
+	if len(brokers) > 0 {
+		counted[cpuBroker] = func() (sum time.Duration, err error) {
+			for _, b := range brokers {
+				used, err := processTime(b.pid())()
+				if err != nil {
+					return 0, err
+				}
+				sum += used
+			}
+			return sum, nil
+		}
+	}
+	return counted
 }
 
 func crowd(clients int) string {

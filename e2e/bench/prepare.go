@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"embed"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -28,40 +29,52 @@ const (
 
 // prepareBroker writes the configuration and the policy, and makes the schema.
 func (s *stage) prepareBroker(ctx context.Context) error {
-	condition, err := files.ReadFile("files/condition.cel")
-	if err != nil {
-		return err
-	}
 	if err := os.Mkdir(s.path("policies"), 0o700); err != nil {
 		return err
 	}
-	values := map[string]any{
-		"Dir": s.dir, "Module": s.module, "Token": tokenLabel, "Issuer": s.provider.IssuerURL(devkit.ProfileGitHub), "Audience": audience,
-		"Port": s.postgres.Port(), "Database": targetDatabase, "Account": brokerAccount, "Group": targetGroup, "Owner": targetOwner,
-		"Condition": strings.Join(strings.Fields(string(condition)), " "),
-	}
-	for from, to := range map[string]string{"daypass.yaml.tmpl": "daypass.yaml", "bench.yaml.tmpl": "policies/bench.yaml", "condition.cel": "condition.cel"} {
-		text, err := template.ParseFS(files, "files/"+from)
-		if err != nil {
-			return err
-		}
-		var filled strings.Builder
-		if err := text.Execute(&filled, values); err != nil {
-			return err
-		}
-		if err := s.write(to, filled.String()); err != nil {
+	for from, to := range map[string]string{"bench.yaml.tmpl": "policies/bench.yaml", "condition.cel": "condition.cel"} {
+		if err := s.fill(from, to, ""); err != nil {
 			return err
 		}
 	}
-	if err := s.write("database.url", s.postgres.DSN(brokerDatabase)); err != nil {
+	return s.prepareDatabase(ctx, brokerDatabase, "daypass.yaml")
+}
+
+// prepareDatabase makes the schema, and the configuration of a broker on it.
+func (s *stage) prepareDatabase(ctx context.Context, name, config string) error {
+	url := name + ".url"
+	if err := errors.Join(s.fill("daypass.yaml.tmpl", config, url), s.write(url, s.postgres.DSN(name))); err != nil {
 		return err
 	}
-	connection, err := pgx.ParseConfig(s.postgres.DSN(brokerDatabase))
+	connection, err := pgx.ParseConfig(s.postgres.DSN(name))
 	if err != nil {
 		return fmt.Errorf("reading the database's URL: %w", err)
 	}
 	_, err = migrations.Up(ctx, connection)
 	return err
+}
+
+// fill writes a file of the broker from its template.
+func (s *stage) fill(from, to, urlFile string) error {
+	condition, err := files.ReadFile("files/condition.cel")
+	if err != nil {
+		return err
+	}
+	values := map[string]any{
+		"URLFile": urlFile,
+		"Dir":     s.dir, "Module": s.module, "Token": tokenLabel, "Issuer": s.provider.IssuerURL(devkit.ProfileGitHub), "Audience": audience,
+		"Port": s.postgres.Port(), "Database": targetDatabase, "Account": brokerAccount, "Group": targetGroup, "Owner": targetOwner,
+		"Condition": strings.Join(strings.Fields(string(condition)), " "),
+	}
+	text, err := template.ParseFS(files, "files/"+from)
+	if err != nil {
+		return err
+	}
+	var filled strings.Builder
+	if err := text.Execute(&filled, values); err != nil {
+		return err
+	}
+	return s.write(to, filled.String())
 }
 
 // prepareTarget runs what `daypassd target setup postgres` prints.

@@ -161,22 +161,30 @@ func (s *stage) write(name, text string) error {
 }
 
 func (s *stage) startPrograms(ctx context.Context) (err error) {
-	s.broker, err = startChild(ctx, s.dir, s.path("daypassd"), "serve", "--config", s.path("daypass.yaml"))
-	if err != nil {
+	if s.broker, err = s.startBroker(ctx, "daypass.yaml", "daypassd.log"); err != nil {
 		return err
 	}
-	s.later(func(context.Context) error { return s.broker.stop() })
 	if err := s.write("thin.url", s.postgres.DSN(limitDatabase)); err != nil {
 		return err
 	}
 	issuer := s.provider.IssuerURL(devkit.ProfileGitHub)
-	s.thin, err = startChild(ctx, s.dir, s.path("thin"), "-database", s.path("thin.url"), "-issuer", issuer, "-jwks", issuer+"/jwks", "-audience", audience,
+	s.thin, err = startChild(ctx, s.path("thin.log"), s.path("thin"), "-database", s.path("thin.url"), "-issuer", issuer, "-jwks", issuer+"/jwks", "-audience", audience,
 		"-condition", s.path("condition.cel"), "-module", s.module, "-token", tokenLabel, "-keys", s.path("keys"), "-pin", s.path("pin"))
 	if err != nil {
 		return err
 	}
 	s.later(func(context.Context) error { return s.thin.stop() })
 	return nil
+}
+
+// startBroker starts one more broker, which ends with the stage.
+func (s *stage) startBroker(ctx context.Context, config, log string) (*child, error) {
+	b, err := startChild(ctx, s.path(log), s.path("daypassd"), "serve", "--config", s.path(config))
+	if err != nil {
+		return nil, err
+	}
+	s.later(func(context.Context) error { return b.stop() })
+	return b, nil
 }
 
 // describe prints what the figures were made on.
