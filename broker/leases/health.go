@@ -1,0 +1,77 @@
+package leases
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// failureLife is how long one write that failed counts. A broker that isn't ready
+// gets no exchanges, whose writes would show that it is over.
+const failureLife = 10 * time.Second
+
+// writing is how the latest writes went.
+type writing struct {
+	mu     sync.Mutex
+	failed error
+	at     time.Duration // on the clock that nobody sets
+}
+
+// wrote takes down how a write went.
+func (s *Store) wrote(err error) {
+	s.writing.mu.Lock()
+	defer s.writing.mu.Unlock()
+	s.writing.failed, s.writing.at = err, s.clock.elapsed()
+}
+
+// Health says in words for an operator why the database takes no writes, as the
+// latest ones told; nil when they went well, or long ago.
+func (s *Store) Health() error {
+	s.writing.mu.Lock()
+	defer s.writing.mu.Unlock()
+	if s.writing.failed == nil || s.clock.elapsed()-s.writing.at > failureLife {
+		return nil
+	}
+	return errors.New(Why(s.writing.failed))
+}
+
+// Why the database failed, in words for an operator: without the addresses that
+// errors of connecting hold.
+func Why(err error) string {
+	var pg *pgconn.PgError
+	switch {
+	case errors.Is(err, pgconn.ErrReadOnlyConnection):
+		return "no host of database.url takes writes: all that answer are read-only, or standbys"
+	case errors.As(err, &pg):
+		return whyRefused(pg.Code)
+	case errors.Is(err, errUnreplicated):
+		return errUnreplicated.Error()
+	case errors.Is(err, context.DeadlineExceeded):
+		return "the database does not answer in time (hint: with synchronous replication a commit waits for a standby, however long that is away)"
+	}
+	return "the database does not answer"
+}
+
+func whyRefused(code string) string {
+	switch code {
+	case "25006":
+		return "the database is read-only (hint: it is a standby, or default_transaction_read_only is on)"
+	case "53100":
+		return "the database's disk is full"
+	case "53200":
+		return "the database is out of memory"
+	case "53300":
+		return "the database has no connection left (hint: max_connections there, database.max_connections here)"
+	case "57P01", "57P02", "57P03":
+		return "the database is starting, stopping or recovering from a crash"
+	case "57014":
+		return "the database took longer than the statement timeout"
+	}
+	if transient(code) {
+		return "the database refuses with SQLSTATE " + code
+	}
+	return "a statement failed with SQLSTATE " + code + ": the log says more"
+}
