@@ -6,8 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // One clock decides, the database's. A broker looks at it every few seconds and
@@ -171,7 +169,7 @@ func (s *Store) measureClock(ctx context.Context) error {
 	}
 	// A broker starts, and knows the time, on a database that takes no writes.
 	_, err = conn.Exec(ctx, raiseClock, raise, raiseAfter)
-	s.wrote(err)
+	s.raised(err)
 	return nil
 }
 
@@ -249,7 +247,7 @@ func (s *Store) clockLoop(ctx context.Context) {
 		case wrong == nil && before != nil:
 			s.config.Logger.InfoContext(ctx, "the clocks are right again")
 		}
-		if wait = clockInterval; err != nil || wrong != nil {
+		if wait = clockInterval; err != nil || wrong != nil || s.Health() != nil {
 			wait = clockAgain
 		}
 	}

@@ -24,8 +24,8 @@ const (
 	// that was away, and what a changed setting of the database says holds everywhere.
 	connectionLife   = 30 * time.Minute
 	connectionJitter = 5 * time.Minute
-	connectionIdle   = 5 * time.Minute
-	lookAfterPool    = 15 * time.Second
+	// pingTimeout is how long a connection that was idle may take to show that it is alive.
+	pingTimeout = 3 * time.Second
 )
 
 // PlannerSettings are what the connections of Config.Pool should be set to. The
@@ -51,7 +51,7 @@ func Prepare(config *pgxpool.Config) {
 		c.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	}
 	config.MaxConnLifetime, config.MaxConnLifetimeJitter = connectionLife, connectionJitter
-	config.MaxConnIdleTime, config.HealthCheckPeriod = connectionIdle, lookAfterPool
+	config.PingTimeout = pingTimeout
 
 	before := c.OnPgError
 	c.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) bool {

@@ -27,6 +27,18 @@ func (s *Store) wrote(err error) {
 	s.writing.failed, s.writing.at = err, s.clock.elapsed()
 }
 
+// raised is wrote for the row of the clock, which needs no space and waits for
+// nobody: when it goes well, that tells only that the database isn't read-only.
+func (s *Store) raised(err error) {
+	s.writing.mu.Lock()
+	failed := s.writing.failed
+	s.writing.mu.Unlock()
+	var pg *pgconn.PgError
+	if err != nil || (errors.As(failed, &pg) && pg.Code == readOnly) {
+		s.wrote(err)
+	}
+}
+
 // Health says in words for an operator why the database takes no writes, as the
 // latest ones told; nil when they went well, or long ago.
 func (s *Store) Health() error {
@@ -35,18 +47,19 @@ func (s *Store) Health() error {
 	if s.writing.failed == nil || s.clock.elapsed()-s.writing.at > failureLife {
 		return nil
 	}
-	return errors.New(Why(s.writing.failed))
+	return errors.New(Outage(s.writing.failed))
 }
 
-// Why the database failed, in words for an operator: without the addresses that
+// Outage says why the database failed, in words for an operator: without the addresses that
 // errors of connecting hold.
-func Why(err error) string {
+func Outage(err error) string {
 	var pg *pgconn.PgError
+	var connecting *pgconn.ConnectError
 	switch {
 	case errors.Is(err, pgconn.ErrReadOnlyConnection):
 		return "no host of database.url takes writes: all that answer are read-only, or standbys"
 	case errors.As(err, &pg):
-		return whyRefused(pg.Code)
+		return whyRefused(pg.Code, errors.As(err, &connecting))
 	case errors.Is(err, errUnreplicated):
 		return errUnreplicated.Error()
 	case errors.Is(err, context.DeadlineExceeded):
@@ -55,7 +68,7 @@ func Why(err error) string {
 	return "the database does not answer"
 }
 
-func whyRefused(code string) string {
+func whyRefused(code string, connecting bool) string {
 	switch code {
 	case "25006":
 		return "the database is read-only (hint: it is a standby, or default_transaction_read_only is on)"
@@ -69,6 +82,9 @@ func whyRefused(code string) string {
 		return "the database is starting, stopping or recovering from a crash"
 	case "57014":
 		return "the database took longer than the statement timeout"
+	}
+	if connecting {
+		return "the database lets nobody in, with SQLSTATE " + code
 	}
 	if transient(code) {
 		return "the database refuses with SQLSTATE " + code
