@@ -144,8 +144,9 @@ func (c *clock) look() {
 	}
 }
 
-// measureClock looks at the database's clock, and raises the highest.
-func (s *Store) measureClock(ctx context.Context) error {
+// MeasureClock looks at the database's clock now, and raises the highest. The
+// store does it by itself every few seconds.
+func (s *Store) MeasureClock(ctx context.Context) error {
 	s.clock.measuring.Lock()
 	defer s.clock.measuring.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
@@ -236,7 +237,7 @@ func (s *Store) clockLoop(ctx context.Context) {
 			return
 		}
 		before := s.clock.seen.Load().wrong
-		err := s.measureClock(ctx)
+		err := s.MeasureClock(ctx)
 		if err != nil && ctx.Err() == nil {
 			s.config.Logger.WarnContext(ctx, "the database's clock could not be read", "error", err)
 		}

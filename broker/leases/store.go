@@ -76,7 +76,7 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 	}
 	s := &Store{config: config, queue: make(chan *write, queueLength)}
 	s.clock = newClock(&s.config)
-	if err := s.measureClock(ctx); err != nil {
+	if err := s.MeasureClock(ctx); err != nil {
 		return nil, err
 	}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
