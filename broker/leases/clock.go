@@ -38,7 +38,7 @@ const (
 )
 
 const (
-	readClock = `SELECT at, coalesce((SELECT highest FROM clock), at) FROM clock_timestamp() AS at`
+	readClock = `SELECT clock_timestamp(), coalesce((SELECT highest FROM clock), 'epoch')`
 
 	// Losing the last of these does no harm: the brokers remember, and the next one
 	// comes soon. So it waits for no disk and no standby.
