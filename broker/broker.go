@@ -152,6 +152,9 @@ var ErrAlreadyRevoked = errors.New("lease was already revoked")
 // The target goes first: when we die in between, the lease still ends when it was
 // going to.
 func (b *Broker) Renew(ctx context.Context, caller Caller, id string, ttl time.Duration) (*leases.Lease, error) {
+	if err := b.config.Store.CheckClock(); err != nil {
+		return nil, err
+	}
 	l, err := b.Lease(ctx, caller, id)
 	if err != nil {
 		return nil, err

@@ -84,6 +84,10 @@ func (b *Broker) Exchange(ctx context.Context, request *ExchangeRequest) (*Excha
 	if err := checkRequest(request.Grants); err != nil {
 		return nil, err
 	}
+	// Before the token, which is judged by a clock too, and before anything is signed.
+	if err := b.config.Store.CheckClock(); err != nil {
+		return nil, err
+	}
 	caller, err := b.admit(ctx, request)
 	if err != nil {
 		return nil, err

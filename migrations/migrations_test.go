@@ -38,10 +38,10 @@ func connect(t *testing.T, c *pgx.ConnConfig) *pgx.Conn {
 
 func all() []int64 {
 	var versions []int64
-	for v := int64(1); v <= migrations.Latest; v++ {
+	for v := int64(1); v <= 7; v++ {
 		versions = append(versions, v)
 	}
-	return versions
+	return append(versions, migrations.Latest)
 }
 
 func TestUpTwice(t *testing.T) {

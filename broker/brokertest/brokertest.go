@@ -129,6 +129,8 @@ type Options struct {
 	RotateEvery time.Duration
 	// Connection changes how the broker, and its Base, connect to the database.
 	Connection func(*pgxpool.Config)
+	// Database is the URL of an empty database; "": one of its own in the tests' server.
+	Database string
 	// Join makes this broker one more of another's fleet: the same database,
 	// keys, provider and targets.
 	Join *Broker
@@ -186,7 +188,10 @@ func New(t testing.TB, options Options) *Broker {
 func (b *Broker) found() {
 	t := b.t
 	t.Helper()
-	b.dsn, b.secrets = devtest.Database(t), &secrets{}
+	b.dsn, b.secrets = b.options.Database, &secrets{}
+	if b.dsn == "" {
+		b.dsn = devtest.Database(t)
+	}
 	b.DB, b.Other = newTarget(b.secrets), newTarget(b.secrets)
 	config := b.database()
 	if _, err := migrations.Up(t.Context(), config.ConnConfig.Copy()); err != nil {
@@ -214,8 +219,7 @@ func (b *Broker) database() *pgxpool.Config {
 		b.t.Fatal(err)
 	}
 	config.MaxConns = 12
-	maps.Copy(config.ConnConfig.RuntimeParams, leases.PlannerSettings())
-	maps.Copy(config.ConnConfig.RuntimeParams, map[string]string{"statement_timeout": "5000", "lock_timeout": "3000", "idle_in_transaction_session_timeout": "10000"})
+	leases.Prepare(config)
 	if b.options.Connection != nil {
 		b.options.Connection(config)
 	}

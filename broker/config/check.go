@@ -21,6 +21,9 @@ func (l *loader) check() {
 	l.listen()
 	l.externalURL()
 	c.Database.URL = l.secret(secretAt{at: c.Database.At, key: "url", path: "database.url", raw: &c.Database.RawURL, file: c.Database.URLFile, fileKey: "url_file"})
+	if most := c.Database.MaxConnections; (most != 0 || c.Database.At.Has("max_connections")) && (most < 8 || most > 1000) {
+		l.add(c.Database.At.Of("max_connections"), "leave it out for 24", "max_connections is between 8 and 1000")
+	}
 	l.keys()
 	l.environments()
 	l.providers()

@@ -68,6 +68,8 @@ type Database struct {
 	URLFile string           `yaml:"url_file"` // holds a postgres:// URL
 	RawURL  string           `yaml:"url"`      // ${NAME}; empty once it is read
 	URL     issuers.Secret   `yaml:"-"`        // from the environment; zero where URLFile is set
+
+	MaxConnections int `yaml:"max_connections"` // 0: 24, or what the URL or the number of CPUs says beyond it
 }
 
 // Keys are the broker's keys.

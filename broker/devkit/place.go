@@ -198,7 +198,7 @@ func (h *home) clear(acc account) error {
 	if dir, ok := h.shortSocketKept(acc); ok {
 		errs = append(errs, emptySockets(dir), os.Remove(dir))
 	}
-	for _, name := range []string{dataName, newDataName, socketName, logName, passwordName, portName, shortSockName, ephemeralName} {
+	for _, name := range []string{dataName, newDataName, socketName, logName, passwordName, passFileName, portName, shortSockName, ephemeralName} {
 		errs = append(errs, h.RemoveAll(name))
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -31,6 +31,8 @@ const (
 	retryWhenFree = 10 * time.Second
 
 	retryWhenStill = 2 * time.Second
+
+	retryWhenRight = 5 * time.Second
 )
 
 func newProblem(status int, code api.Code, detail string) *problem {
@@ -53,6 +55,7 @@ func problemOf(err error) *problem {
 		tooSoon     *broker.EndsTooSoonError
 		mistakes    *policies.LoadError
 		unconfirmed *reloader.ConfirmationError
+		clock       *leases.ClockError
 		ready       *problem
 		ofEcho      *echo.HTTPError
 	)
@@ -112,8 +115,12 @@ func problemOf(err error) *problem {
 		p := newProblem(http.StatusBadGateway, api.CodeIssuerFailed, "the target of this grant did not make the credential; nothing was left behind, and the token may be sent again")
 		p.Grant = issue.Grant
 		return p
+	case errors.As(err, &clock):
+		p := newProblem(http.StatusServiceUnavailable, api.CodeUnavailable, clock.Detail)
+		p.retryAfter = retryWhenRight
+		return p
 	case errors.Is(err, leases.ErrUnavailable), errors.Is(err, admin.ErrUnavailable):
-		p := newProblem(http.StatusServiceUnavailable, api.CodeUnavailable, "the broker's database is away; no credential was made, and the token may be sent again")
+		p := newProblem(http.StatusServiceUnavailable, api.CodeUnavailable, "the broker's database is away or takes no writes; no credential was given out, and the request may be sent again")
 		p.retryAfter = retrySoon
 		return p
 	case errors.Is(err, leases.ErrNotFound):

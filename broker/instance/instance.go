@@ -370,7 +370,7 @@ func (i *Instance) ready(ctx context.Context) httpapi.Readiness {
 	defer cancel()
 	r := httpapi.Readiness{
 		Ready:   true,
-		Checks:  map[string]string{"keys": "ok", "policies": i.reloads.Status(), "database": "ok"},
+		Checks:  map[string]string{"keys": "ok", "policies": i.reloads.Status(), "database": "ok", "clock": "ok"},
 		Issuers: map[string]string{},
 	}
 	for name := range i.issuers {
@@ -380,11 +380,17 @@ func (i *Instance) ready(ctx context.Context) httpapi.Readiness {
 		i.config.Logger.WarnContext(ctx, "the broker is not ready", "error", err)
 		r.Ready, r.Checks["keys"] = false, "the signing key does not sign"
 	}
+	if err := i.store.CheckClock(); err != nil {
+		r.Ready, r.Checks["clock"] = false, err.Error()
+	}
 	degraded, err := i.broker.Degraded(ctx)
 	if err != nil {
 		i.config.Logger.WarnContext(ctx, "the broker is not ready", "error", err)
-		r.Ready, r.Checks["database"] = false, "the database does not answer"
+		r.Ready, r.Checks["database"] = false, leases.Outage(err)
 		return r
+	}
+	if err := i.store.Health(); err != nil {
+		r.Ready, r.Checks["database"] = false, err.Error()
 	}
 	for name, issuer := range i.issuers {
 		failure, tried := degraded[name]

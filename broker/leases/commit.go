@@ -72,6 +72,12 @@ func (s *Store) commit(ctx context.Context, writes []*write) {
 		}
 		return
 	}
+	if err != nil && !refused(err) {
+		s.wrote(err)
+		s.clock.look() // it may be another server from now on
+	} else {
+		s.wrote(nil)
+	}
 	for _, w := range writes {
 		if err != nil {
 			w.err = unavailable("committing", err)
@@ -104,10 +110,11 @@ func apart(writes []*write) (now, later []*write) {
 }
 
 // refused says that Postgres rolled the transaction back because of what was
-// in it, rather than being away.
+// in it (conflicts with other transactions included), rather than being away.
 func refused(err error) bool {
 	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code[:2] != "57" && pg.Code[:2] != "53" && pg.Code[:2] != "08"
+	var connecting *pgconn.ConnectError
+	return !errors.As(err, &connecting) && errors.As(err, &pg) && (!transient(pg.Code) || pg.Code[:2] == "40" || pg.Code == "55P03")
 }
 
 // commitOnce sends all statements at once. Postgres runs what comes before one
@@ -140,5 +147,5 @@ func (s *Store) commitOnce(ctx context.Context, writes []*write) error {
 	if len(activations) > 0 {
 		queueActivations(batch, activations)
 	}
-	return conn.SendBatch(ctx, batch).Close()
+	return sendBatch(ctx, conn, batch)
 }

@@ -97,6 +97,9 @@ type Fingerprint struct {
 // ErrReplayed, a TooManyError, a SessionEndsError, ErrUnavailable, or one of the
 // errors of a Retry, and then nothing was written.
 func (s *Store) Reserve(ctx context.Context, r *Reservation) error {
+	if err := s.CheckClock(); err != nil {
+		return err
+	}
 	if r.Whose != nil && s.rooms.holds(r.Whose, s.config.Now()) {
 		return &TooManyError{Grant: r.Leases[0].Policy + "/" + r.Leases[0].Grant, Limit: LimitTenant}
 	}

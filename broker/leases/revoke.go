@@ -171,7 +171,7 @@ type Claimed struct {
 func (s *Store) Claim(ctx context.Context, issuer string, limit int, claim time.Duration) (claimed []Claimed, expired int, err error) {
 	var due []*Lease
 	err = s.inTx(ctx, "claiming due leases", func(tx pgx.Tx) error {
-		now := s.Now()
+		now := s.Later()
 		rows, err := tx.Query(ctx, selectLeases+`
 WHERE l.tenant = $1 AND l.issuer = $2 AND l.due_at <= $3 ORDER BY l.due_at LIMIT $4 FOR UPDATE OF l SKIP LOCKED`, s.config.Tenant, issuer, now, limit)
 		if err != nil {
@@ -214,7 +214,7 @@ WHERE l.tenant = $1 AND l.issuer = $2 AND l.due_at <= $3 ORDER BY l.due_at LIMIT
 // endDue ends each lease for its own reason, and commits.
 func (s *Store) endDue(ctx context.Context, tx pgx.Tx, due []*Lease, until time.Time) error {
 	slices.SortFunc(due, func(a, b *Lease) int { return cmp.Compare(a.ID, b.ID) })
-	now := s.Now()
+	now := s.Later()
 	var changes []change
 	for _, l := range due {
 		why := Why{Actor: "daypassd", Reason: "it came to its end"}
@@ -302,6 +302,9 @@ func (s *Store) Forget(ctx context.Context, id string, why Why) (*Lease, error) 
 
 // Renew moves the end of an active lease, once the target has moved it already.
 func (s *Store) Renew(ctx context.Context, l *Lease, expiresAt time.Time, actor string) error {
+	if err := s.CheckClock(); err != nil {
+		return err
+	}
 	event, err := s.config.Audit.Event(audit.Entry{
 		At: s.Now(), Type: audit.LeaseRenewed, Subject: l.ID, Count: l.events + 1, Actor: actor, Data: map[string]any{"expires_at": expiresAt},
 	})
@@ -356,6 +359,9 @@ func commitBatch(ctx context.Context, tx pgx.Tx, batch *pgx.Batch) error {
 		return unavailable("committing", err)
 	}
 	if err := tx.Commit(ctx); err != nil {
+		return unavailable("committing", err)
+	}
+	if err := replicated(tx.Conn()); err != nil {
 		return unavailable("committing", err)
 	}
 	return nil

@@ -320,6 +320,9 @@ func (s *Store) queueLeases(batch *pgx.Batch, writes []*write, count counting, s
 			if w.err == nil {
 				w.err = refusal(verdict, grant, ends)
 			}
+			if verdict == "clock" {
+				s.clock.look()
+			}
 			return nil
 		})
 		s.learn(count)
@@ -332,7 +335,7 @@ func refusal(verdict, grant string, sessionEnds time.Time) error {
 	case "":
 		return nil
 	case "clock":
-		return fmt.Errorf("%w: the broker's clock and the database's are more than %s apart", ErrUnavailable, MaxSkew)
+		return &ClockError{Detail: fmt.Sprintf("the broker's idea of the time and the database's clock were more than %s apart; the clock is looked at anew", MaxSkew)}
 	case "late":
 		return fmt.Errorf("%w: it waited longer than %s for a place in a transaction", ErrUnavailable, maxWait)
 	case "reused jti":

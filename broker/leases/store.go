@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -25,7 +24,10 @@ type Config struct {
 	Installation string          // required
 	Tenant       string          // required
 	Now          func() time.Time
-	Logger       *slog.Logger // nil: discards
+	// Elapsed is a clock that nobody sets, from any beginning; nil: the monotonic one
+	// of Now.
+	Elapsed func() time.Duration
+	Logger  *slog.Logger // nil: discards
 
 	// Writers is how many transactions commit at once; zero: 2. Concurrent
 	// exchanges join the next free one.
@@ -41,36 +43,25 @@ type Sealer interface {
 
 // Store is the broker's memory. It is safe for concurrent use.
 type Store struct {
-	config Config
-	queue  chan *write
-	rooms  rooms
-	offset atomic.Int64 // database clock minus ours, in nanoseconds
-	stop   context.CancelFunc
-	done   sync.WaitGroup
+	config  Config
+	queue   chan *write
+	rooms   rooms
+	clock   *clock
+	writing writing
+	stop    context.CancelFunc
+	done    sync.WaitGroup
 }
 
 const (
-	// MaxSkew is how far the broker's idea of the time may be from the database's.
-	MaxSkew = 2 * time.Second
-
 	// maxWait is how old a reservation may be when it comes to the database: what
 	// it says about the time is no longer true then.
 	maxWait = 10 * time.Second
 
-	clockInterval  = 10 * time.Second
 	commitTimeout  = 10 * time.Second
 	maxBatch       = 128
 	queueLength    = 1024
 	defaultWriters = 2
 )
-
-// PlannerSettings are what the connections of Config.Pool should be set to. The
-// statements here ask for rows by their keys. With these settings each is planned
-// once for a connection, and for an index: a plan that was made while the tables
-// were empty would read them whole once they are full.
-func PlannerSettings() map[string]string {
-	return map[string]string{"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "jit": "off"}
-}
 
 // Open measures the database's clock and starts the writers. Close stops them.
 func Open(ctx context.Context, config Config) (*Store, error) {
@@ -84,7 +75,8 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 		config.Writers = defaultWriters
 	}
 	s := &Store{config: config, queue: make(chan *write, queueLength)}
-	if err := s.measureClock(ctx); err != nil {
+	s.clock = newClock(&s.config)
+	if err := s.MeasureClock(ctx); err != nil {
 		return nil, err
 	}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -100,46 +92,6 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 func (s *Store) Close() {
 	s.stop()
 	s.done.Wait()
-}
-
-// Now is the time by the database's clock, as measured every ten seconds. What
-// is written with it is refused by the database when it is off by more than
-// MaxSkew.
-func (s *Store) Now() time.Time {
-	return s.config.Now().Add(time.Duration(s.offset.Load())).UTC().Truncate(time.Microsecond)
-}
-
-func (s *Store) measureClock(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
-	defer cancel()
-	conn, err := s.config.Pool.Acquire(ctx) // before the clock is read: connecting takes its time
-	if err != nil {
-		return unavailable("reading the database's clock", err)
-	}
-	defer conn.Release()
-	before := s.config.Now()
-	var there time.Time
-	if err := conn.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&there); err != nil {
-		return unavailable("reading the database's clock", err)
-	}
-	here := before.Add(s.config.Now().Sub(before) / 2)
-	s.offset.Store(int64(there.Sub(here)))
-	return nil
-}
-
-func (s *Store) clockLoop(ctx context.Context) {
-	tick := time.NewTicker(clockInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			if err := s.measureClock(ctx); err != nil && ctx.Err() == nil {
-				s.config.Logger.WarnContext(ctx, "the database's clock could not be read", "error", err)
-			}
-		}
-	}
 }
 
 // Ping says whether the database answers.
@@ -172,5 +124,5 @@ func transient(code string) bool {
 	case "08", "40", "53", "57", "58":
 		return true
 	}
-	return code == "25006" || code == "55P03"
+	return code == readOnly || code == "55P03"
 }

@@ -147,7 +147,7 @@ func (r *Revoker) untilNext(ctx context.Context, issuer string) time.Duration {
 	if err != nil || next.IsZero() {
 		return longestSleep
 	}
-	return max(0, min(longestSleep, next.Sub(r.config.Store.Now())))
+	return max(0, min(longestSleep, next.Sub(r.config.Store.Later())))
 }
 
 // RunOnce claims one batch of an issuer's due leases and tries each once. It
@@ -200,7 +200,12 @@ func (r *Revoker) revoke(ctx context.Context, c leases.Claimed) {
 	case !response.Found && began.Before(c.SettledAt):
 		// A create that is still on its way could land behind us: "not found" is an
 		// answer only to a question that was asked once the target refuses to make it.
-		if err := r.config.Store.Postpone(ctx, c.Lease, c.SettledAt, "not on the target yet; waiting until nothing can be made for it any more", false); err != nil {
+		// What we claim by may be later than the clock that the target goes by.
+		until := c.SettledAt
+		if soon := r.config.Store.Later().Add(firstBackoff); until.Before(soon) {
+			until = soon
+		}
+		if err := r.config.Store.Postpone(ctx, c.Lease, until, "not on the target yet; waiting until nothing can be made for it any more", false); err != nil {
 			log.ErrorContext(ctx, "postponing a revocation failed; its claim will run out", "error", err)
 		}
 	default:
@@ -227,7 +232,7 @@ func (r *Revoker) ask(ctx context.Context, c leases.Claimed) (_ *issuers.RevokeR
 }
 
 func (r *Revoker) failed(ctx context.Context, c leases.Claimed, err error) {
-	now := r.config.Store.Now()
+	now := r.config.Store.Later()
 	stuck := errors.Is(err, issuers.ErrBlocked) || now.Sub(c.ExpiresAt) > stuckAfter || c.Attempts >= stuckAttempts
 	pause := Backoff(c.Attempts)
 	if errors.Is(err, issuers.ErrBlocked) {

@@ -107,9 +107,9 @@ func (f *fixture) begin(t *testing.T, id string) {
 }
 
 // due makes a lease due, also for a store that believes the database's clock to
-// be a little behind.
+// be a little behind. One that a running revoker has taken back meanwhile stays so.
 func (f *fixture) due(id string) {
-	f.Exec(`UPDATE leases SET due_at = now() - interval '1 second' WHERE id = $1`, id)
+	f.Exec(`UPDATE leases SET due_at = now() - interval '1 second' WHERE id = $1 AND due_at IS NOT NULL`, id)
 }
 
 func (f *fixture) once(t *testing.T, want int) {
@@ -231,7 +231,7 @@ func TestNotFoundIsNoAnswerBeforeSettled(t *testing.T) {
 		}
 		return nil
 	}})
-	f.Exec(`UPDATE leases SET due_at = now() - interval '1 second', settled_at = now() + interval '1 second' WHERE id = $1`, id)
+	f.Exec(`UPDATE leases SET due_at = now() - interval '1 second', settled_at = now() + interval '1 second' WHERE id = $1 AND due_at IS NOT NULL`, id)
 	settled = f.get(t, id).SettledAt
 	f.once(t, 1)
 	<-asked

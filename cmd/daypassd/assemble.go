@@ -125,11 +125,11 @@ func databaseConfig(settings *config.Config) (*pgxpool.Config, error) {
 		return nil, errors.New("database: the URL could not be read: it has the form postgres://user:password@host:5432/name")
 	}
 	parsed.MaxConns = max(parsed.MaxConns, databaseConnections)
-	maps.Copy(parsed.ConnConfig.RuntimeParams, map[string]string{
-		"application_name": sealing.BrokerApplication, "statement_timeout": "5000", "lock_timeout": "3000", "idle_in_transaction_session_timeout": "10000",
-	})
-	maps.Copy(parsed.ConnConfig.RuntimeParams, leases.PlannerSettings())
-	parsed.ConnConfig.ConnectTimeout = 5 * time.Second
+	if most := settings.Database.MaxConnections; most > 0 {
+		parsed.MaxConns = int32(most) //nolint:gosec // a thousand at the most
+	}
+	parsed.ConnConfig.RuntimeParams["application_name"] = sealing.BrokerApplication
+	leases.Prepare(parsed)
 	installation.Guard(parsed)
 	guard := parsed.AfterConnect
 	parsed.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
