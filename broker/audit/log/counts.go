@@ -18,12 +18,16 @@ func subjectOf(text string) subject {
 type counts struct {
 	first, last int
 	ahead       []int
-	at          int64 // number of the last event
+	lastAt, at  int64 // numbers of the event with count last, and of the one that was seen last
 }
 
-// maxAhead bounds how many events of a subject may stand before one that was
-// counted earlier: the log's order is nearly that of the events.
-const maxAhead = 4096
+const (
+	// maxAhead bounds how many events of a subject may stand before one that was
+	// counted earlier: the log's order is nearly that of the events.
+	maxAhead = 4096
+	// disorder bounds how far apart such events stand in the log: two batches of numbers.
+	disorder = 20_000
+)
 
 // count takes an event's place among those of its subject. Events stand in the log in the
 // order in which they were found, which is not always that of their counts.
@@ -31,33 +35,25 @@ func (v *verification) count(n int64, id string, b *body) error {
 	key := subjectOf(b.Subject)
 	c := v.subjects[key]
 	if c == nil {
-		c = &counts{}
+		c = &counts{first: 1, lastAt: n}
 		v.subjects[key] = c
-		if b.Count == 1 || v.lenient() {
+		if v.lenient() {
 			c.first, c.last = b.Count, b.Count-1
-		} else {
-			c.first, c.last = 1, 0
 		}
 	}
 	c.at = n
-	switch {
-	case b.Count == c.last+1:
-		c.last++
-		for len(c.ahead) > 0 && c.ahead[0] == c.last+1 {
-			c.last++
-			c.ahead = c.ahead[1:]
-		}
+	if b.Count == c.last+1 {
+		c.last, c.lastAt = b.Count, n
+		c.catchUp()
 		return nil
-	case b.Count < c.first && v.lenient() && c.last-c.first < maxAhead: // the first that the export has came later
+	}
+	if b.Count < c.first && v.lenient() && c.last-c.first < maxAhead { // the first that the export has came later
 		for m := c.first; m <= c.last; m++ {
 			c.ahead = append(c.ahead, m)
 		}
 		slices.Sort(c.ahead)
 		c.first, c.last = b.Count, b.Count
-		for len(c.ahead) > 0 && c.ahead[0] == c.last+1 {
-			c.last++
-			c.ahead = c.ahead[1:]
-		}
+		c.catchUp()
 		return nil
 	}
 	place, twice := slices.BinarySearch(c.ahead, b.Count)
@@ -71,14 +67,26 @@ func (v *verification) count(n int64, id string, b *body) error {
 	return nil
 }
 
+func (c *counts) catchUp() {
+	for len(c.ahead) > 0 && c.ahead[0] == c.last+1 {
+		c.last++
+		c.ahead = c.ahead[1:]
+	}
+}
+
 // lenient says that a subject's first events may be without a body, or before the export.
 func (v *verification) lenient() bool { return v.report.From > 0 || v.report.Dropped > 0 }
 
-// gaps finds a subject with an event missing between others.
+// gaps finds a subject with an event missing between others. Where the export doesn't have
+// the first bodies of the log, one of them may be what is missing: as far as the
+// log's order lets it.
 func (v *verification) gaps() error {
 	var worst *counts
 	for _, c := range v.subjects {
-		if len(c.ahead) > 0 && (worst == nil || c.at < worst.at) {
+		if len(c.ahead) == 0 || v.lenient() && c.lastAt < max(v.report.From, v.report.DroppedTo)+disorder {
+			continue
+		}
+		if worst == nil || c.at < worst.at {
 			worst = c
 		}
 	}

@@ -1,6 +1,7 @@
 package sequencer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -40,7 +41,11 @@ EXCEPT
 SELECT event_id FROM audit_log WHERE event_id > $1 AND event_id <= $2
 ORDER BY id`
 
-	read = `SELECT id, body, leaf, mac, key_id FROM audit_events WHERE id BETWEEN $1 AND $2 AND id = ANY($3) ORDER BY id`
+	// read takes them in the order of their times: within a millisecond, what a broker
+	// wrote about one subject in that of its counts.
+	read = `
+SELECT id, body, leaf, mac, key_id FROM audit_events WHERE id BETWEEN $1 AND $2 AND id = ANY($3)
+ORDER BY substr(id, 1, 14), count, id`
 
 	place     = `INSERT INTO audit_log (seq, event_id, leaf) SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[])`
 	keepNodes = `INSERT INTO audit_nodes (level, number, hash) SELECT * FROM unnest($1::int[], $2::bigint[], $3::bytea[])`
@@ -79,10 +84,17 @@ func (s *Sequencer) passes(ctx context.Context, counts *Counts) error {
 }
 
 // nearPass begins where the one before said that nothing older was on its way, or
-// where the sweep is.
+// where the sweep is. Each eighth looks further back: for the events of a broker whose
+// clock is behind.
 func (s *Sequencer) nearPass(ctx context.Context, first *state, counts *Counts) error {
-	next := max(first.bound(nearMargin), ids.From(ids.Event, first.now.Add(-nearMost)))
-	for from := max(s.near, first.settled); ; {
+	most := ids.From(ids.Event, first.now.Add(-nearMost))
+	near, far := max(first.bound(nearMargin), most), max(first.bound(farMargin), most)
+	from := max(s.near, first.settled)
+	further := s.passed%farEvery == 0
+	if further {
+		from = max(s.far, first.settled)
+	}
+	for {
 		last, n, err := s.chunk(ctx, from, eventsEnd, counts)
 		if err != nil || counts.Elsewhere {
 			return err
@@ -91,15 +103,26 @@ func (s *Sequencer) nearPass(ctx context.Context, first *state, counts *Counts) 
 			break
 		}
 		from = last
-		s.near = max(s.near, min(last, next)) // a pass that is interrupted goes on from here
+		s.near = max(s.near, min(last, near)) // a pass that is interrupted goes on from here
+		if further {
+			s.far = max(s.far, min(last, far))
+		}
 	}
-	s.near = next
+	s.near = near
+	if further {
+		s.far = far
+	}
+	s.passed++
 	return nil
 }
 
 // sweep goes on from where the last one ended. The first one of all takes the events
 // that were there before there was a log.
 func (s *Sequencer) sweep(ctx context.Context, first *state, counts *Counts) error {
+	if first.settled < s.settled {
+		s.swept = "" // it is sent back: see Sequenced
+	}
+	s.settled = first.settled
 	end, from := first.bound(sweepMargin), max(s.swept, first.settled)
 	seen := false
 	for range sweepChunks {
@@ -248,7 +271,7 @@ func (s *Sequencer) readBatch(ctx context.Context, tx pgx.Tx, missing []string) 
 			b.forged = append(b.forged, forgery{len(b.ids), why})
 		}
 		b.ids = append(b.ids, e.ID)
-		b.leaves = append(b.leaves, e.Leaf[:])
+		b.leaves = append(b.leaves, bytes.Clone(leaf))
 		return nil
 	})
 	if err == nil && len(b.ids) == 0 {

@@ -13,8 +13,8 @@
 // already. There is no moment from which one could say "all before this are
 // here", and marking events would write each of them twice. So two passes look:
 //
-//   - the near pass, at each run, from a few seconds before the oldest transaction
-//     that ran at the pass before;
+//   - the near pass, at each run, from a second (each eighth time: a few) before the
+//     oldest transaction that ran at the pass before;
 //   - the sweep, which goes over every event once, a minute behind the oldest
 //     transaction that runs: what the near pass has missed gets its number from it.
 //
@@ -47,7 +47,9 @@ const (
 	signTime        = 10 * time.Second // for the key, which may be in an HSM
 	runTime         = 30 * time.Second // for one run
 
-	nearMargin  = 5 * time.Second // clocks differ by two, and requests wait for their transaction
+	nearMargin  = time.Second // requests wait for their transaction
+	farMargin   = 5 * time.Second // clocks differ by two
+	farEvery    = 8
 	nearMost    = 15 * time.Second // how far the near pass looks back at the most
 	sweepMargin = time.Minute
 	sweepChunks = 4 // that the sweep looks at in one run
@@ -107,7 +109,10 @@ type Sequencer struct {
 	running sync.Mutex // one run at a time
 	tree    *auditlog.Tree
 	near    string // where the near pass begins
+	far     string // where each eighth begins
+	passed  int    // near passes
 	swept   string // where the sweep is
+	settled string // what the database said of that last
 	signed  *auditlog.Checkpoint
 	signAt  time.Time // not before
 	adopted bool      // Key is on record
