@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -37,11 +39,14 @@ func connect(t *testing.T, c *pgx.ConnConfig) *pgx.Conn {
 }
 
 func all() []int64 {
+	files, _ := filepath.Glob("sql/*.sql") // the pattern is right
 	var versions []int64
-	for v := int64(1); v <= 7; v++ {
-		versions = append(versions, v)
+	for _, f := range files {
+		number, _, _ := strings.Cut(filepath.Base(f), "_")
+		version, _ := strconv.ParseInt(number, 10, 64) // Up reads them too, and refuses what is none
+		versions = append(versions, version)
 	}
-	return append(versions, migrations.Latest)
+	return versions
 }
 
 func TestUpTwice(t *testing.T) {
@@ -138,7 +143,10 @@ INSERT INTO leases (id, tenant, session_id, session_token, policy, grant_name, j
 VALUES ('lse_1', 'main', 'ses_1', '', 'p', 'g', 'j', 'd', 'i', '', 'k', 't', 'immediate', 'p', 's', 'active',
     now(), now() + interval '1 minute', now() + interval '2 minutes', 60, true, now(), now(), now(), '{}', 1);
 INSERT INTO signing_keys (tenant, number, label, kid, algorithm, bits, public_key, state, created_at, published_at, signs_from, signing_since, events) VALUES
-    ('main', 1, 'one', 'k1', 'ES256', 0, '', 'signing', now(), now(), now(), now(), 1), ('main', 2, 'two', 'k2', 'ES256', 0, '', 'published', now(), now(), now(), NULL, 1)`); err != nil {
+    ('main', 1, 'one', 'k1', 'ES256', 0, '', 'signing', now(), now(), now(), now(), 1), ('main', 2, 'two', 'k2', 'ES256', 0, '', 'published', now(), now(), now(), NULL, 1);
+INSERT INTO audit_log VALUES (0, 'evt_1', sha256('e'));
+INSERT INTO audit_nodes VALUES (8, 0, sha256('n'));
+INSERT INTO audit_keys VALUES ('k', 'v', 'ES256', now())`); err != nil {
 		t.Fatal(err)
 	}
 	for name, sql := range map[string]string{
@@ -171,6 +179,15 @@ SELECT 'ses_' || n, tenant, provider, issuer, sha256(n::text::bytea), subject, c
 		"a jti in the clear":              `UPDATE sessions SET jti = 'x'`,
 		"a job key in the clear":          `UPDATE leases SET job_key = 'x'`,
 		"a tenant in the clear":           `UPDATE leases SET whose = 'x'`,
+		"a place in the log twice":        `INSERT INTO audit_log SELECT seq, 'evt_2', leaf FROM audit_log`,
+		"an event in the log twice":       `INSERT INTO audit_log SELECT seq + 1, event_id, leaf FROM audit_log`,
+		"a leaf that is none":             `INSERT INTO audit_log VALUES (1, 'evt_2', 'x')`,
+		"a number below 0":                `INSERT INTO audit_log VALUES (-1, 'evt_2', sha256('e'))`,
+		"a changed leaf":                  `UPDATE audit_log SET leaf = sha256('f')`,
+		"a leaf taken away":               `DELETE FROM audit_log`,
+		"all leaves taken away":           `TRUNCATE audit_log`,
+		"a changed node":                  `UPDATE audit_nodes SET hash = sha256('f')`,
+		"an audit key forgotten":          `DELETE FROM audit_keys`,
 		"a token in the clear":            `INSERT INTO session_tokens VALUES ('dps_x', 'k', 'ses_1', '{}', now(), NULL)`,
 	} {
 		if _, err := conn.Exec(t.Context(), sql); err == nil {
