@@ -67,6 +67,9 @@ const (
 	KeyRevoked   Type = "signing_key.revoked"
 	KeysReplaced Type = "keys.replaced" // a sealing key was lost or stolen, and another took its place
 
+	SwitchOff Type = "switch.off" // an operator turned a provider, policy, grant or issuer off
+	SwitchOn  Type = "switch.on"
+
 	AdminTokenCreated Type = "admin_token.created"
 	AdminTokenRevoked Type = "admin_token.revoked" //nolint:gosec // the name of an event
 )
