@@ -288,6 +288,9 @@ func TestNotices(t *testing.T) {
 	if n := got.count("db"); n > 20 {
 		t.Errorf("a thousand notices of one kind came as %d", n)
 	}
+	if own.count("") != 1 || got.count("") != 1 {
+		t.Errorf("without a reason, the sender was told to look for itself %d times, the hearer %d times", own.count(""), got.count(""))
+	}
 	hearer.network.cut()
 	poll(t, "the hearer is told once more", func() bool { return got.count("") == 2 })
 	sender.Notify("due", "db2")

@@ -137,7 +137,8 @@ func (s *session) listen(ctx context.Context) error {
 		err := s.conn.PgConn().WaitForNotification(waiting)
 		woken := waiting.Err() != nil
 		cancel()
-		if err != nil && (!woken || !pgconn.Timeout(err) || s.conn.IsClosed()) {
+		ended := pgconn.Timeout(err) || errors.Is(err, context.Canceled)
+		if err != nil && (!woken || !ended || s.conn.IsClosed()) {
 			return fmt.Errorf("listening: %w", err)
 		}
 	}
