@@ -21,6 +21,9 @@ func (l *loader) check() {
 	l.listen()
 	l.externalURL()
 	c.Database.URL = l.secret(secretAt{at: c.Database.At, key: "url", path: "database.url", raw: &c.Database.RawURL, file: c.Database.URLFile, fileKey: "url_file"})
+	if d := &c.Database; d.RawDirectURL != "" || d.DirectURLFile != "" {
+		d.DirectURL = l.secret(secretAt{at: d.At, key: "direct_url", path: "database.direct_url", raw: &d.RawDirectURL, file: d.DirectURLFile, fileKey: "direct_url_file"})
+	}
 	l.keys()
 	l.environments()
 	l.providers()

@@ -68,7 +68,16 @@ type Database struct {
 	URLFile string           `yaml:"url_file"` // holds a postgres:// URL
 	RawURL  string           `yaml:"url"`      // ${NAME}; empty once it is read
 	URL     issuers.Secret   `yaml:"-"`        // from the environment; zero where URLFile is set
+
+	// The same database past a pooler that gives each transaction another session;
+	// absent: URL leads there itself.
+	DirectURLFile string         `yaml:"direct_url_file"`
+	RawDirectURL  string         `yaml:"direct_url"` // ${NAME}; empty once it is read
+	DirectURL     issuers.Secret `yaml:"-"`          // from the environment; zero where DirectURLFile is set
 }
+
+// Pooled says that URL may lead through a pooler.
+func (d Database) Pooled() bool { return d.DirectURLFile != "" || !d.DirectURL.IsZero() }
 
 // Keys are the broker's keys.
 type Keys struct {

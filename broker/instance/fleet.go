@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/daypass/daypass/broker/fleet"
@@ -14,6 +15,10 @@ import (
 	"github.com/daypass/daypass/broker/installation"
 	"github.com/daypass/daypass/broker/switches"
 )
+
+// lockConnections is how many locks of a session there can be at once beside those
+// of the fleet: where a pooler is in between, that of making a signing key.
+const lockConnections = 2
 
 // topicDue says that leases of an issuer are due now.
 const topicDue = "due"
@@ -25,11 +30,15 @@ func (i *Instance) joinFleet(ctx context.Context, registry *prometheus.Registry)
 	if direct == nil {
 		direct, setting = i.config.Database.ConnConfig, "database.url"
 	}
-	switch err := fleet.CheckDirect(ctx, direct); {
-	case errors.Is(err, fleet.ErrPooled):
-		return fmt.Errorf("%s: %w, and locks and notices between brokers are lost in it (hint: set database.direct_url_file to the URL of the server itself; exchanges go on through database.url)", setting, err)
-	case err != nil:
-		return fmt.Errorf("reaching the broker's database by %s: %w", setting, err)
+	if err := RequireDirect(ctx, direct, setting); err != nil {
+		return err
+	}
+	if direct != i.config.Database.ConnConfig {
+		locks := i.config.Database.Copy()
+		locks.ConnConfig, locks.MaxConns = direct.Copy(), lockConnections
+		if i.locks, err = pgxpool.NewWithConfig(ctx, locks); err != nil {
+			return fmt.Errorf("opening database: %w", err)
+		}
 	}
 	host, err := os.Hostname()
 	if err != nil || host == "" {
@@ -59,6 +68,18 @@ func (i *Instance) joinFleet(ctx context.Context, registry *prometheus.Registry)
 		}
 	})
 	i.fleet.Subscribe(switches.Topic, func(string) { i.switches.Wake() })
+	return nil
+}
+
+// RequireDirect refuses a database whose sessions aren't those of the server, by
+// the name of the setting that says where it is.
+func RequireDirect(ctx context.Context, database *pgx.ConnConfig, setting string) error {
+	switch err := fleet.CheckDirect(ctx, database); {
+	case errors.Is(err, fleet.ErrPooled):
+		return fmt.Errorf("%s: %w, and locks and notices between brokers are lost in it (hint: set database.direct_url_file to the URL of the server itself; exchanges go on through database.url)", setting, err)
+	case err != nil:
+		return fmt.Errorf("reaching the broker's database by %s: %w", setting, err)
+	}
 	return nil
 }
 

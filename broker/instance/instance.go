@@ -117,6 +117,7 @@ type Instance struct {
 	metrics *metrics
 	signing keyCheck
 
+	locks    *pgxpool.Pool // for locks of a session; nil: pool
 	fleet    *fleet.Fleet
 	switches *switches.Store
 }
@@ -283,7 +284,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 func (i *Instance) openRing(ctx context.Context, base *Base, observe keyring.Observer) (err error) {
 	c := i.config.Signing
 	i.ring, err = keyring.Open(ctx, keyring.Config{
-		Pool: base.Pool, Leases: i.store, Audit: base.Recorder, Tenant: Tenant, Store: c.Store, Pair: c.Pair, Create: c.Create, RotateEvery: c.RotateEvery,
+		Pool: base.Pool, Locks: i.locks, Leases: i.store, Audit: base.Recorder, Tenant: Tenant, Store: c.Store, Pair: c.Pair, Create: c.Create, RotateEvery: c.RotateEvery,
 		Notify: i.wake, Observe: observe, Logger: i.config.Logger, Now: i.config.Now, Checkpoint: i.config.Checkpoint,
 	})
 	if err != nil {
@@ -359,6 +360,9 @@ func (i *Instance) Close() {
 	}
 	if i.sealer != nil {
 		i.sealer.Close()
+	}
+	if i.locks != nil {
+		i.locks.Close()
 	}
 	i.pool.Close()
 }
