@@ -53,7 +53,7 @@ func (s *Server) listSwitches(c echo.Context) error {
 	if _, err := s.adminOnly(c, admin.Viewer); err != nil {
 		return err
 	}
-	all, err := s.config.Switches.List(c.Request().Context(), 2*switches.MaxOff)
+	all, err := s.config.Switches.List(c.Request().Context(), switches.MaxOff)
 	if err != nil {
 		return err
 	}

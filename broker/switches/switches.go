@@ -87,7 +87,7 @@ const (
 	Settled = Late + 10*time.Second + leases.MaxSkew
 
 	// MaxReason is the longest reason, in bytes; MaxOff how many names can be off.
-	MaxReason = 500
+	MaxReason = 300
 	MaxOff    = 1000
 )
 

@@ -16,7 +16,7 @@ CREATE TABLE IF NOT EXISTS switches (
     kind        text NOT NULL CHECK (kind IN ('provider', 'policy', 'grant', 'issuer')),
     name        text COLLATE "C" NOT NULL CHECK (name <> '' AND length(name) <= 128), -- of a grant POLICY/GRANT
     turned_off  boolean NOT NULL,
-    reason      text NOT NULL CHECK (length(reason) <= 500),
+    reason      text NOT NULL CHECK (length(reason) <= 300),
     actor       text NOT NULL,
     changed_at  timestamptz NOT NULL,
     sweep_until timestamptz,               -- its live leases are taken back, those too that come to be on record until then; null: they aren't, or all are
