@@ -29,6 +29,7 @@ import (
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/broker/switches"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/policies"
 )
@@ -48,6 +49,7 @@ type Config struct {
 	Policies      func() *policies.Set // the set in force
 	Issuers       map[string]Issuer    // by their names in the configuration
 	Store         *leases.Store
+	Switches      *switches.Store
 	SessionTokens *keys.Hasher
 	Fingerprints  *keys.Hasher
 	Notify        func(issuer string) // wakes the revoker; must not block
@@ -83,7 +85,7 @@ const (
 
 // New checks that nothing is missing.
 func New(config Config) (*Broker, error) {
-	if config.Installation == "" || config.Tenant == "" || config.Verifier == nil || config.Policies == nil || config.Store == nil ||
+	if config.Installation == "" || config.Tenant == "" || config.Verifier == nil || config.Policies == nil || config.Store == nil || config.Switches == nil ||
 		config.SessionTokens == nil || config.Fingerprints == nil || config.Notify == nil {
 		return nil, errors.New("making broker: a required field of its configuration is missing")
 	}
@@ -162,6 +164,9 @@ func (b *Broker) Renew(ctx context.Context, caller Caller, id string, ttl time.D
 	now := b.config.Store.Now()
 	if l.State != leases.Active || !now.Before(l.ExpiresAt) {
 		return nil, fmt.Errorf("%w: it is %s", ErrAlreadyRevoked, l.State)
+	}
+	if err := b.config.Switches.Check(ctx, switches.Of{Provider: l.Provider, Policy: l.Policy, Grant: l.Grant, Issuer: l.Issuer}); err != nil {
+		return nil, err
 	}
 	issuer, known := b.config.Issuers[l.Issuer]
 	renewer, can := issuer.Issuer.(issuers.Renewer)

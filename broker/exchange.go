@@ -15,6 +15,7 @@ import (
 	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/broker/switches"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/policies"
 )
@@ -136,7 +137,10 @@ func (b *Broker) admit(ctx context.Context, request *ExchangeRequest) (caller *a
 		caller.request = ids.New(ids.Request, b.config.Store.Now())
 	}
 	caller.ip = request.RemoteIP.Unmap()
-	return caller, b.rates.take(caller)
+	if err := b.rates.take(caller); err != nil {
+		return nil, err
+	}
+	return caller, b.config.Switches.Check(ctx, switches.Of{Provider: caller.session.Provider})
 }
 
 // tries is how often an exchange begins anew because of what it finds on record.
@@ -151,6 +155,9 @@ func (b *Broker) fulfil(ctx context.Context, r *leases.Reservation, orders []*or
 			return &oidc.Error{Reason: oidc.ReasonExpired, Detail: "the session of this token has ended"}
 		}
 		if err := b.schedule(r, orders, ends, free); err != nil {
+			return err
+		}
+		if err := b.checkSwitches(ctx, r, orders); err != nil {
 			return err
 		}
 		if free {

@@ -69,7 +69,9 @@ func (b *Broker) Explain(ctx context.Context, req ExplainRequest) (*Explained, e
 	if err != nil {
 		return nil, err
 	}
-	return &Explained{Explanation: explanation, At: at}, nil
+	out := &Explained{Explanation: explanation, At: at}
+	b.noteSwitches(ctx, out, identity.Provider, req.Grant)
+	return out, nil
 }
 
 func (b *Broker) explainRecorded(ctx context.Context, req ExplainRequest) (*Explained, error) {
@@ -104,6 +106,7 @@ func (b *Broker) explainRecorded(ctx context.Context, req ExplainRequest) (*Expl
 	if set.Digest() != decision.Digest {
 		out.Note = fmt.Sprintf("decided by set %s; this tree is by set %s, in force now", decision.Digest, set.Digest())
 	}
+	b.noteSwitches(ctx, out, decision.Provider, decision.Grant)
 	return out, nil
 }
 

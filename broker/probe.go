@@ -9,6 +9,7 @@ import (
 
 	"github.com/daypass/daypass/broker/ids"
 	"github.com/daypass/daypass/broker/leases"
+	"github.com/daypass/daypass/broker/switches"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/policies"
 )
@@ -62,6 +63,9 @@ func (i Issuer) HasTarget() bool {
 // probeOnce tries one target, unless another broker has. A zero since stands for
 // "only if its last try failed, or was never ended".
 func (b *Broker) probeOnce(ctx context.Context, name string, since time.Time) error {
+	if off, err := b.config.Switches.Find(ctx, switches.Of{Issuer: name}); off != nil || err != nil {
+		return err // nothing is made of what is turned off, not by us either
+	}
 	if since.IsZero() {
 		probes, err := b.config.Store.Probes(ctx)
 		if err != nil {

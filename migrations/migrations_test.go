@@ -38,6 +38,7 @@ func connect(t *testing.T, c *pgx.ConnConfig) *pgx.Conn {
 	return conn
 }
 
+// all are the versions that there are files of.
 func all() []int64 {
 	files, _ := filepath.Glob("sql/*.sql") // the pattern is right
 	var versions []int64

@@ -77,6 +77,10 @@ check() {
 	need ssh "$(have ssh)"
 	need sshd "$(first /usr/sbin/sshd /usr/local/sbin/sshd /opt/homebrew/sbin/sshd)"
 	need openssl "$(have openssl)"
+	# One test asks for it, and is skipped where it is missing; so it is only where it can be had for certain.
+	if [ -n "$(have apt-get)" ]; then
+		need pgbouncer "$(first /usr/sbin/pgbouncer /usr/local/sbin/pgbouncer)"
+	fi
 	need curl "$(have curl)"
 	need ca-certificates "$(first /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem)"
 }
@@ -136,6 +140,14 @@ install_apt() {
 	*' openssh-server '*)
 		$sudo mkdir -p /etc/ssh
 		echo "Daypass's tests run an sshd of their own. Remove this file to let the system's start." | $sudo tee /etc/ssh/sshd_not_to_be_run
+		;;
+	esac
+	# PgBouncer too; its service is masked, which `systemctl unmask pgbouncer` undoes.
+	case " $* " in
+	*' pgbouncer '*)
+		if [ -d /etc/systemd/system ] && [ ! -e /etc/systemd/system/pgbouncer.service ]; then
+			$sudo ln -s /dev/null /etc/systemd/system/pgbouncer.service
+		fi
 		;;
 	esac
 	$sudo env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@"

@@ -16,6 +16,8 @@ const (
 	PathPoliciesReload  = "/v1/policies/reload"
 	PathPoliciesExplain = "/v1/policies/explain"
 	PathDecisions       = "/v1/decisions"
+	PathSwitches        = "/v1/switches"
+	PathBrokers         = "/v1/brokers"
 	PathLive            = "/livez"
 	PathReady           = "/readyz"
 	PathMetrics         = "/metrics"

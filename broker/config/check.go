@@ -24,6 +24,9 @@ func (l *loader) check() {
 	if most := c.Database.MaxConnections; (most != 0 || c.Database.At.Has("max_connections")) && (most < 8 || most > 1000) {
 		l.add(c.Database.At.Of("max_connections"), "leave it out for 24", "max_connections is between 8 and 1000")
 	}
+	if d := &c.Database; d.RawDirectURL != "" || d.DirectURLFile != "" {
+		d.DirectURL = l.secret(secretAt{at: d.At, key: "direct_url", path: "database.direct_url", raw: &d.RawDirectURL, file: d.DirectURLFile, fileKey: "direct_url_file"})
+	}
 	l.keys()
 	l.environments()
 	l.providers()

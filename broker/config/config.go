@@ -70,7 +70,15 @@ type Database struct {
 	URL     issuers.Secret   `yaml:"-"`        // from the environment; zero where URLFile is set
 
 	MaxConnections int `yaml:"max_connections"` // 0: 24, or what the URL or the number of CPUs says beyond it
+	// The same database past a pooler that gives each transaction another session;
+	// absent: URL leads there itself.
+	DirectURLFile string         `yaml:"direct_url_file"`
+	RawDirectURL  string         `yaml:"direct_url"` // ${NAME}; empty once it is read
+	DirectURL     issuers.Secret `yaml:"-"`          // from the environment; zero where DirectURLFile is set
 }
+
+// Pooled says that URL may lead through a pooler.
+func (d Database) Pooled() bool { return d.DirectURLFile != "" || !d.DirectURL.IsZero() }
 
 // Keys are the broker's keys.
 type Keys struct {

@@ -179,6 +179,13 @@ func TestSecrets(t *testing.T) {
 	if shown := fmt.Sprintf("%+v %#v", c, c.Database); strings.Contains(shown, "hunter2") || strings.Contains(shown, "1234567890") {
 		t.Error("a printed configuration shows a secret")
 	}
+	if c.Database.Pooled() {
+		t.Error("a direct URL where none is given")
+	}
+	c, mistakes = parse(t, minimal, "DAYPASSD_DATABASE__DIRECT_URL=postgres://u:hunter2@h/direct")
+	if len(mistakes) > 0 || !c.Database.Pooled() || c.Database.DirectURL.Reveal() != "postgres://u:hunter2@h/direct" || c.Database.RawDirectURL != "" {
+		t.Errorf("%v %q", mistakes, c.Database.RawDirectURL)
+	}
 	c, mistakes = parse(t, strings.Replace(minimal, "database: {url_file: /db}\n", "", 1), "DAYPASSD_DATABASE__URL=postgres://u:hunter2@h/d")
 	if len(mistakes) > 0 || c.Database.URL.Reveal() != "postgres://u:hunter2@h/d" || c.Database.RawURL != "" {
 		t.Error("the URL of the environment was not read:", mistakes)
@@ -189,6 +196,8 @@ func TestSecrets(t *testing.T) {
 		{"database: {url: \"${ABSENT}\"}", "3:17: the environment variable ABSENT is not set"},
 		{"database: {url_file: /db, url: \"${DB_URL}\"}", "3:32: both url and url_file"},
 		{"database: {url_file: \"${DB_URL}\"}", "3:22: ${…} is read in secrets alone"},
+		{"database: {url_file: /db, direct_url: \"postgres://u:hunter2@h/d\"}", "3:39: a secret in the file"},
+		{"database: {url_file: /db, direct_url_file: /d, direct_url: \"${DB_URL}\"}", "3:60: both direct_url and direct_url_file"},
 		{"database: {}", "the key url_file is missing"},
 	} {
 		_, mistakes := parse(t, strings.Replace(minimal, "database: {url_file: /db}", tc.text, 1), "DB_URL=x")

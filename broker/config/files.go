@@ -36,6 +36,7 @@ func (c *Config) CheckFiles(stat func(path string) (fs.FileInfo, error)) []stric
 	look(c.TLS.At, "cert_file", c.TLS.CertFile, false)
 	look(c.TLS.At, "key_file", c.TLS.KeyFile, false)
 	look(c.Database.At, "url_file", c.Database.URLFile, false)
+	look(c.Database.At, "direct_url_file", c.Database.DirectURLFile, false)
 	for _, k := range []*Key{&c.Keys.Signing, &c.Keys.Sealing} {
 		look(k.At, "module", k.Module, false)
 		look(k.At, "pin_file", k.PINFile, false)

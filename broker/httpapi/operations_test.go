@@ -20,11 +20,13 @@ import (
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/audit"
 	"github.com/daypass/daypass/broker/brokertest"
+	members "github.com/daypass/daypass/broker/fleet"
 	"github.com/daypass/daypass/broker/httpapi"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/reloader"
 	"github.com/daypass/daypass/broker/secrets"
+	"github.com/daypass/daypass/broker/switches"
 )
 
 func TestReadiness(t *testing.T) {
@@ -195,6 +197,7 @@ func TestPanicIsAnswered(t *testing.T) {
 		Ready:  func(context.Context) httpapi.Readiness { panic(secret) },
 		JWKS:   func() ([]byte, error) { return nil, failure() },
 
+		Switches: &switches.Store{}, Members: func(context.Context) ([]members.Member, error) { return nil, nil },
 		Secrets: &secrets.Store{}, Algorithms: func() []string { return nil },
 	})
 	if err != nil {

@@ -22,6 +22,7 @@ const (
 	PolicyLoad = "pol_"
 	Secret     = "sec_"
 	SecretRead = "srd_"
+	Broker     = "brk_"
 )
 
 // New makes an identifier of something that began at a time: 48 bits of

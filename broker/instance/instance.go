@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,6 +21,7 @@ import (
 	"github.com/daypass/daypass/broker"
 	"github.com/daypass/daypass/broker/admin"
 	"github.com/daypass/daypass/broker/audit"
+	"github.com/daypass/daypass/broker/fleet"
 	"github.com/daypass/daypass/broker/httpapi"
 	"github.com/daypass/daypass/broker/installation"
 	"github.com/daypass/daypass/broker/keyring"
@@ -31,6 +33,7 @@ import (
 	"github.com/daypass/daypass/broker/revoker"
 	"github.com/daypass/daypass/broker/sealing"
 	"github.com/daypass/daypass/broker/secrets"
+	"github.com/daypass/daypass/broker/switches"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/sealed"
 	"github.com/daypass/daypass/migrations"
@@ -42,7 +45,9 @@ const Tenant = "main"
 
 // Config of an Instance. Every field is required, unless it says otherwise.
 type Config struct {
-	Database    *pgxpool.Config
+	Database *pgxpool.Config
+	// Direct leads to the same database past any pooler; nil: Database does.
+	Direct      *pgx.ConnConfig
 	Sealer      keys.Sealer            // wraps the root
 	Signing     Signing                // the keys that sign JWTs
 	IssuerKeys  map[string]keys.Signer // of issuers that certify, by their names
@@ -66,6 +71,7 @@ type Config struct {
 	IssueTime            time.Duration     // zero: broker's default
 	Limits               Limits
 	Once                 map[string]bool // providers whose job tokens may come once
+	Version              string          // of the program, for people; may be empty
 }
 
 // IssuerParts is what issuers are opened with, besides their configuration.
@@ -110,6 +116,10 @@ type Instance struct {
 	reloads *reloader.Reloader
 	metrics *metrics
 	signing keyCheck
+
+	locks    *pgxpool.Pool // for locks of a session; nil: pool
+	fleet    *fleet.Fleet
+	switches *switches.Store
 }
 
 // Base is what the database and the sealing key alone give: enough for admin
@@ -215,6 +225,12 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	}); err != nil {
 		return nil, err
 	}
+	if err := i.joinFleet(ctx, registry); err != nil {
+		return nil, err
+	}
+	if err := i.openSwitches(ctx, base, registry); err != nil {
+		return nil, err
+	}
 	if err := i.openSecrets(base); err != nil {
 		return nil, err
 	}
@@ -234,8 +250,8 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		return nil, err
 	}
 	if i.broker, err = broker.New(broker.Config{
-		Installation: i.Installation, Tenant: Tenant, Verifier: verifier, Policies: func() *policies.Set { return i.reloads.Set() }, Issuers: i.issuers, Store: i.store,
-		SessionTokens: base.Root.Hasher(keys.SessionTokens), Fingerprints: base.Root.Hasher(keys.Fingerprints), Notify: i.revoker.Notify,
+		Installation: i.Installation, Tenant: Tenant, Verifier: verifier, Policies: func() *policies.Set { return i.reloads.Set() }, Issuers: i.issuers, Store: i.store, Switches: i.switches,
+		SessionTokens: base.Root.Hasher(keys.SessionTokens), Fingerprints: base.Root.Hasher(keys.Fingerprints), Notify: i.wake,
 		Logger: config.Logger, IssueTime: config.IssueTime, Checkpoint: config.Checkpoint, Observe: i.metrics,
 		Limits: config.Limits.Limits, Once: config.Once,
 	}); err != nil {
@@ -244,7 +260,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	if i.reloads, err = reloader.New(ctx, reloader.Config{
 		Load:  func(ctx context.Context) (*policies.Set, error) { return config.LoadPolicies(ctx, i.issuers) },
 		Watch: config.WatchPolicies, Revoke: config.RevokeOnPolicyChange, Store: i.store, Allowed: i.broker.StillAllowed,
-		Notify: i.revoker.Notify, Logger: config.Logger, Now: config.Now, Observe: i.metrics,
+		Notify: i.wake, Logger: config.Logger, Now: config.Now, Observe: i.metrics,
 	}); err != nil {
 		return nil, err
 	}
@@ -252,6 +268,8 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		Broker: i.broker, Store: i.store, Reload: i.Reload, Admins: i.Tokens, ExternalURL: config.ExternalURL, Ready: i.ready, Metrics: registry, Logger: config.Logger, Now: config.Now,
 		Audit:          i.listAudit,
 		Secrets:        i.secrets,
+		Switches:       i.switches,
+		Members:        i.members,
 		JWKS:           i.ring.JWKS,
 		Algorithms:     i.ring.Algorithms,
 		TrustedProxies: config.TrustedProxies,
@@ -266,8 +284,8 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 func (i *Instance) openRing(ctx context.Context, base *Base, observe keyring.Observer) (err error) {
 	c := i.config.Signing
 	i.ring, err = keyring.Open(ctx, keyring.Config{
-		Pool: base.Pool, Leases: i.store, Audit: base.Recorder, Tenant: Tenant, Store: c.Store, Pair: c.Pair, Create: c.Create, RotateEvery: c.RotateEvery,
-		Notify: func(issuer string) { i.revoker.Notify(issuer) }, Observe: observe, Logger: i.config.Logger, Now: i.config.Now, Checkpoint: i.config.Checkpoint,
+		Pool: base.Pool, Locks: i.locks, Leases: i.store, Audit: base.Recorder, Tenant: Tenant, Store: c.Store, Pair: c.Pair, Create: c.Create, RotateEvery: c.RotateEvery,
+		Notify: i.wake, Observe: observe, Logger: i.config.Logger, Now: i.config.Now, Checkpoint: i.config.Checkpoint,
 	})
 	if err != nil {
 		return fmt.Errorf("keys.signing: %w", err)
@@ -322,6 +340,9 @@ func (i *Instance) Run(ctx context.Context) {
 	running.Go(func() { i.rotator.Run(ctx) })
 	running.Go(func() { i.ring.Run(ctx) })
 	running.Go(func() { i.sealer.Run(ctx) })
+	running.Go(func() { i.fleet.Run(ctx) })
+	running.Go(func() { i.switches.Run(ctx) })
+	running.Go(func() { i.once(ctx, "switches", i.switches.Sweep) })
 	running.Wait()
 }
 
@@ -339,6 +360,9 @@ func (i *Instance) Close() {
 	}
 	if i.sealer != nil {
 		i.sealer.Close()
+	}
+	if i.locks != nil {
+		i.locks.Close()
 	}
 	i.pool.Close()
 }

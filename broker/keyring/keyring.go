@@ -74,6 +74,7 @@ const (
 // Config of a Ring. Every field is required, unless it says otherwise.
 type Config struct {
 	Pool   *pgxpool.Pool
+	Locks  *pgxpool.Pool // whose connections keep a lock of their session; nil: Pool's do
 	Leases *leases.Store   // tells what a key signed, and ends it
 	Audit  *audit.Recorder // each step is an event
 	Tenant string
@@ -140,6 +141,9 @@ var ErrNoSigner = errors.New("no key to sign with")
 func Open(ctx context.Context, config Config) (*Ring, error) {
 	if config.Pool == nil || config.Leases == nil || config.Audit == nil || config.Tenant == "" || config.Store == nil || config.Pair.Label == "" || config.Now == nil {
 		return nil, errors.New("opening signing keys: pool, leases, audit, tenant, store, label and clock are all required")
+	}
+	if config.Locks == nil {
+		config.Locks = config.Pool
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)

@@ -138,7 +138,7 @@ func (r *Ring) make(ctx context.Context, view *snapshot) (_ []Done, err error) {
 	// One at a time: not every HSM refuses a second key of the same label. A lock of
 	// the session, not of a transaction, which mustn't stay open that long; it ends
 	// with the connection.
-	conn, err := r.config.Pool.Acquire(ctx)
+	conn, err := r.config.Locks.Acquire(ctx)
 	if err != nil {
 		return nil, unavailable("making a signing key", err)
 	}

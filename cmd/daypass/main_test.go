@@ -161,6 +161,7 @@ func (f *fakeBroker) routes() http.Handler {
 		}}})
 	})
 	policyRoutes(mux)
+	switchRoutes(mux)
 	mux.HandleFunc("GET /github", func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer runner-token" {
 			w.WriteHeader(401)

@@ -111,13 +111,12 @@ func (f *configFile) openBase(ctx context.Context, warnings io.Writer) (*instanc
 
 const databaseConnections = 24
 
+// databaseConfig leads to the database itself, past any pooler: what the commands
+// work with.
 func databaseConfig(settings *config.Config) (*pgxpool.Config, error) {
-	url := settings.Database.URL
-	if settings.Database.URLFile != "" {
-		var err error
-		if url, err = readSecretFile(settings.Database.URLFile); err != nil {
-			return nil, err
-		}
+	url, err := directURL(settings)
+	if err != nil {
+		return nil, err
 	}
 	parsed, err := pgxpool.ParseConfig(url.Reveal())
 	if err != nil {
@@ -149,14 +148,19 @@ func databaseConfig(settings *config.Config) (*pgxpool.Config, error) {
 // assemble turns a configuration into the parts of a broker.
 func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger) (_ *instance.Config, _ func(), err error) {
 	parts := &instance.Config{ExternalURL: settings.ExternalURL, Logger: logger, Now: time.Now, Checkpoint: checkpoint()}
-	if parts.Database, err = databaseConfig(settings); err != nil {
+	direct, err := databaseConfig(settings)
+	if err != nil {
 		return nil, nil, err
 	}
-	store, err := openKeyStore(ctx, settings, parts.Database)
+	parts.Version, parts.Database, parts.Direct = version, direct, direct.ConnConfig
+	store, err := openKeyStore(ctx, settings, direct)
 	if err != nil {
 		return nil, nil, err
 	}
 	store.logger = logger
+	if parts.Database, err = pooledDatabase(ctx, settings, direct); err != nil {
+		return nil, nil, errors.Join(err, store.Close())
+	}
 	closeParts := func() {
 		if err := store.Close(); err != nil {
 			logger.Warn("closing the key store failed", "error", err)

@@ -41,6 +41,9 @@ type token interface {
 // openKeyStore makes keys only for an installation that has none: a mistyped
 // label must not give a running one a new signing key.
 func openKeyStore(ctx context.Context, settings *config.Config, database *pgxpool.Config) (*keyStore, error) {
+	if err := requireDirect(ctx, settings, database); err != nil {
+		return nil, err
+	}
 	conn, err := pgx.ConnectConfig(ctx, database.ConnConfig)
 	if err != nil {
 		return nil, fmt.Errorf("reaching the broker's database: %w", err)

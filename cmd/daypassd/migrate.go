@@ -38,6 +38,9 @@ func newMigrate() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := requireDirect(cmd.Context(), settings, database); err != nil {
+				return err // goose's lock is one of a session
+			}
 			connection := database.ConnConfig.Copy()
 			connection.RuntimeParams["statement_timeout"] = "0" // a large table takes its time
 			applied, err := migrations.Up(cmd.Context(), connection)
