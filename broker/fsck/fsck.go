@@ -158,6 +158,7 @@ func (r *run) walk(ctx context.Context, w walk) error {
 	done := Walk{Name: w.name}
 	defer func() { r.report.Walks = append(r.report.Walks, done) }()
 	var suspects []Finding
+	found := 0
 	for after := ""; ; {
 		seen, err := w.page(ctx, after)
 		if err != nil {
@@ -165,20 +166,17 @@ func (r *run) walk(ctx context.Context, w walk) error {
 		}
 		done.Rows += seen.rows
 		suspects = append(suspects, seen.suspects...)
-		if more := seen.rows == r.config.Batch; more && len(suspects) < r.config.Batch {
-			after = seen.last
-			continue
-		} else if more {
-			after = seen.last
-		} else {
-			after = ""
+		if after = ""; seen.rows == r.config.Batch {
+			if after = seen.last; len(suspects) < r.config.Batch {
+				continue // one pause for many
+			}
 		}
 		still, err := r.again(ctx, w, suspects)
 		if err != nil {
 			return err
 		}
 		suspects = nil
-		if done.Cut = r.add(w.name, still); done.Cut || after == "" {
+		if done.Cut = r.add(&found, still); done.Cut || after == "" {
 			return nil
 		}
 	}
@@ -219,10 +217,11 @@ func (r *run) again(ctx context.Context, w walk, suspects []Finding) (still []Fi
 
 // add puts findings on the report, and says whether there were more than it takes
 // from one walk.
-func (r *run) add(walk string, findings []Finding) (cut bool) {
-	if len(findings) > r.config.Most {
-		findings, cut = findings[:r.config.Most], true
+func (r *run) add(found *int, findings []Finding) (cut bool) {
+	if most := r.config.Most - *found; len(findings) > most {
+		findings, cut = findings[:most], true
 	}
+	*found += len(findings)
 	r.report.Findings = append(r.report.Findings, findings...)
 	return cut
 }

@@ -60,7 +60,7 @@ func (r *run) target(ctx context.Context, issuer string, list Lister) error {
 			still = append(still, f)
 		}
 	}
-	done.Cut = r.add(done.Name, still)
+	done.Cut = r.add(new(int), still)
 	return nil
 }
 
