@@ -122,7 +122,7 @@ func Run(ctx context.Context, config Config) (*Report, error) {
 	orDefault(&config.Pause, 2*time.Second)
 	orDefault(&config.Batch, 500)
 	orDefault(&config.Most, 1000)
-	r := &run{config: config}
+	r := &run{config: config, report: Report{Findings: []Finding{}}}
 	for _, w := range []walk{
 		{"leases", r.leasePage, r.leasesByID},
 		{"sessions", r.countedPage(sessionRows), r.countedByID(sessionRows)},
