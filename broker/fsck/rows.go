@@ -96,7 +96,9 @@ var (
 
 func (r *run) referencePage(f reference) func(context.Context, string) (*look, error) {
 	sql := fmt.Sprintf(`SELECT %s, EXISTS (%s) FROM %s t WHERE (%s) > (%s) ORDER BY %s LIMIT $2`, f.key, f.exists, f.table, f.by, fmt.Sprintf(f.args, "$1::text"), f.by)
-	return func(ctx context.Context, after string) (*look, error) { return r.lookAtReferences(ctx, f, sql, after, r.config.Batch) }
+	return func(ctx context.Context, after string) (*look, error) {
+		return r.lookAtReferences(ctx, f, sql, after, r.config.Batch)
+	}
 }
 
 func (r *run) referencesByKey(f reference) func(context.Context, []string) (*look, error) {
