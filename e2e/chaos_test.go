@@ -45,7 +45,7 @@ func TestChaos(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const brokers = 3
+	const brokers, clients = 3, 16 // who mostly wait
 	r := &ruin{fleet: newRuinedFleet(t), plan: chaos.Plan(seed, length, brokers)}
 	t.Logf("again with: SEED=%d CHAOS=%s make chaos", seed, length)
 	t.Cleanup(func() {
@@ -57,10 +57,11 @@ func TestChaos(t *testing.T) {
 	load := &load{ruin: r, seed: seed, end: time.Now().Add(length)}
 	var running sync.WaitGroup
 	running.Go(func() { r.run() })
-	for i := range 6 {
+	for i := range clients {
 		running.Go(func() { load.work(i) })
 	}
 	running.Wait()
+	t.Logf("after %s all is to be well again", time.Since(load.end.Add(-length)).Round(time.Second))
 	r.heal()
 	load.judge()
 }
@@ -115,6 +116,7 @@ type brokerPlace struct {
 	faults string // folder
 	mu     sync.Mutex
 	broker *broker // nil while none runs
+	why    error   // the last one didn't start
 }
 
 func (p *brokerPlace) now() *broker {
@@ -160,7 +162,7 @@ func (r *ruin) open(brokers int) {
 		r.places = append(r.places, p)
 		r.revive(p)
 		if p.now() == nil {
-			r.t.Fatal("a broker didn't start")
+			r.t.Fatal(p.why)
 		}
 	}
 	r.places[0].now().awaitProbe()
@@ -195,8 +197,8 @@ jobs:
     provider: gitlab
     claims: {project_id: "20", namespace_id: "72", ref: main, ref_type: branch, ref_protected: "true", pipeline_source: push}
 grants:
-  - {name: db, jobs: [main, once], issuer: app-db, role: deployer, ttl: 8s, max_ttl: 30s}
-  - {name: db-again, jobs: [main, once], issuer: app-db, role: deployer, ttl: 8s, max_ttl: 30s, env: {username: U, password: P, database: D, url: L, host: H, port: O}}
+  - {name: db, jobs: [main, once], issuer: app-db, role: deployer, ttl: 10s, max_ttl: 30s}
+  - {name: db-again, jobs: [main, once], issuer: app-db, role: deployer, ttl: 10s, max_ttl: 30s, env: {username: U, password: P, database: D, url: L, host: H, port: O}}
   - {name: jwt, jobs: [main, once], issuer: app-jwt, with: {audience: "https://api.example.com"}}
 `)
 	r.config = r.write("daypass.yaml", fmt.Sprintf(`
@@ -305,8 +307,7 @@ func (r *ruin) do(f chaos.Fault) {
 func (r *ruin) revive(p *brokerPlace) {
 	b, err := r.tryStart(r.config, "DAYPASS_FAULTS="+p.faults)
 	if err != nil {
-		b = nil
-		leaks.line(err.Error())
+		b, p.why = nil, err
 	}
 	p.set(b)
 }
@@ -406,7 +407,12 @@ func (r *ruin) heal() {
 				continue
 			}
 		}
-		eventually(r.t, "a broker starts", func() bool { r.revive(p); return p.now() != nil })
+		eventually(r.t, "a broker starts", func() bool {
+			if r.revive(p); p.now() == nil {
+				r.t.Logf("a broker did not start: %v", p.why)
+			}
+			return p.now() != nil
+		})
 	}
 	for _, p := range r.places {
 		p.now().awaitProbe()

@@ -102,13 +102,18 @@ func Plan(seed uint64, length time.Duration, brokers int) Schedule {
 	free := map[string]time.Duration{} // from when on a place is
 	var deck []Kind
 	var plan Schedule
-	for at := between(300*time.Millisecond, time.Second); at < length; at += between(400*time.Millisecond, 1600*time.Millisecond) {
+	// In a short run too, each kind gets its turn.
+	rest := min(time.Second, length/time.Duration(len(Kinds())+2))
+	for at := between(rest/2, rest); at < length; at += between(rest/2, rest*3/2) {
 		if len(deck) == 0 {
 			deck = Kinds()
 			random.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
 		}
-		f := Fault{At: at, For: between(300*time.Millisecond, 2500*time.Millisecond), Broker: random.IntN(brokers), Kind: deck[0]}
+		f := Fault{At: at, For: between(200*time.Millisecond, 1200*time.Millisecond), Broker: random.IntN(brokers), Kind: deck[0]}
 		deck = deck[1:]
+		if f.Kind.place() == "broker" || random.IntN(8) == 0 {
+			f.For *= 2 // the others go on; but sometimes nobody does for longer
+		}
 		switch f.Kind {
 		case StepClock:
 			f.By = []time.Duration{-time.Hour, -5 * time.Second, -1500 * time.Millisecond, 1500 * time.Millisecond, 5 * time.Second, time.Hour}[random.IntN(6)]
