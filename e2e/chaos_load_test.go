@@ -59,7 +59,7 @@ func (l *load) work(number int) {
 		l.given, l.answers, l.revoked = map[string]*given{}, map[string]int{}, map[string]string{}
 	}
 	l.mu.Unlock()
-	c := &client{load: l, random: rand.New(rand.NewPCG(l.seed, uint64(number)))} //nolint:gosec // it is to be repeated
+	c := &client{load: l, random: rand.New(rand.NewPCG(l.seed, uint64(number)))}
 	for time.Now().Before(l.end) && !l.t.Failed() {
 		c.job()
 		l.sleep(pace)
@@ -113,7 +113,7 @@ func (c *client) job() {
 
 func (c *client) exchange(token, key string, request api.ExchangeRequest) *api.ExchangeResponse {
 	got := &api.ExchangeResponse{}
-	if status := c.send(http.MethodPost, api.PathExchange, sent{token: token, key: key, body: request}, got); status != http.StatusOK {
+	if status := c.send(api.PathExchange, sent{token: token, key: key, body: request}, got); status != http.StatusOK {
 		return nil
 	}
 	c.mu.Lock()
@@ -139,7 +139,7 @@ func (c *client) exchange(token, key string, request api.ExchangeRequest) *api.E
 // nothing any more.
 func (c *client) giveBack(got *api.ExchangeResponse) {
 	answer := &api.RevokeResponse{}
-	status := c.send(http.MethodPost, api.PathSessionRevoke, sent{token: got.Session.Token}, answer)
+	status := c.send(api.PathSessionRevoke, sent{token: got.Session.Token}, answer)
 	if status != http.StatusOK && status != http.StatusAccepted {
 		return
 	}
@@ -155,7 +155,7 @@ func (c *client) giveBack(got *api.ExchangeResponse) {
 // revoke is an operator who takes one lease back.
 func (c *client) revoke(got *api.ExchangeResponse) {
 	id, answer := got.Credentials[0].LeaseID, &api.RevokeResponse{}
-	if status := c.send(http.MethodPost, api.PathLeases+"/"+id+"/revoke", sent{token: c.admin, body: api.RevokeRequest{Reason: "chaos"}}, answer); status == http.StatusOK || status == http.StatusAccepted {
+	if status := c.send(api.PathLeases+"/"+id+"/revoke", sent{token: c.admin, body: api.RevokeRequest{Reason: "chaos"}}, answer); status == http.StatusOK || status == http.StatusAccepted {
 		c.taken(id, answer.State)
 	}
 }
@@ -163,7 +163,7 @@ func (c *client) revoke(got *api.ExchangeResponse) {
 func (c *client) renew(got *api.ExchangeResponse) {
 	for _, credential := range got.Credentials {
 		if credential.Renewable {
-			c.send(http.MethodPost, api.PathLeases+"/"+credential.LeaseID+"/renew", sent{token: got.Session.Token}, &api.Lease{})
+			c.send(api.PathLeases+"/"+credential.LeaseID+"/renew", sent{token: got.Session.Token}, &api.Lease{})
 		}
 	}
 }
@@ -199,8 +199,8 @@ type sent struct {
 	body       any
 }
 
-// send asks any broker. It returns the status, 0 where no answer came.
-func (c *client) send(method, path string, what sent, into any) int {
+// send posts to any broker. It returns the status, 0 where no answer came.
+func (c *client) send(path string, what sent, into any) int {
 	b := c.places[c.random.IntN(len(c.places))].now()
 	if b == nil {
 		return 0
@@ -213,7 +213,7 @@ func (c *client) send(method, path string, what sent, into any) int {
 			c.t.Error(err)
 		}
 	}
-	request, err := http.NewRequestWithContext(ctx, method, b.url+path, &body)
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, b.url+path, &body)
 	if err != nil {
 		c.t.Error(err)
 		return 0

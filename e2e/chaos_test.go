@@ -35,7 +35,7 @@ func TestChaos(t *testing.T) {
 		if length, err = time.ParseDuration(text); err != nil {
 			t.Fatal(err)
 		}
-		seed = uint64(time.Now().UnixNano()) //nolint:gosec // any seed will do
+		seed = uint64(time.Now().UnixNano())
 	} else {
 		t.Parallel()
 	}
@@ -104,7 +104,6 @@ type ruin struct {
 	plan             chaos.Schedule
 	database, target *chaos.Proxy
 	places           []*brokerPlace
-	healing          bool
 	done             map[chaos.Kind]int
 	mu               sync.Mutex // of done
 	server           sync.Mutex // the database server is started and stopped by one at a time
@@ -145,15 +144,15 @@ func (r *ruin) open(brokers int) {
 	}
 	r.database, r.target = proxy(r.fleet.server), proxy(r.targets)
 	r.writeConfig()
-	r.must("daypassd", "migrate", "--config", r.config)
-	setup := r.must("daypassd", "target", "setup", "postgres", "--keep-connect", "--config", r.config)
+	r.daypassd("migrate", "--config", r.config)
+	setup := r.daypassd("target", "setup", "postgres", "--keep-connect", "--config", r.config)
 	psql := exec.CommandContext(r.t.Context(), r.targets.Bin("psql"), "-XAtq", r.targets.DSN(r.fleet.target()))
 	psql.Stdin = strings.NewReader(setup)
 	if out, err := psql.CombinedOutput(); err != nil {
 		r.t.Fatalf("setting the target up: %v\n%s", err, out)
 	}
 	r.setTargetPassword("first-password-of-the-account")
-	r.admin = strings.TrimSpace(r.must("daypassd", "admin", "token", "create", "--config", r.config, "--role", "operator", "--owner", "e2e", "--ttl", "24h"))
+	r.admin = strings.TrimSpace(r.daypassd("admin", "token", "create", "--config", r.config, "--role", "operator", "--owner", "e2e", "--ttl", "24h"))
 	for i := range brokers {
 		p := &brokerPlace{number: i, faults: filepath.Join(r.dir, "faults", itoa(i))}
 		if err := os.MkdirAll(p.faults, 0o700); err != nil {
@@ -175,6 +174,8 @@ func (r *ruin) open(brokers int) {
 		}
 	})
 }
+
+func (r *ruin) daypassd(args ...string) string { return r.must("daypassd", args...) }
 
 func (r *ruin) writeConfig() {
 	r.t.Helper()
@@ -279,6 +280,7 @@ func (r *ruin) do(f chaos.Fault) {
 	case chaos.PanickingIssuer:
 		fault("issuer", "panic")
 		return
+	default: // a signal to its process
 	}
 	b := p.now()
 	if b == nil {

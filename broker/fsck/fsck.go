@@ -79,18 +79,18 @@ func (r *Report) Clean() bool { return len(r.Findings) == 0 }
 
 // The rules.
 const (
-	CheckOverdue    = "lease-overdue"     // alive past its end, or never finished, and nobody is at it
-	CheckStuck      = "lease-stuck"       // its revocation keeps failing
-	CheckState      = "lease-state"       // its state, its times and what is due don't fit
-	CheckSession    = "lease-session"     // it stands in no session
-	CheckEvents     = "events-missing"    // a subject doesn't have the events that it counts
-	CheckEnd        = "event-of-end"      // not exactly one event says how it ended
-	CheckEvent      = "event-forged"      // hash, MAC, columns and body don't belong together
-	CheckSubject    = "event-of-nothing"  // of a lease or session that is not there
-	CheckReference  = "row-of-nothing"    // a fingerprint without a lease, a token without a session
-	CheckOrphan     = "credential-orphan" // on the target, and no lease is alive for it
-	CheckCredential = "credential-gone"   // the lease is active, and the target doesn't know it
-	CheckChain      = "audit-chain"
+	CheckOverdue   = "lease-overdue"     // alive past its end, or never finished, and nobody is at it
+	CheckStuck     = "lease-stuck"       // its revocation keeps failing
+	CheckState     = "lease-state"       // its state, its times and what is due don't fit
+	CheckSession   = "lease-session"     // it stands in no session
+	CheckEvents    = "events-missing"    // a subject doesn't have the events that it counts
+	CheckEnd       = "event-of-end"      // not exactly one event says how it ended
+	CheckEvent     = "event-forged"      // hash, MAC, columns and body don't belong together
+	CheckSubject   = "event-of-nothing"  // of a lease or session that is not there
+	CheckReference = "row-of-nothing"    // a fingerprint without a lease, a token without a session
+	CheckOrphan    = "credential-orphan" // on the target, and no lease is alive for it
+	CheckGone      = "credential-gone"   // the lease is active, and the target doesn't know it
+	CheckChain     = "audit-chain"
 )
 
 // walk is how one place is looked at: page by page, and suspects again by their keys.

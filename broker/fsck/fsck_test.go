@@ -142,7 +142,7 @@ END $$; `
 		"a place that was changed":    {`UPDATE audit_events SET count = 7 WHERE count = 1 AND subject = ` + active, map[string]int{fsck.CheckEvents: 1, fsck.CheckEvent: 1}},
 		"another end than its events": {`UPDATE leases SET state = 'expired' WHERE id = ` + revoked, map[string]int{fsck.CheckEnd: 1}},
 		"an ended lease brought back": {
-			`UPDATE leases SET state = 'active', ended_at = NULL, due_at = expires_at WHERE id = ` + revoked, map[string]int{fsck.CheckEnd: 1, fsck.CheckCredential: 1},
+			`UPDATE leases SET state = 'active', ended_at = NULL, due_at = expires_at WHERE id = ` + revoked, map[string]int{fsck.CheckEnd: 1, fsck.CheckGone: 1},
 		},
 		"a live lease called ended": {
 			`UPDATE leases SET state = 'revoked', ended_at = now(), due_at = NULL WHERE id = ` + active, map[string]int{fsck.CheckEnd: 1, fsck.CheckOrphan: 1},
@@ -210,7 +210,7 @@ func TestTargets(t *testing.T) {
 		"one that no lease knows":             {append(slices.Clone(standing), unknown), append(slices.Clone(standing), unknown), map[string]int{fsck.CheckOrphan: 1}},
 		"one whose name says nothing":         {append(slices.Clone(standing), fsck.Existing{Name: "dp_x"}), append(slices.Clone(standing), fsck.Existing{Name: "dp_x"}), map[string]int{fsck.CheckOrphan: 1}},
 		"one that was on its way out":         {append(slices.Clone(standing), unknown), standing, nil},
-		"one is gone":                         {standing[:2], standing[:2], map[string]int{fsck.CheckCredential: 1}},
+		"one is gone":                         {standing[:2], standing[:2], map[string]int{fsck.CheckGone: 1}},
 		"one came while it was listed":        {standing[:2], standing, nil},
 		"one came late and another went away": {standing[:2], standing[1:], nil},
 	} {

@@ -138,8 +138,9 @@ func endsOf(state leases.State) []string {
 		return []string{string(audit.LeaseExpired)}
 	case leases.Forgotten:
 		return []string{string(audit.LeaseForgotten)}
+	default:
+		return []string{}
 	}
-	return []string{}
 }
 
 // misfit is what the table's constraints hold too, unless somebody dropped them.

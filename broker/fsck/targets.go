@@ -142,7 +142,7 @@ WHERE tenant = $1 AND state IN ('issuing', 'active') AND (policy, grant_name, id
 			n++
 			if _, there := standing[id]; asked && !there {
 				wrong[id] = Finding{
-					Check: CheckCredential, Where: "lease " + id, What: fmt.Sprintf("it is active until %s, and the target of %s doesn't know its credential", stamp(end), issuer),
+					Check: CheckGone, Where: "lease " + id, What: fmt.Sprintf("it is active until %s, and the target of %s doesn't know its credential", stamp(end), issuer),
 					Hint: "somebody removed it on the target, or the target was restored: whoever holds the lease has to ask for another one",
 				}
 			}

@@ -55,8 +55,9 @@ func (k Kind) place() string {
 		return "database's network"
 	case CloseTarget:
 		return "target"
+	default:
+		return "target's network"
 	}
-	return "target's network"
 }
 
 // Fault is one thing that goes wrong, from At until At+For after the beginning.
@@ -119,6 +120,7 @@ func Plan(seed uint64, length time.Duration, brokers int) Schedule {
 			f.By = []time.Duration{-time.Hour, -5 * time.Second, -1500 * time.Millisecond, 1500 * time.Millisecond, 5 * time.Second, time.Hour}[random.IntN(6)]
 		case SlowDatabase, SlowTarget:
 			f.By = between(5*time.Millisecond, 150*time.Millisecond)
+		default: // it is there or it isn't
 		}
 		place := f.Kind.place()
 		if place == "broker" {
