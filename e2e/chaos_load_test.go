@@ -49,6 +49,8 @@ type client struct {
 const (
 	// pace is how long a client rests: it is the fleet that is tried, not the machine.
 	pace = 100 * time.Millisecond
+	// clockSlack is how far a broker that works may be from the database's clock.
+	clockSlack = 2 * time.Second
 	// patience is how long it waits for an answer.
 	patience = 20 * time.Second
 )
@@ -108,6 +110,27 @@ func (c *client) job() {
 		c.revoke(got)
 	case 3, 4:
 		c.renew(got)
+	case 5:
+		c.sleep(5 * pace)
+		c.mustLive(got)
+	}
+}
+
+// mustLive looks whether a credential that nobody took back lives until its end.
+// Where the database doesn't answer, that isn't known.
+func (c *client) mustLive(got *api.ExchangeResponse) {
+	conn, err := pgx.Connect(c.t.Context(), c.fleet.server.DSN(c.name))
+	if err != nil {
+		return
+	}
+	defer conn.Close(c.t.Context()) //nolint:errcheck // it was read from
+	for _, credential := range got.Credentials {
+		var state string
+		var now, end time.Time
+		const look = `SELECT state, clock_timestamp(), expires_at FROM leases WHERE id = $1`
+		if conn.QueryRow(c.t.Context(), look, credential.LeaseID).Scan(&state, &now, &end) == nil && state != "active" && now.Before(end.Add(-clockSlack)) {
+			c.t.Errorf("lease %s is %s at %s, and was to live until %s", credential.LeaseID, state, now.Format(time.StampMilli), end.Format(time.StampMilli))
+		}
 	}
 }
 

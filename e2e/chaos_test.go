@@ -175,7 +175,14 @@ func (r *ruin) open(brokers int) {
 	})
 }
 
-func (r *ruin) daypassd(args ...string) string { return r.must("daypassd", args...) }
+func (r *ruin) daypassd(args ...string) string {
+	r.t.Helper()
+	out, err := command(r.t.Context(), filepath.Join(programs, "daypassd"), args...).Output()
+	if err != nil {
+		r.t.Fatalf("daypassd %s: %v", strings.Join(args, " "), err)
+	}
+	return string(out)
+}
 
 func (r *ruin) writeConfig() {
 	r.t.Helper()
