@@ -268,9 +268,14 @@ func (c *client) send(path string, what sent, into any) int {
 	c.count(path, string(problem.Code), response.StatusCode)
 	// Whatever goes wrong around it, a broker knows what to say about it.
 	if known := []api.Code{"", api.CodeUnavailable, api.CodeIssuerFailed, api.CodeInvalidToken, api.CodeNotRenewable, api.CodeAlreadyRevoked}; !slices.Contains(known, problem.Code) {
-		c.t.Errorf("%s: %d %s", path, response.StatusCode, answer)
+		c.t.Errorf("%s: %d %s\n%s", path, response.StatusCode, answer, b.said(problem.RequestID))
 	}
 	return response.StatusCode
+}
+
+// said is what a broker's log says of a request.
+func (b *broker) said(id string) string {
+	return strings.Join(slices.DeleteFunc(b.lines(), func(line string) bool { return id == "" || !strings.Contains(line, id) }), "\n")
 }
 
 func (l *load) count(path, code string, status int) {
