@@ -9,7 +9,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 LINT_VERSION := $(shell awk '$$1 == "github.com/golangci/golangci-lint/v2" {print $$2}' tools/go.mod)
 LINT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/daypass/tools/golangci-lint-$(LINT_VERSION)
 
-.PHONY: help deps build test demo dev bench bench-policy bench-keys bench-leases lint fmt ci fuzz clean
+.PHONY: help deps build test chaos demo dev bench bench-policy bench-keys bench-leases lint fmt ci fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,9 @@ test: deps ## vet and test everything, with the race detector; fuzz what reads p
 	go vet ./...
 	go test -race -timeout 14m ./...
 	FUZZ='FuzzLoad|FuzzDecode|FuzzVerify|FuzzMatch|FuzzCondition|FuzzURI|FuzzCSR|FuzzOCSP|FuzzPublicKey|FuzzFrame' FUZZTIME=2s sh scripts/fuzz.sh
+
+chaos: deps ## ruin a fleet for an hour (CHAOS=10m; SEED=7 does again what a seed did), and see that nothing is lost
+	CHAOS=$(or $(CHAOS),1h) go test -count=1 -timeout 0 -run '^TestChaos$$' -v ./e2e
 
 demo: deps build ## a whole exchange on this machine, from job token to revoked credential
 	scripts/demo.sh

@@ -193,7 +193,7 @@ func (b *Broker) Renew(ctx context.Context, caller Caller, id string, ttl time.D
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.config.IssueTime)
 	defer cancel()
-	if err := renewer.Renew(ctx, &issuers.RenewRequest{Lease: l.Named(b.config.Installation), Handle: handle, ExpiresAt: expires}); err != nil {
+	if err := renew(ctx, renewer, &issuers.RenewRequest{Lease: l.Named(b.config.Installation), Handle: handle, ExpiresAt: expires}); err != nil {
 		return nil, &IssueError{Grant: l.Policy + "/" + l.Grant, err: err}
 	}
 	if err := b.config.Store.Renew(ctx, l, expires, caller.Actor()); err != nil {
@@ -203,6 +203,16 @@ func (b *Broker) Renew(ctx context.Context, caller Caller, id string, ttl time.D
 		return nil, err
 	}
 	return l, nil
+}
+
+// renew is the call of the issuer. One that panics has failed, like any other.
+func renew(ctx context.Context, renewer issuers.Renewer, req *issuers.RenewRequest) (err error) {
+	defer func() {
+		if recover() != nil { // its value may hold anything: it is not repeated
+			err = errPanicked
+		}
+	}()
+	return renewer.Renew(ctx, req)
 }
 
 // latestEnd is how far renewals of a lease can reach by the set in force. Its

@@ -114,6 +114,7 @@ var fleets atomic.Int32
 type fleet struct {
 	t        *testing.T
 	server   *devkit.Postgres
+	targets  *devkit.Postgres // has the target; nil: server does
 	provider *devkit.Provider
 	dir      string
 	name     string // of its databases and, with a suffix, of its roles on the target
@@ -254,11 +255,19 @@ func (f *fleet) openDatabase(name string) {
 
 func (f *fleet) connect(database string) *pgx.Conn {
 	f.t.Helper()
-	conn, err := pgx.Connect(f.t.Context(), f.server.DSN(database))
+	conn, err := pgx.Connect(f.t.Context(), f.on(database).DSN(database))
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	return conn
+}
+
+// on is the server that has a database.
+func (f *fleet) on(database string) *devkit.Postgres {
+	if f.targets != nil && database == f.target() {
+		return f.targets
+	}
+	return f.server
 }
 
 // count runs a query that gives one number.

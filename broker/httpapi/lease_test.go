@@ -58,6 +58,8 @@ func TestRenew(t *testing.T) {
 	if a.Problem.Grant != "payments/deploy-db" {
 		t.Errorf("the answer doesn't name the grant: %s", a.Body)
 	}
+	b.DB.Set(brokertest.Hooks{Renew: func(context.Context, *issuers.RenewRequest) error { panic("a mistake in an issuer") }})
+	wantProblem(t, renew(db.LeaseID, nil), 502, api.CodeIssuerFailed)
 	b.DB.Set(brokertest.Hooks{})
 	b.Do(http.MethodPost, api.PathLeases+"/"+db.LeaseID+"/revoke", out.Session.Token, nil)
 	wantProblem(t, renew(db.LeaseID, nil), 409, api.CodeAlreadyRevoked)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,7 +19,8 @@ import (
 // out of it: a lease is due or not, and nothing becomes due by itself.
 type model struct {
 	f        *fixture
-	issuer   string // the run's own, so that runs share a database
+	off      *atomic.Int64 // of the broker's clock
+	issuer   string        // the run's own, so that runs share a database
 	leases   map[string]*modelLease
 	order    []string // ids, oldest first
 	sessions []*modelSession
@@ -214,6 +216,52 @@ func (m *model) activate(t *rapid.T) {
 	}
 }
 
+// undo is what a broker does with an exchange that failed on its way, or that it
+// believes to have.
+func (m *model) undo(t *rapid.T) {
+	if len(m.tokens) == 0 {
+		t.Skip("no exchange yet")
+	}
+	token := rapid.SampledFrom(m.tokens).Draw(t, "exchange")
+	if err := m.f.Undo(t.Context(), token.reservation, leases.Why{Actor: "model", Reason: "it failed"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range m.leases {
+		if l.token != token {
+			continue
+		}
+		if l.end(true); l.state == leases.Revoking {
+			l.due = true
+		}
+	}
+}
+
+// crash throws the store away, with all that it keeps in memory. Another one goes
+// on, also with what the first had in hand.
+func (m *model) crash(t *rapid.T) {
+	m.f.Close()
+	next, err := leases.Open(t.Context(), m.f.settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.f.Store = next
+}
+
+// wrongClock is an exchange by a broker that believes that it is another time: it
+// gets nothing, and leaves nothing.
+func (m *model) wrongClock(t *rapid.T) {
+	off := rapid.SampledFrom([]time.Duration{-time.Hour, -time.Minute, time.Minute, time.Hour}).Draw(t, "off by")
+	m.off.Store(int64(off))
+	r := m.f.reservation(m.f.job(), "a")
+	r.Leases[0].Policy, r.Leases[0].Issuer = m.issuer, m.issuer
+	err := m.f.Reserve(t.Context(), r)
+	m.off.Store(0)
+	if !errors.Is(err, leases.ErrUnavailable) {
+		t.Fatalf("off by %s: %v", off, err)
+	}
+	m.crash(t) // the next store looks at the clocks anew
+}
+
 func (m *model) beginRevoke(t *rapid.T) {
 	wanted := append([]string{m.any(t)}, rapid.SliceOfN(rapid.SampledFrom(m.order), 0, 3).Draw(t, "more")...)
 	slices.Sort(wanted)
@@ -389,17 +437,21 @@ func (m *model) check(t *rapid.T) {
 
 // TestModel lets random histories of many leases agree with the model.
 func TestModel(t *testing.T) {
-	f := newFixture(t)
+	var off atomic.Int64
+	f := newFixture(t, func(c *leases.Config) {
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(off.Load())) }
+	})
+	t.Cleanup(func() { f.Close() }) // of the last of its stores
 	began, runs := time.Now(), 0
 	rapid.Check(t, func(rt *rapid.T) {
 		if time.Since(began) > 12*time.Second {
 			return // enough for today
 		}
 		runs++
-		m := &model{f: f, issuer: fmt.Sprintf("model-%d", runs), leases: map[string]*modelLease{}}
+		m := &model{f: f, off: &off, issuer: fmt.Sprintf("model-%d", runs), leases: map[string]*modelLease{}}
 		rt.Repeat(map[string]func(*rapid.T){
 			"reserve": m.reserve, "retry": m.retry, "activate": m.activate, "beginRevoke": m.beginRevoke, "revokeSession": m.revokeSession, "pass": m.pass, "claim": m.claim,
-			"complete": m.complete, "postpone": m.postpone, "forget": m.forget, "read": m.read, "renew": m.renew,
+			"undo": m.undo, "crash": m.crash, "wrongClock": m.wrongClock, "complete": m.complete, "postpone": m.postpone, "forget": m.forget, "read": m.read, "renew": m.renew,
 		})
 		m.check(rt)
 	})

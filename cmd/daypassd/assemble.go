@@ -147,7 +147,7 @@ func databaseConfig(settings *config.Config) (*pgxpool.Config, error) {
 
 // assemble turns a configuration into the parts of a broker.
 func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger) (_ *instance.Config, _ func(), err error) {
-	parts := &instance.Config{ExternalURL: settings.ExternalURL, Logger: logger, Now: time.Now, Checkpoint: checkpoint()}
+	parts := &instance.Config{ExternalURL: settings.ExternalURL, Logger: logger, Now: clock(), Checkpoint: checkpoint()}
 	direct, err := databaseConfig(settings)
 	if err != nil {
 		return nil, nil, err
@@ -261,7 +261,7 @@ func openIssuers(ctx context.Context, settings *config.Config, with instance.Iss
 		if len(roles) == 0 {
 			roles = []string{""} // a kind whose grants name none
 		}
-		open[c.Name] = broker.Issuer{Issuer: issuer, Target: target, Roles: roles}
+		open[c.Name] = broker.Issuer{Issuer: unruly(issuer), Target: target, Roles: roles}
 	}
 	return open, nil
 }
