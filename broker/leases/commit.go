@@ -138,7 +138,7 @@ func (s *Store) commitOnce(ctx context.Context, writes []*write) error {
 		s.queueReservations(batch, reservations)
 	}
 	if len(activations) > 0 {
-		queueActivations(batch, activations)
+		s.queueActivations(batch, activations)
 	}
 	return conn.SendBatch(ctx, batch).Close()
 }

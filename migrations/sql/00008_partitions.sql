@@ -132,7 +132,7 @@ BEGIN
     EXECUTE format('CREATE TABLE %I PARTITION OF %I DEFAULT', parent || '_default', parent);
     PERFORM set_up_partition(parent, parent || '_default');
     PERFORM set_up_partition(parent, before);
-    FOR week IN 0..8 LOOP
+    FOR week IN 0..4 LOOP
         PERFORM add_partition(parent, prefix, now() + week * interval '7 days');
     END LOOP;
     COMMIT;
