@@ -27,8 +27,9 @@ type Config struct {
 	Now          func() time.Time
 	Logger       *slog.Logger // nil: discards
 
-	// Writers is how many transactions commit at once; zero: 2. Concurrent
-	// exchanges join the next free one.
+	// Writers is how many transactions commit at once, at the most; zero: 4. Concurrent
+	// exchanges join the next one: a second begins beside the first where many wait,
+	// or have waited for a while.
 	Writers int
 }
 
@@ -43,6 +44,7 @@ type Sealer interface {
 type Store struct {
 	config Config
 	queue  chan *write
+	turns  *turns
 	rooms  rooms
 	offset atomic.Int64 // database clock minus ours, in nanoseconds
 	stop   context.CancelFunc
@@ -61,7 +63,7 @@ const (
 	commitTimeout  = 10 * time.Second
 	maxBatch       = 128
 	queueLength    = 1024
-	defaultWriters = 2
+	defaultWriters = 4
 )
 
 // PlannerSettings are what the connections of Config.Pool should be set to. The
@@ -83,7 +85,7 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 	if config.Writers == 0 {
 		config.Writers = defaultWriters
 	}
-	s := &Store{config: config, queue: make(chan *write, queueLength)}
+	s := &Store{config: config, queue: make(chan *write, queueLength), turns: newTurns()}
 	if err := s.measureClock(ctx); err != nil {
 		return nil, err
 	}
