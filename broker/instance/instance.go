@@ -28,6 +28,7 @@ import (
 	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/broker/reloader"
+	"github.com/daypass/daypass/broker/retention"
 	"github.com/daypass/daypass/broker/revoker"
 	"github.com/daypass/daypass/broker/sealing"
 	"github.com/daypass/daypass/broker/secrets"
@@ -66,6 +67,7 @@ type Config struct {
 	IssueTime            time.Duration     // zero: broker's default
 	Limits               Limits
 	Once                 map[string]bool // providers whose job tokens may come once
+	Retention            Retention
 }
 
 // IssuerParts is what issuers are opened with, besides their configuration.
@@ -102,6 +104,7 @@ type Instance struct {
 	store   *leases.Store
 	secrets *secrets.Store
 	rotator *secrets.Rotator
+	keeper  *retention.Keeper
 	ring    *keyring.Ring
 	broker  *broker.Broker
 	revoker *revoker.Revoker
@@ -215,6 +218,9 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	}); err != nil {
 		return nil, err
 	}
+	if err := i.openKeeper(registry); err != nil {
+		return nil, err
+	}
 	if err := i.openSecrets(base); err != nil {
 		return nil, err
 	}
@@ -310,7 +316,7 @@ func (i *Instance) Reload(ctx context.Context, trigger reloader.Trigger) (*reloa
 }
 
 // Run takes back what is due, tries the targets, counts what is overdue, watches
-// the policies, rotates keys and static secrets, wraps keys anew and writes down what is refused, until ctx
+// the policies, rotates keys and static secrets, wraps keys anew, keeps the tables and writes down what is refused, until ctx
 // ends.
 func (i *Instance) Run(ctx context.Context) {
 	var running sync.WaitGroup
@@ -322,6 +328,7 @@ func (i *Instance) Run(ctx context.Context) {
 	running.Go(func() { i.rotator.Run(ctx) })
 	running.Go(func() { i.ring.Run(ctx) })
 	running.Go(func() { i.sealer.Run(ctx) })
+	running.Go(func() { i.keeper.Run(ctx) })
 	running.Wait()
 }
 
@@ -385,6 +392,9 @@ func (i *Instance) ready(ctx context.Context) httpapi.Readiness {
 		i.config.Logger.WarnContext(ctx, "the broker is not ready", "error", err)
 		r.Ready, r.Checks["database"] = false, "the database does not answer"
 		return r
+	}
+	if status, ok := i.partitions(ctx); !ok {
+		r.Ready, r.Checks["partitions"] = false, status
 	}
 	for name, issuer := range i.issuers {
 		failure, tried := degraded[name]
