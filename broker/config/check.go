@@ -34,6 +34,7 @@ func (l *loader) check() {
 	l.policies()
 	l.proxies()
 	l.limits()
+	l.retention()
 	l.hooks()
 	if c.Log.Level == "" {
 		c.Log.Level = "info"

@@ -30,6 +30,7 @@ import (
 	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/broker/reloader"
+	"github.com/daypass/daypass/broker/retention"
 	"github.com/daypass/daypass/broker/revoker"
 	"github.com/daypass/daypass/broker/sealing"
 	"github.com/daypass/daypass/broker/secrets"
@@ -72,6 +73,7 @@ type Config struct {
 	Limits               Limits
 	Once                 map[string]bool // providers whose job tokens may come once
 	Version              string          // of the program, for people; may be empty
+	Retention            Retention
 }
 
 // IssuerParts is what issuers are opened with, besides their configuration.
@@ -108,6 +110,7 @@ type Instance struct {
 	store   *leases.Store
 	secrets *secrets.Store
 	rotator *secrets.Rotator
+	keeper  *retention.Keeper
 	ring    *keyring.Ring
 	broker  *broker.Broker
 	revoker *revoker.Revoker
@@ -231,6 +234,9 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	if err := i.openSwitches(ctx, base, registry); err != nil {
 		return nil, err
 	}
+	if err := i.openKeeper(registry); err != nil {
+		return nil, err
+	}
 	if err := i.openSecrets(base); err != nil {
 		return nil, err
 	}
@@ -328,7 +334,7 @@ func (i *Instance) Reload(ctx context.Context, trigger reloader.Trigger) (*reloa
 }
 
 // Run takes back what is due, tries the targets, counts what is overdue, watches
-// the policies, rotates keys and static secrets, wraps keys anew and writes down what is refused, until ctx
+// the policies, rotates keys and static secrets, wraps keys anew, keeps the tables and writes down what is refused, until ctx
 // ends.
 func (i *Instance) Run(ctx context.Context) {
 	var running sync.WaitGroup
@@ -343,6 +349,7 @@ func (i *Instance) Run(ctx context.Context) {
 	running.Go(func() { i.fleet.Run(ctx) })
 	running.Go(func() { i.switches.Run(ctx) })
 	running.Go(func() { i.once(ctx, "switches", i.switches.Sweep) })
+	running.Go(func() { i.once(ctx, "retention", i.keeper.Run) })
 	running.Wait()
 }
 
@@ -415,6 +422,9 @@ func (i *Instance) ready(ctx context.Context) httpapi.Readiness {
 	}
 	if err := i.store.Health(); err != nil {
 		r.Ready, r.Checks["database"] = false, err.Error()
+	}
+	if status, ok := i.partitions(ctx); !ok {
+		r.Ready, r.Checks["partitions"] = false, status
 	}
 	for name, issuer := range i.issuers {
 		failure, tried := degraded[name]

@@ -36,6 +36,7 @@ type Minted struct {
 // ErrNotActive, and the caller must revoke them all and hand out none.
 func (s *Store) Activate(ctx context.Context, a *Activation) error {
 	slices.SortFunc(a.Leases, func(x, y Minted) int { return cmp.Compare(x.ID, y.ID) })
+	a.events = a.events[:0]
 	for i := range a.Leases {
 		l := &a.Leases[i]
 		if l.Handle != nil {
@@ -54,41 +55,69 @@ func (s *Store) Activate(ctx context.Context, a *Activation) error {
 	return s.submit(ctx, &write{activate: a})
 }
 
-const (
-	activateLeases = `
+// activateLeases writes what it changes, with the events and fingerprints of it.
+// The bounds say which partitions the leases are in: see span.
+func activateLeases(c *columns, prints, low, high, tenant string) string {
+	sql := `
 WITH minted AS (
-    SELECT * FROM unnest($1::int[], $2::text[], $3::bytea[], $4::text[]) AS m(exchange, id, handle, signing_key)
+    SELECT * FROM ` + c.table("m") + `
 ), locked AS MATERIALIZED (
     SELECT found.* FROM (SELECT id FROM minted ORDER BY id) m CROSS JOIN LATERAL (
-        SELECT l.id FROM leases l WHERE l.id = m.id AND l.state = 'issuing' OFFSET 0 FOR UPDATE) found
+        SELECT l.id FROM leases l WHERE l.id = m.id AND l.state = 'issuing' AND l.id BETWEEN ` + low + ` AND ` + high + ` OFFSET 0 FOR UPDATE) found
 ), changed AS (
     UPDATE leases l SET state = 'active', handle = m.handle, signing_key = nullif(m.signing_key, ''), due_at = l.expires_at, events = 2
-    FROM minted m JOIN locked USING (id) WHERE l.id = m.id RETURNING l.id
-)
+    FROM minted m JOIN locked USING (id) WHERE l.id = m.id AND l.id BETWEEN ` + low + ` AND ` + high + ` RETURNING l.id
+), recorded AS (
+    INSERT INTO audit_events (id, at, tenant, type, subject, count, body, leaf, mac, key_id)
+    SELECT m.event, m.now, ` + tenant + `, '` + string(audit.LeaseIssued) + `', m.id, 2, m.event_body, m.event_leaf, m.event_mac, m.event_key FROM minted m JOIN changed USING (id)
+)`
+	if prints != "" {
+		sql += `, printed AS (
+    INSERT INTO fingerprints (fingerprint, lease_id, field, key_id, scheme, created_at)
+    SELECT f.fingerprint, f.lease_id, f.field, f.key_id, f.scheme, f.created_at FROM ` + prints + ` JOIN changed ON changed.id = f.lease_id
+)`
+	}
+	return sql + `
 SELECT m.exchange, changed.id IS NOT NULL FROM minted m LEFT JOIN changed USING (id)`
+}
 
-	leaseIsActive = `coalesce((SELECT l.state = 'active' AND l.events = e.count FROM leases l WHERE l.id = e.subject), false)`
-)
+// mintedRow is one lease with the exchange that it belongs to.
+type mintedRow struct {
+	exchange int
+	at       time.Time
+	event    *audit.Event
+	*Minted
+}
 
-func queueActivations(batch *pgx.Batch, writes []*write) {
-	var exchanges []int32
-	var leaseIDs []string
-	var handles [][]byte
-	var signingKeys []string
+func (s *Store) queueActivations(batch *pgx.Batch, writes []*write) {
+	var rows []mintedRow
 	var prints printRows
-	var events []audit.Event
 	for i, w := range writes {
-		for _, l := range w.activate.Leases {
-			exchanges, leaseIDs, handles = append(exchanges, int32(i)), append(leaseIDs, l.ID), append(handles, l.sealed)
-			signingKeys = append(signingKeys, l.SigningKey)
+		for j := range w.activate.Leases {
+			l := &w.activate.Leases[j]
+			rows = append(rows, mintedRow{exchange: i, at: w.activate.Now, event: &w.activate.events[j], Minted: l})
 			prints.add(l.ID, l.Fingerprints, w.activate.Now)
 		}
-		events = append(events, w.activate.events...)
 	}
-	batch.Queue(activateLeases, exchanges, leaseIDs, handles, signingKeys).Query(func(rows pgx.Rows) error {
+	leaseIDs := column(rows, func(r mintedRow) string { return r.ID })
+	least, greatest := span(leaseIDs)
+	c := &columns{}
+	low, high, tenant := c.arg(least), c.arg(greatest), c.arg(s.config.Tenant)
+	from := prints.table(c)
+	c.add("exchange", "int", column(rows, func(r mintedRow) int32 { return int32(r.exchange) })) //nolint:gosec // at most maxBatch
+	c.add("id", "text", leaseIDs)
+	c.add("handle", "bytea", column(rows, func(r mintedRow) []byte { return r.sealed }))
+	c.add("signing_key", "text", column(rows, func(r mintedRow) string { return r.SigningKey }))
+	c.add("now", "timestamptz", column(rows, func(r mintedRow) time.Time { return r.at }))
+	c.add("event", "text", column(rows, func(r mintedRow) string { return r.event.ID }))
+	c.add("event_body", "text", column(rows, func(r mintedRow) string { return r.event.Body }))
+	c.add("event_leaf", "bytea", column(rows, func(r mintedRow) []byte { return r.event.Leaf[:] }))
+	c.add("event_mac", "bytea", column(rows, func(r mintedRow) []byte { return r.event.MAC[:] }))
+	c.add("event_key", "text", column(rows, func(r mintedRow) string { return r.event.KeyID }))
+	batch.Queue(activateLeases(c, from, low, high, tenant), c.args...).Query(func(found pgx.Rows) error {
 		var exchange int
 		var changed bool
-		_, err := pgx.ForEachRow(rows, []any{&exchange, &changed}, func() error {
+		_, err := pgx.ForEachRow(found, []any{&exchange, &changed}, func() error {
 			if !changed {
 				writes[exchange].err = ErrNotActive
 			}
@@ -96,6 +125,4 @@ func queueActivations(batch *pgx.Batch, writes []*write) {
 		})
 		return err
 	})
-	audit.InsertIf(batch, events, leaseIsActive)
-	prints.queue(batch)
 }

@@ -3,6 +3,8 @@ package leases
 import (
 	"context"
 	"errors"
+	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -24,6 +26,9 @@ func (s *Store) submit(ctx context.Context, w *write) error {
 	w.done = make(chan struct{})
 	select {
 	case s.queue <- w:
+		if len(s.queue) >= crowd {
+			tell(s.turns.crowded)
+		}
 	case <-ctx.Done():
 		return unavailable("waiting for a place in a transaction", ctx.Err())
 	}
@@ -35,26 +40,102 @@ func (s *Store) submit(ctx context.Context, w *write) error {
 	}
 }
 
+const (
+	// crowd is how many writes must wait before a transaction begins beside one that
+	// is under way. Two small ones cost Postgres, and the broker, far more than one of
+	// both: what arrives meanwhile joins the next.
+	crowd = 32
+	// They wait all the same when they are fewer: twice as long as the last
+	// transaction took, within these bounds. One that waits for a lock, or for a
+	// connection that is dead, holds up others no longer than that.
+	leastPatience = 10 * time.Millisecond
+	mostPatience  = 200 * time.Millisecond
+)
+
+// turns decides when the next transaction begins.
+type turns struct {
+	next    chan struct{} // held by the writer who collects for it
+	freed   chan struct{} // a transaction ended
+	crowded chan struct{} // many wait
+	busy    atomic.Int32
+	took    atomic.Int64 // the last one, in nanoseconds
+}
+
+func newTurns() *turns {
+	return &turns{next: make(chan struct{}, 1), freed: make(chan struct{}, 1), crowded: make(chan struct{}, 1)}
+}
+
+// wait returns when a transaction may begin: at once while none is under way.
+func (t *turns) wait(waiting func() int) {
+	if t.busy.Load() == 0 || waiting() >= crowd {
+		return
+	}
+	enough := time.NewTimer(min(max(2*time.Duration(t.took.Load()), leastPatience), mostPatience))
+	defer enough.Stop()
+	for t.busy.Load() > 0 && waiting() < crowd {
+		select {
+		case <-t.freed:
+		case <-t.crowded:
+		case <-enough.C:
+			return
+		}
+	}
+}
+
+func (t *turns) begin() { t.busy.Add(1) }
+
+func (t *turns) end(took time.Duration) {
+	t.took.Store(int64(took))
+	t.busy.Add(-1)
+	tell(t.freed)
+}
+
+// tell wakes one who listens, now or next.
+func tell(who chan struct{}) {
+	select {
+	case who <- struct{}{}:
+	default:
+	}
+}
+
 func (s *Store) writeLoop(ctx context.Context) {
 	for {
-		var first *write
-		select {
-		case <-ctx.Done():
+		writes := s.collect(ctx)
+		if writes == nil {
 			return
-		case first = <-s.queue:
 		}
-		writes := []*write{first}
-	drain:
-		for len(writes) < maxBatch {
-			select {
-			case w := <-s.queue:
-				writes = append(writes, w)
-			default:
-				break drain
-			}
-		}
+		began := s.config.Now()
 		s.commit(ctx, writes)
+		s.turns.end(s.config.Now().Sub(began))
 	}
+}
+
+// collect waits for writes, and for their turn; nil when the store closes.
+func (s *Store) collect(ctx context.Context) []*write {
+	select {
+	case <-ctx.Done():
+		return nil
+	case s.turns.next <- struct{}{}:
+	}
+	defer func() { <-s.turns.next }()
+	var first *write
+	select {
+	case <-ctx.Done():
+		return nil
+	case first = <-s.queue:
+	}
+	s.turns.wait(func() int { return len(s.queue) })
+	s.turns.begin()
+	writes := []*write{first}
+	for len(writes) < maxBatch {
+		select {
+		case w := <-s.queue:
+			writes = append(writes, w)
+		default:
+			return writes
+		}
+	}
+	return writes
 }
 
 // commit writes a batch in one transaction. Expected conflicts are results of
@@ -145,7 +226,7 @@ func (s *Store) commitOnce(ctx context.Context, writes []*write) error {
 		s.queueReservations(batch, reservations)
 	}
 	if len(activations) > 0 {
-		queueActivations(batch, activations)
+		s.queueActivations(batch, activations)
 	}
 	return sendBatch(ctx, conn, batch)
 }

@@ -29,8 +29,9 @@ type Config struct {
 	Elapsed func() time.Duration
 	Logger  *slog.Logger // nil: discards
 
-	// Writers is how many transactions commit at once; zero: 2. Concurrent
-	// exchanges join the next free one.
+	// Writers is how many transactions commit at once, at the most; zero: 4. Concurrent
+	// exchanges join the next one: a second begins beside the first where many wait,
+	// or have waited for a while.
 	Writers int
 }
 
@@ -45,6 +46,7 @@ type Sealer interface {
 type Store struct {
 	config  Config
 	queue   chan *write
+	turns   *turns
 	rooms   rooms
 	clock   *clock
 	writing writing
@@ -60,7 +62,7 @@ const (
 	commitTimeout  = 10 * time.Second
 	maxBatch       = 128
 	queueLength    = 1024
-	defaultWriters = 2
+	defaultWriters = 4
 )
 
 // Open measures the database's clock and starts the writers. Close stops them.
@@ -74,7 +76,7 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 	if config.Writers == 0 {
 		config.Writers = defaultWriters
 	}
-	s := &Store{config: config, queue: make(chan *write, queueLength)}
+	s := &Store{config: config, queue: make(chan *write, queueLength), turns: newTurns()}
 	s.clock = newClock(&s.config)
 	if err := s.MeasureClock(ctx); err != nil {
 		return nil, err

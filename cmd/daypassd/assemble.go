@@ -195,6 +195,7 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 		})
 	}
 	parts.Once, parts.Limits = settings.Once(), limits(settings.Limits)
+	parts.Retention = instance.Retention{Leases: settings.Retention.Leases.Std(), Audit: settings.Retention.Audit.Std(), Archive: settings.Retention.Archive}
 	for _, prefix := range settings.ProxyNetworks {
 		network := &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
 		parts.TrustedProxies = append(parts.TrustedProxies, echo.TrustIPRange(network))
