@@ -190,6 +190,8 @@ func TestSecrets(t *testing.T) {
 		{"database: {url_file: /db, url: \"${DB_URL}\"}", "3:32: both url and url_file"},
 		{"database: {url_file: \"${DB_URL}\"}", "3:22: ${…} is read in secrets alone"},
 		{"database: {}", "the key url_file is missing"},
+		{"database: {url_file: /db, max_connections: 7}", "max_connections is between 8 and 1000"},
+		{"database: {url_file: /db, max_connections: 0}", "max_connections is between 8 and 1000"},
 	} {
 		_, mistakes := parse(t, strings.Replace(minimal, "database: {url_file: /db}", tc.text, 1), "DB_URL=x")
 		if len(mistakes) != 1 || !strings.Contains(mistakes[0].String(), tc.want) {
