@@ -59,7 +59,7 @@ func measureBytes(b *testing.B, grant string, clients int) {
 		patiently(b, "all have ended", func() bool { return broker.Count(`SELECT count(*) FROM leases WHERE due_at IS NOT NULL`) == 0 })
 	}
 	// The first pages and their images in the log belong to nobody.
-	const first = 500
+	const first = 100
 	work(first)
 	const size = `SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'public' AND c.relkind = 'r'`
 	const log = `SELECT pg_current_wal_insert_lsn() - '0/0'`
