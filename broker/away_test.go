@@ -114,3 +114,16 @@ func TestLateStandby(t *testing.T) {
 	readiness(t, b, http.StatusOK, "clock", "ok")
 	b.Exchange(b.Job(), "payments/sign")
 }
+
+// TestDatabaseMetrics: the pool's size, its use and the clocks are seen.
+func TestDatabaseMetrics(t *testing.T) {
+	t.Parallel()
+	b := brokertest.New(t, brokertest.Options{Connection: func(config *pgxpool.Config) { config.MaxConns = 11 }})
+	b.Exchange(b.Job(), "payments/sign")
+	text := string(b.Do(http.MethodGet, api.PathMetrics, "", nil).Body)
+	for _, want := range []string{`daypass_database_connections{state="max"} 11`, `daypass_database_connections{state="idle"}`, "daypass_database_waits_total", "daypass_clock_offset_seconds", "daypass_clock_wrong 0"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("/metrics lacks %s", want)
+		}
+	}
+}

@@ -140,7 +140,7 @@ func (c *clients) await(more, refused int) {
 func (c *clients) poll(what string, holds func() bool) { patiently(c.t, what, holds) }
 
 // patiently polls for longer than brokertest.Poll: servers start and stop here.
-func patiently(t *testing.T, what string, holds func() bool) {
+func patiently(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(4 * time.Minute)
 	for !holds() {

@@ -199,6 +199,8 @@ func TestSecrets(t *testing.T) {
 		{"database: {url_file: /db, direct_url: \"postgres://u:hunter2@h/d\"}", "3:39: a secret in the file"},
 		{"database: {url_file: /db, direct_url_file: /d, direct_url: \"${DB_URL}\"}", "3:60: both direct_url and direct_url_file"},
 		{"database: {}", "the key url_file is missing"},
+		{"database: {url_file: /db, max_connections: 7}", "max_connections is between 8 and 1000"},
+		{"database: {url_file: /db, max_connections: 0}", "max_connections is between 8 and 1000"},
 	} {
 		_, mistakes := parse(t, strings.Replace(minimal, "database: {url_file: /db}", tc.text, 1), "DB_URL=x")
 		if len(mistakes) != 1 || !strings.Contains(mistakes[0].String(), tc.want) {

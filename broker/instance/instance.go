@@ -237,6 +237,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	if err := i.openKeeper(registry); err != nil {
 		return nil, err
 	}
+	watchDatabase(registry, base.Pool, i.store)
 	if err := i.openSecrets(base); err != nil {
 		return nil, err
 	}

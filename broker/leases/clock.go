@@ -112,7 +112,7 @@ func (s *Store) Later() time.Time {
 // nobody: it says what the last look told, and whether our clock was set since.
 func (s *Store) CheckClock() error {
 	m := s.clock.seen.Load()
-	offset := m.at(s.clock.elapsed()).Sub(s.clock.now().Round(0))
+	offset := s.ClockOffset()
 	if (offset - m.offset).Abs() > stepNoticed {
 		s.clock.look() // somebody set our clock, or the machine slept
 	}
@@ -123,6 +123,11 @@ func (s *Store) CheckClock() error {
 		return offBy(offset)
 	}
 	return nil
+}
+
+// ClockOffset is the database's clock minus ours, as far as is known.
+func (s *Store) ClockOffset() time.Duration {
+	return s.clock.seen.Load().at(s.clock.elapsed()).Sub(s.clock.now().Round(0))
 }
 
 func offBy(offset time.Duration) *ClockError {

@@ -16,6 +16,7 @@ const (
 	// A server that says nothing is given up after about half a minute, however the
 	// network lost it; a statement under way long before, by its own deadline.
 	connectTimeout = 5 * time.Second
+	hostTimeout    = 3 * time.Second // of several hosts each, so that the last one is reached within a statement's time
 	keepAliveIdle  = 10 * time.Second
 	keepAliveEvery = 5 * time.Second
 	keepAliveTries = 4
@@ -47,8 +48,11 @@ func Prepare(config *pgxpool.Config) {
 	c.ConnectTimeout = connectTimeout
 	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAliveIdle, Interval: keepAliveEvery, Count: keepAliveTries}}
 	c.DialFunc = dialer.DialContext
-	if c.ValidateConnect == nil && severalHosts(c) {
-		c.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	if severalHosts(c) {
+		c.ConnectTimeout = hostTimeout
+		if c.ValidateConnect == nil {
+			c.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+		}
 	}
 	config.MaxConnLifetime, config.MaxConnLifetimeJitter = connectionLife, connectionJitter
 	config.PingTimeout = pingTimeout

@@ -11,7 +11,7 @@ import (
 
 // failureLife is how long one write that failed counts. A broker that isn't ready
 // gets no exchanges, whose writes would show that it is over.
-const failureLife = 10 * time.Second
+const failureLife = 5 * time.Second
 
 // writing is how the latest writes went.
 type writing struct {
