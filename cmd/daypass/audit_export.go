@@ -84,25 +84,26 @@ func (e *exporting) writeFile(ctx context.Context, name string, from int64) (err
 	return os.Rename(partial, name)
 }
 
-// write asks for part after part up to the checkpoint that was the last when it began.
+// write asks for part after part up to the checkpoint that was the last when it began;
+// where there is none, until nothing more comes.
 func (e *exporting) write(ctx context.Context, to io.Writer, from int64) error {
 	out := bufio.NewWriterSize(to, 64<<10)
-	first := true
-	for end := int64(-1); ; first = false {
+	end, err := e.lastSize(ctx)
+	if err != nil {
+		return err
+	}
+	for first := true; ; first = false {
 		next, err := e.part(ctx, out, from, end, first)
 		if err != nil {
 			return err
 		}
-		if end < 0 {
-			if end, err = e.lastSize(ctx, next); err != nil {
-				return err
-			}
-		}
-		if next == from && next < end {
-			return fmt.Errorf("the broker sent no event behind number %d", from)
-		}
-		if from = next; from >= end {
+		nothing := next == from
+		from = next
+		if end >= 0 && from >= end || end < 0 && nothing {
 			break
+		}
+		if nothing {
+			return fmt.Errorf("exporting the audit log: the broker sent nothing behind number %d", from)
 		}
 	}
 	line, err := (&auditlog.Line{End: &auditlog.End{Size: from}}).Encode()
@@ -110,17 +111,16 @@ func (e *exporting) write(ctx context.Context, to io.Writer, from int64) error {
 		return err
 	}
 	if _, err := out.Write(line); err != nil {
-		return err
+		return fmt.Errorf("writing the export: %w", err)
 	}
 	return out.Flush()
 }
 
-// lastSize is how far the export goes: as far as the last checkpoint, or as the first
-// part where there is none.
-func (e *exporting) lastSize(ctx context.Context, next int64) (int64, error) {
+// lastSize is how much of the log is signed; -1: nothing.
+func (e *exporting) lastSize(ctx context.Context) (int64, error) {
 	note, err := e.client.AuditCheckpoint(ctx, e.token)
 	if isNotFound(err) {
-		return next, nil
+		return -1, nil
 	}
 	if err != nil {
 		return 0, err

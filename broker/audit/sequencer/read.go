@@ -135,8 +135,12 @@ func (s *Sequencer) exportRange(ctx context.Context, from, to int64) (int64, int
 		if to = max(signed, from); signed == 0 {
 			to = size
 		}
+		to = max(min(to, size), from) // where rows were taken away, what is there is evidence too
 	}
-	if from < 0 || from > to || to > size {
+	switch {
+	case to > size && signed > size:
+		return 0, 0, fmt.Errorf("%w: it has %d, and its last checkpoint covers %d: some were taken away", ErrRange, size, signed)
+	case from < 0 || from > to || to > size:
 		return 0, 0, fmt.Errorf("%w: it has %d", ErrRange, size)
 	}
 	return from, min(to, from+MaxExport), nil
