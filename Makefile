@@ -25,7 +25,7 @@ build: ## build/bin/daypassd (cgo, for PKCS#11) and build/bin/daypass (static)
 test: deps ## vet and test everything, with the race detector; fuzz what reads policies and tokens for a moment
 	go vet ./...
 	go test -race -timeout 14m ./...
-	FUZZ='FuzzLoad|FuzzDecode|FuzzVerify|FuzzMatch|FuzzCondition|FuzzURI|FuzzCSR|FuzzOCSP|FuzzPublicKey|FuzzFrame' FUZZTIME=2s sh scripts/fuzz.sh
+	FUZZ='FuzzLoad|FuzzDecode|FuzzVerify|FuzzMatch|FuzzCondition|FuzzURI|FuzzCSR|FuzzOCSP|FuzzPublicKey|FuzzFrame|FuzzExport|FuzzCheckpoint' FUZZTIME=2s sh scripts/fuzz.sh
 
 demo: deps build ## a whole exchange on this machine, from job token to revoked credential
 	scripts/demo.sh
