@@ -13,6 +13,7 @@ import (
 
 	auditlog "github.com/daypass/daypass/broker/audit/log"
 	"github.com/daypass/daypass/broker/audit/sequencer"
+	"github.com/daypass/daypass/broker/ids"
 	"github.com/daypass/daypass/broker/keys"
 )
 
@@ -192,6 +193,40 @@ func TestKeyChange(t *testing.T) {
 	var known int
 	if err := w.pool.QueryRow(t.Context(), `SELECT count(*) FROM audit_keys`).Scan(&known); err != nil || known != 2 {
 		t.Errorf("%d keys are on record: %v", known, err)
+	}
+}
+
+// TestBeginAnew: a copy that becomes an installation of its own has an empty log, and what it
+// was copied with is in nobody's way.
+func TestBeginAnew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.write(300)
+	w.sign(w.sequencer(nil))
+	var last string
+	if err := w.pool.QueryRow(t.Context(), `SELECT max(id) FROM audit_events`).Scan(&last); err != nil {
+		t.Fatal(err)
+	}
+	if err := pgx.BeginFunc(t.Context(), w.pool, func(tx pgx.Tx) error {
+		return sequencer.BeginAnew(t.Context(), tx, ids.Time(ids.Event, last).Add(time.Millisecond))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s := w.sequencer(func(c *sequencer.Config) { c.Key = nil })
+	w.age.Store(-int64(time.Second)) // behind the moment, however fast it was
+	w.write(2)
+	for range 3 {
+		w.run(s)
+	}
+	report, err := auditlog.VerifyBytes(w.export(s, 0, -1), auditlog.Proof{})
+	if err != nil || report.Size != 2 {
+		t.Errorf("%+v: %v", report, err)
+	}
+	if all, err := s.Sequenced(t.Context(), last); err != nil || !all {
+		t.Errorf("what can be dropped: %v %v", all, err)
+	}
+	if err := s.Health(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 
