@@ -27,7 +27,7 @@ test: export GORACE := atexit_sleep_ms=0
 test: deps ## vet and test everything, with the race detector; fuzz what reads policies and tokens for a moment
 	go vet ./...
 	go test -race -timeout 14m ./...
-	FUZZ='FuzzLoad|FuzzDecode|FuzzVerify|FuzzMatch|FuzzCondition|FuzzURI|FuzzCSR|FuzzOCSP|FuzzPublicKey|FuzzFrame' FUZZTIME=2s sh scripts/fuzz.sh
+	FUZZ='FuzzLoad|FuzzDecode|FuzzVerify|FuzzMatch|FuzzCondition|FuzzURI|FuzzCSR|FuzzOCSP|FuzzPublicKey|FuzzFrame|FuzzExport|FuzzCheckpoint' FUZZTIME=2s sh scripts/fuzz.sh
 
 chaos: deps ## ruin a fleet for an hour (CHAOS=10m; SEED=7 does again what a seed did), and see that nothing is lost
 	CHAOS=$(or $(CHAOS),1h) go test -count=1 -timeout 0 -run '^TestChaos$$' -v ./e2e

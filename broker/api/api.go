@@ -12,6 +12,8 @@ const (
 	PathSessionRevoke   = "/v1/session/revoke"
 	PathLeases          = "/v1/leases"
 	PathAudit           = "/v1/audit"
+	PathAuditCheckpoint = "/v1/audit/checkpoint"
+	PathAuditExport     = "/v1/audit/export"
 	PathRedactionRules  = "/v1/redaction/rules"
 	PathPoliciesReload  = "/v1/policies/reload"
 	PathPoliciesExplain = "/v1/policies/explain"

@@ -148,6 +148,8 @@ type Broker struct {
 	Log  *Log
 	// Store holds the keys that sign JWTs: those of the whole fleet.
 	Store *MemoryStore
+	// AuditKey signs the audit log of the whole fleet.
+	AuditKey keys.Signer
 
 	t        testing.TB
 	options  Options
@@ -178,6 +180,7 @@ func New(t testing.TB, options Options) *Broker {
 		b.found()
 	} else {
 		o := options.Join
+		b.AuditKey = o.AuditKey
 		b.dsn, b.sealer, b.Store, b.Provider, b.DB, b.Other, b.secrets = o.dsn, o.sealer, o.Store, o.Provider, o.DB, o.Other, o.secrets
 	}
 	b.open()
@@ -199,6 +202,10 @@ func (b *Broker) found() {
 	}
 	b.sealer, b.Store = Keys(t)
 	b.Store.Wrap = b.options.Signer
+	var err error
+	if b.AuditKey, err = (&MemoryStore{}).MakeSigner(t.Context(), keys.Pair{Label: "audit"}); err != nil {
+		t.Fatal(err)
+	}
 	provider, err := devkit.StartProvider(t.Context(), devkit.ProviderConfig{Algorithm: "ES256"}) // an RSA key takes its time to make
 	if err != nil {
 		t.Fatal(err)
@@ -245,7 +252,7 @@ func (b *Broker) open() {
 	b.Instance, err = instance.Open(t.Context(), instance.Config{
 		Database: b.database(), Sealer: b.sealer,
 		Signing:     instance.Signing{Store: b.Store, Pair: keys.Pair{Label: SigningLabel, Algorithm: b.options.Algorithm}, Create: true, RotateEvery: b.options.RotateEvery},
-		ExternalURL: b.URL, Logger: logger, Now: b.options.Clock,
+		ExternalURL: b.URL, Logger: logger, Now: b.options.Clock, AuditKey: b.AuditKey,
 		Providers: []oidc.Provider{
 			{Name: "github", Type: "github", Issuer: b.Provider.IssuerURL(devkit.ProfileGitHub), Audience: Audience, SessionTTL: b.options.SessionTTL},
 			{Name: "gitlab", Type: "gitlab", Issuer: b.Provider.IssuerURL(devkit.ProfileGitLab), Audience: Audience, SessionTTL: b.options.SessionTTL},

@@ -147,9 +147,9 @@ func badURL(text string) string {
 
 func (l *loader) keys() {
 	k := &l.config.Keys
-	l.unused("keys.audit", k.Audit, "take it out")
 	l.key("signing", &k.Signing)
 	l.key("sealing", &k.Sealing)
+	l.auditKey()
 	for i := range k.Opening {
 		l.openingKey(i)
 	}

@@ -44,6 +44,7 @@ type Config struct {
 	Retention         Retention        `yaml:"retention"`
 	Secrets           Secrets          `yaml:"secrets"` // static ones
 	Log               Log              `yaml:"log"`
+	Audit             Audit            `yaml:"audit"`
 
 	Admins *strictyaml.Value `yaml:"admins"` // refused: not enforced by this version
 
@@ -83,11 +84,11 @@ func (d Database) Pooled() bool { return d.DirectURLFile != "" || !d.DirectURL.I
 
 // Keys are the broker's keys.
 type Keys struct {
-	At      strictyaml.Where  `yaml:"-"`
-	Signing Key               `yaml:"signing"` // signs JWTs
-	Sealing Key               `yaml:"sealing"` // wraps what is secret at rest
-	Opening []Key             `yaml:"opening"` // also open what is sealed: former sealing keys, and the next one while a fleet changes over
-	Audit   *strictyaml.Value `yaml:"audit"`   // refused: not enforced by this version
+	At      strictyaml.Where `yaml:"-"`
+	Signing Key              `yaml:"signing"` // signs JWTs
+	Sealing Key              `yaml:"sealing"` // wraps what is secret at rest
+	Opening []Key            `yaml:"opening"` // also open what is sealed: former sealing keys, and the next one while a fleet changes over
+	Audit   *Key             `yaml:"audit"`   // signs checkpoints of the audit log; absent: none is signed
 }
 
 // The types of a Key.
@@ -111,7 +112,7 @@ type Key struct {
 	Token       string           `yaml:"token"`        // pkcs11: the token's label
 	Isolate     bool             `yaml:"isolate"`      // pkcs11: the module runs in a process of its own
 	IsolateEnv  []string         `yaml:"isolate_env"`  // names of environment variables that this process gets too
-	Label       string           `yaml:"label"`        // the key's; absent: daypass-signing, daypass-sealing
+	Label       string           `yaml:"label"`        // the key's; absent: daypass-signing, daypass-sealing, daypass-audit
 	Backup      string           `yaml:"backup"`       // pkcs11, of a key that seals: BackupNone (when absent) or BackupWrapped
 	Dir         string           `yaml:"dir"`          // software: the folder of the keys
 	PINFile     string           `yaml:"pin_file"`     // holds the PIN
@@ -268,6 +269,12 @@ type Policies struct {
 	Dir            string           `yaml:"dir"`
 	Watch          bool             `yaml:"watch"`            // absent: true
 	OnPolicyChange string           `yaml:"on_policy_change"` // absent: OnPolicyChangeKeep
+}
+
+// Audit says what becomes of the audit log's checkpoints.
+type Audit struct {
+	At             strictyaml.Where `yaml:"-"`
+	CheckpointFile string           `yaml:"checkpoint_file"` // each is appended to it; absent: they are in the database and the log alone
 }
 
 // Log says how much is logged.

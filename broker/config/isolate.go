@@ -46,6 +46,7 @@ func (l *loader) isolatedAlike() {
 	}
 	check(&l.config.Keys.Signing)
 	check(&l.config.Keys.Sealing)
+	check(l.config.Keys.Audit)
 	for i := range l.config.Keys.Opening {
 		check(&l.config.Keys.Opening[i])
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/daypass/daypass/broker"
 	"github.com/daypass/daypass/broker/admin"
 	"github.com/daypass/daypass/broker/api"
+	"github.com/daypass/daypass/broker/audit/sequencer"
 	"github.com/daypass/daypass/broker/fleet"
 	"github.com/daypass/daypass/broker/ids"
 	"github.com/daypass/daypass/broker/leases"
@@ -34,6 +35,7 @@ type Config struct {
 	Store       *leases.Store
 	Admins      *admin.Tokens
 	Audit       AuditLister
+	AuditLog    *sequencer.Sequencer
 	Secrets     *secrets.Store // static ones
 	Switches    *switches.Store
 	Members     func(ctx context.Context) ([]fleet.Member, error) // brokers that are there
@@ -55,15 +57,16 @@ type Server struct {
 	config   Config
 	metrics  *metrics
 	draining atomic.Bool
+	exports  chan struct{} // a place for each export that runs
 }
 
 // New checks the configuration.
 func New(config Config) (*Server, error) {
-	if config.Broker == nil || config.Store == nil || config.Admins == nil || config.Audit == nil || config.Secrets == nil || config.Switches == nil || config.Members == nil || config.Reload == nil || config.ExternalURL == "" ||
+	if config.Broker == nil || config.Store == nil || config.Admins == nil || config.Audit == nil || config.AuditLog == nil || config.Secrets == nil || config.Switches == nil || config.Members == nil || config.Reload == nil || config.ExternalURL == "" ||
 		config.JWKS == nil || config.Algorithms == nil || config.Ready == nil || config.Metrics == nil || config.Logger == nil || config.Now == nil || config.Gate == nil {
 		return nil, errors.New("making HTTP API: a required field of its configuration is missing")
 	}
-	return &Server{config: config, metrics: newMetrics(config.Metrics)}, nil
+	return &Server{config: config, metrics: newMetrics(config.Metrics), exports: make(chan struct{}, maxExports)}, nil
 }
 
 // Drain makes new exchanges answer 503; those that run finish.
@@ -82,6 +85,8 @@ func (s *Server) API(withOperations bool) http.Handler {
 	e.POST(api.PathLeases+"/:id/revoke", s.revoke)
 	e.POST(api.PathLeases+"/:id/forget", s.forget)
 	e.GET(api.PathAudit, s.audit)
+	e.GET(api.PathAuditCheckpoint, s.auditCheckpoint)
+	e.GET(api.PathAuditExport, s.auditExport)
 	e.GET(api.PathRedactionRules, s.redactionRules)
 	e.POST(api.PathPoliciesReload, s.reload)
 	e.POST(api.PathPoliciesExplain, s.explain)

@@ -21,6 +21,7 @@ import (
 	"github.com/daypass/daypass/broker"
 	"github.com/daypass/daypass/broker/admin"
 	"github.com/daypass/daypass/broker/audit"
+	"github.com/daypass/daypass/broker/audit/sequencer"
 	"github.com/daypass/daypass/broker/fleet"
 	"github.com/daypass/daypass/broker/httpapi"
 	"github.com/daypass/daypass/broker/installation"
@@ -52,7 +53,10 @@ type Config struct {
 	Sealer      keys.Sealer            // wraps the root
 	Signing     Signing                // the keys that sign JWTs
 	IssuerKeys  map[string]keys.Signer // of issuers that certify, by their names
-	Providers   []oidc.Provider
+	AuditKey    keys.Signer            // signs the audit log's checkpoints; nil: none is signed
+	// CheckpointFile is appended to with each of them; "": none is.
+	CheckpointFile string
+	Providers      []oidc.Provider
 	ExternalURL string
 	// OpenIssuers is called once the installation's id is known; it reaches for no
 	// target.
@@ -114,6 +118,7 @@ type Instance struct {
 	ring    *keyring.Ring
 	broker  *broker.Broker
 	revoker *revoker.Revoker
+	audit   *sequencer.Sequencer
 	server  *httpapi.Server
 	issuers map[string]broker.Issuer
 	reloads *reloader.Reloader
@@ -123,6 +128,7 @@ type Instance struct {
 	locks    *pgxpool.Pool // for locks of a session; nil: pool
 	fleet    *fleet.Fleet
 	switches *switches.Store
+	auditing auditCheck
 }
 
 // Base is what the database and the sealing key alone give: enough for admin
@@ -134,7 +140,8 @@ type Base struct {
 	Recorder     *audit.Recorder
 	Tokens       *admin.Tokens
 
-	sealing sealing.Config // of Sealer
+	sealing    sealing.Config // of Sealer
+	formerMACs []*keys.Hasher // of the audit log, by roots that were replaced
 }
 
 // OpenBase opens the database, refuses a schema that is too old and a copy, and
@@ -168,7 +175,9 @@ func (b *Base) open(ctx context.Context, sealer keys.Sealer, now func() time.Tim
 	if err := b.prepareSealing(ctx, sealer, now); err != nil {
 		return err
 	}
-	if b.Recorder, err = audit.New(audit.Config{Installation: b.Installation, Tenant: Tenant, MAC: b.Root.Hasher(keys.AuditMACs)}); err != nil {
+	if b.Recorder, err = audit.New(audit.Config{
+		Installation: b.Installation, Tenant: Tenant, MAC: b.Root.Hasher(keys.AuditMACs), Former: b.formerMACs,
+	}); err != nil {
 		return err
 	}
 	b.Tokens, err = admin.New(admin.Config{Pool: b.Pool, Hasher: b.Root.Hasher(keys.AdminTokens), Audit: b.Recorder, Tenant: Tenant, Now: now})
@@ -187,6 +196,7 @@ func (b *Base) prepareSealing(ctx context.Context, sealer keys.Sealer, now func(
 	}
 	for _, root := range retired {
 		b.sealing.Former = append(b.sealing.Former, root.RowSealer())
+		b.formerMACs = append(b.formerMACs, root.Hasher(keys.AuditMACs))
 	}
 	return nil
 }
@@ -238,6 +248,9 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		return nil, err
 	}
 	watchDatabase(registry, base.Pool, i.store)
+	if err := i.openAudit(base, registry); err != nil {
+		return nil, err
+	}
 	if err := i.openSecrets(base); err != nil {
 		return nil, err
 	}
@@ -274,6 +287,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	i.server, err = httpapi.New(httpapi.Config{
 		Broker: i.broker, Store: i.store, Reload: i.Reload, Admins: i.Tokens, ExternalURL: config.ExternalURL, Ready: i.ready, Metrics: registry, Logger: config.Logger, Now: config.Now,
 		Audit:          i.listAudit,
+		AuditLog:       i.audit,
 		Secrets:        i.secrets,
 		Switches:       i.switches,
 		Members:        i.members,
@@ -340,6 +354,7 @@ func (i *Instance) Reload(ctx context.Context, trigger reloader.Trigger) (*reloa
 func (i *Instance) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	running.Go(func() { i.revoker.Run(ctx) })
+	running.Go(func() { i.audit.Run(ctx) })
 	running.Go(func() { i.broker.ProbeTargets(ctx) })
 	running.Go(func() { i.watchOverdue(ctx) })
 	running.Go(func() { i.reloads.Run(ctx) })
@@ -371,6 +386,11 @@ func (i *Instance) Close() {
 	}
 	if i.locks != nil {
 		i.locks.Close()
+	}
+	if i.audit != nil {
+		if err := i.audit.Close(); err != nil {
+			i.config.Logger.Warn("closing the checkpoint file failed", "error", err)
+		}
 	}
 	i.pool.Close()
 }
@@ -415,6 +435,7 @@ func (i *Instance) ready(ctx context.Context) httpapi.Readiness {
 	if err := i.store.CheckClock(); err != nil {
 		r.Ready, r.Checks["clock"] = false, err.Error()
 	}
+	i.auditReady(ctx, &r)
 	degraded, err := i.broker.Degraded(ctx)
 	if err != nil {
 		i.config.Logger.WarnContext(ctx, "the broker is not ready", "error", err)

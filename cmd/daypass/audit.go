@@ -11,7 +11,8 @@ import (
 )
 
 func (p *program) auditCommand() *cobra.Command {
-	return p.group("audit", "Read the audit log", "  daypass audit ls --limit 20", p.auditListCommand())
+	return p.group("audit", "Read the audit log, and verify that nobody changed it", "  daypass audit ls --limit 20",
+		p.auditListCommand(), p.auditExportCommand(), p.auditVerifyCommand(), p.auditCheckpointCommand())
 }
 
 func (p *program) auditListCommand() *cobra.Command {

@@ -51,7 +51,14 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Deadline:            time.Now().Add(5 * time.Minute),
 		Setup: func(env *testscript.Env) error {
-			fake := &fakeBroker{}
+			log, err := newFakeLog()
+			if err != nil {
+				return err
+			}
+			if err := log.write(env.WorkDir); err != nil {
+				return err
+			}
+			fake := &fakeBroker{auditLog: log}
 			server := httptest.NewServer(fake.routes())
 			env.Defer(server.Close)
 			env.Values["fake"] = fake
@@ -124,6 +131,7 @@ type fakeBroker struct {
 	mu       sync.Mutex
 	requests bytes.Buffer
 	busy     int // how often it was unavailable
+	auditLog *fakeLog
 }
 
 func (f *fakeBroker) log() string {
@@ -162,6 +170,7 @@ func (f *fakeBroker) routes() http.Handler {
 	})
 	policyRoutes(mux)
 	switchRoutes(mux)
+	f.auditLog.routes(mux)
 	mux.HandleFunc("GET /github", func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer runner-token" {
 			w.WriteHeader(401)

@@ -23,6 +23,9 @@ const (
 	exitFailed = 1
 	exitUsage  = 2
 	exitDenied = 3
+	// exitUnproven is what `audit verify` says of an export that contradicts itself
+	// nowhere, and for which no key from elsewhere vouches.
+	exitUnproven = 4
 )
 
 // program is what the commands share.

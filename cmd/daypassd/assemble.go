@@ -98,6 +98,9 @@ func (f *configFile) openBase(ctx context.Context, warnings io.Writer) (*instanc
 		if _, err := store.signer(ctx, settings.Keys.Signing); err != nil {
 			return nil, nil, errors.Join(fmt.Errorf("keys.signing: %w", err), store.Close())
 		}
+		if _, err := store.auditKey(ctx, settings.Keys.Audit); err != nil {
+			return nil, nil, errors.Join(err, store.Close())
+		}
 	}
 	base, err := instance.OpenBase(ctx, database, sealer, time.Now)
 	if err != nil {
@@ -177,6 +180,10 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 	if parts.Signing, err = store.signing(ctx, settings.Keys.Signing); err != nil {
 		return nil, nil, fmt.Errorf("keys.signing: %w", err)
 	}
+	if parts.AuditKey, err = store.auditKey(ctx, settings.Keys.Audit); err != nil {
+		return nil, nil, err
+	}
+	parts.CheckpointFile = settings.Audit.CheckpointFile
 	parts.IssuerKeys = map[string]keys.Signer{}
 	for _, c := range settings.Issuers {
 		if c.Key == nil {

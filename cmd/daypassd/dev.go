@@ -131,6 +131,9 @@ func (d *dev) run(ctx context.Context) (err error) {
 	if len(mistakes) > 0 {
 		return fmt.Errorf("the generated configuration has a mistake: %s", mistakes[0].String())
 	}
+	if err := makeAuditKey(ctx, settings); err != nil {
+		return err
+	}
 	defer os.Remove(d.path("dev.env")) //nolint:errcheck // it says that a broker is running
 	running, stop := context.WithCancel(ctx)
 	defer stop()

@@ -13,6 +13,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
 
 	"github.com/daypass/daypass/broker/config"
@@ -23,7 +24,7 @@ import (
 
 func newKeys() *cobra.Command {
 	return group("keys", "The keys that sign and seal: which there are, rotation, and an emergency", "  daypassd keys ls --config daypass.yaml",
-		newKeysList(), newKeysGenerate(), newKeysRotate(), newKeysRetire(), newKeysRevoke(), newKeysCSR(),
+		newKeysList(), newKeysGenerate(), newKeysRotate(), newKeysRetire(), newKeysRevoke(), newKeysCSR(), newKeysAudit(),
 		newKeysSealingStatus(), newKeysRewrap(), newKeysReplace())
 }
 
@@ -33,6 +34,7 @@ type openedKeys struct {
 	store    *keyStore
 	sealer   keys.Sealer
 	ring     *keyring.Ring
+	pool     *pgxpool.Pool
 }
 
 // withKeys opens the database, the sealing key and the keys that sign.
@@ -68,7 +70,7 @@ func (f *configFile) withKeys(cmd *cobra.Command, do func(context.Context, *open
 		return err
 	}
 	defer closeRing()
-	opened.ring = ring
+	opened.ring, opened.pool = ring, base.Pool
 	return do(ctx, opened)
 }
 
@@ -108,7 +110,7 @@ func writeIndented(out io.Writer, v any) error {
 
 // listedKey is a key as `keys ls` shows it.
 type listedKey struct {
-	Use       string     `json:"use"`              // signing, sealing, issuer
+	Use       string     `json:"use"`              // signing, sealing, audit, issuer
 	Issuer    string     `json:"issuer,omitempty"` // whose it is
 	Key       string     `json:"key"`              // id; "" while there is none
 	Label     string     `json:"label"`
@@ -138,6 +140,9 @@ func (k *openedKeys) list(ctx context.Context) (*listedKeys, error) {
 		out.Keys = append(out.Keys, l)
 	}
 	out.Keys = append(out.Keys, listedKey{Use: "sealing", Key: k.sealer.KeyID(), Label: k.settings.Keys.Sealing.Label, State: "in use"})
+	if audit := k.settings.Keys.Audit; audit != nil {
+		out.Keys = append(out.Keys, k.listAudit(ctx, audit))
+	}
 	for _, issuer := range k.settings.Issuers {
 		if issuer.Key == nil {
 			continue
@@ -182,20 +187,21 @@ func (l *listedKeys) write(out io.Writer) error {
 
 func newKeysGenerate() *cobra.Command {
 	var issuer string
-	var signing bool
+	var signing, audit bool
 	var file configFile
 	cmd := &cobra.Command{
 		Use:   "generate",
-		Short: "Make the key of an issuer that certifies, or the next signing key",
+		Short: "Make the key of an issuer that certifies, the next signing key, or the one that signs the audit log",
 		Long: `Make a key inside the HSM: that of an issuer that certifies (its public half is printed, for those who are to trust it), or the next one that
-signs JWTs, which is published at once and signs a day later.`,
+signs JWTs, which is published at once and signs a day later; or, with --audit, the one of keys.audit, where an installation has none yet or is to have another.`,
 		Example: `  daypassd keys generate --config daypass.yaml --issuer ssh > ca.pem
-  daypassd keys generate --config daypass.yaml --signing`,
+  daypassd keys generate --config daypass.yaml --signing
+  daypassd keys generate --config daypass.yaml --audit`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
-			case signing == (issuer != ""):
-				return usageError{errors.New("either --issuer NAME or --signing is required (hint: add --help)")}
+			case signing && audit || (signing || audit) == (issuer != ""):
+				return usageError{errors.New("one of --issuer NAME, --signing and --audit is required (hint: add --help)")}
 			case signing:
 				return file.rotate(cmd, false)
 			}
@@ -205,31 +211,30 @@ signs JWTs, which is published at once and signs a day later.`,
 	file.flag(cmd)
 	cmd.Flags().StringVar(&issuer, "issuer", "", "the issuer whose key it is")
 	cmd.Flags().BoolVar(&signing, "signing", false, "the next key that signs JWTs, as `daypassd keys rotate`")
+	cmd.Flags().BoolVar(&audit, "audit", false, "the key of keys.audit")
 	return cmd
 }
 
-// generate makes an issuer's key, without the database's part in anything.
+// generate makes an issuer's key, or with "" that of keys.audit, without the database's
+// part in anything.
 func (f *configFile) generate(cmd *cobra.Command, name string) (err error) {
 	settings, err := f.load(cmd.ErrOrStderr())
 	if err != nil {
 		return err
 	}
-	issuer := settings.Issuer(name)
-	switch {
-	case issuer == nil:
-		return fmt.Errorf("there is no issuer %q in %s", name, f.path)
-	case issuer.Key == nil:
-		return fmt.Errorf("issuer %s has no key of its own: it certifies nothing", name)
-	}
-	store := &keyStore{allowSoftware: settings.AllowSoftwareKeys, create: true}
-	defer func() { err = errors.Join(err, store.Close()) }()
-	place, err := store.store(cmd.Context(), *issuer.Key)
+	key, owner, err := madeFor(settings, name, f.path)
 	if err != nil {
 		return err
 	}
-	signer, err := place.MakeSigner(cmd.Context(), keys.Pair{Label: issuer.Key.Label, Algorithm: issuer.Key.Algorithm, Bits: issuer.Key.Bits})
+	store := &keyStore{allowSoftware: settings.AllowSoftwareKeys, create: true}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	place, err := store.store(cmd.Context(), *key)
+	if err != nil {
+		return err
+	}
+	signer, err := place.MakeSigner(cmd.Context(), keys.Pair{Label: key.Label, Algorithm: key.Algorithm, Bits: key.Bits})
 	if errors.Is(err, keys.ErrKeyExists) {
-		return fmt.Errorf("%w: %s (hint: `daypassd keys ls` shows it; to replace it, configure another label)", err, issuer.Key.Label)
+		return fmt.Errorf("%w: %s (hint: `daypassd keys ls` shows it; to replace it, configure another label)", err, key.Label)
 	}
 	if err != nil {
 		return err
@@ -241,10 +246,28 @@ func (f *configFile) generate(cmd *cobra.Command, name string) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(cmd.ErrOrStderr(), "made key %s for issuer %s: %s, label %s\n", signer.KeyID(), name, signer.Algorithm(), issuer.Key.Label); err != nil {
+	if _, err := fmt.Fprintf(cmd.ErrOrStderr(), "made key %s for %s: %s, label %s\n", signer.KeyID(), owner, signer.Algorithm(), key.Label); err != nil {
 		return err
 	}
 	return pem.Encode(cmd.OutOrStdout(), &pem.Block{Type: "PUBLIC KEY", Bytes: der})
+}
+
+// madeFor is the key that `keys generate` makes, and whose it is.
+func madeFor(settings *config.Config, name, path string) (*config.Key, string, error) {
+	if name == "" {
+		if settings.Keys.Audit == nil {
+			return nil, "", fmt.Errorf("there is no keys.audit in %s (hint: write audit: {label: daypass-audit} below keys)", path)
+		}
+		return settings.Keys.Audit, "the audit log", nil
+	}
+	issuer := settings.Issuer(name)
+	switch {
+	case issuer == nil:
+		return nil, "", fmt.Errorf("there is no issuer %q in %s", name, path)
+	case issuer.Key == nil:
+		return nil, "", fmt.Errorf("issuer %s has no key of its own: it certifies nothing", name)
+	}
+	return issuer.Key, "issuer " + name, nil
 }
 
 func actor() string { return "os user " + osUser() }

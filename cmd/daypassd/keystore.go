@@ -89,6 +89,21 @@ func (s *keyStore) signer(ctx context.Context, k config.Key) (keys.Signer, error
 	return signer, err
 }
 
+// auditKey opens the key that signs checkpoints; nil where none is configured.
+func (s *keyStore) auditKey(ctx context.Context, k *config.Key) (keys.Signer, error) {
+	if k == nil {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	signer, err := s.signer(ctx, *k)
+	if errors.Is(err, keys.ErrNoKey) {
+		return nil, fmt.Errorf("keys.audit: %w (hint: `daypassd keys generate --audit` makes it)", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("keys.audit: %w", err)
+	}
+	return signer, nil
+}
+
 // signing says where the keys that sign JWTs are.
 func (s *keyStore) signing(ctx context.Context, k config.Key) (instance.Signing, error) {
 	store, err := s.store(ctx, k)

@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS audit_checkpoints (
 CREATE TABLE IF NOT EXISTS audit_sequencer (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     settled  text COLLATE "C" NOT NULL,
+    begins   text COLLATE "C" NOT NULL DEFAULT '', -- events before it are of the installation that this one was copied from
     founded  boolean NOT NULL -- what was there before the log has its place
 );
 INSERT INTO audit_sequencer (settled, founded) VALUES ('', false) ON CONFLICT DO NOTHING;

@@ -235,7 +235,9 @@ func (v *verification) checkpoint(text string) error {
 	switch {
 	case c.Origin != v.report.Origin:
 		return finding(n, "a checkpoint is of another log, %s", c.Origin)
-	case c.Size != n:
+	case c.Size > n:
+		return finding(n, "a checkpoint of %d events stands here: the event of this number is missing", c.Size)
+	case c.Size < n:
 		return finding(n, "a checkpoint of %d events stands here", c.Size)
 	case c.Root != v.tree.Root():
 		return finding(n, "the checkpoint over the first %d events has another root: an event up to here was changed, added or taken away, or the log was forked", n)

@@ -20,7 +20,7 @@ func (s *Sequencer) Lag(ctx context.Context) (time.Duration, error) {
 	const oldest = `
 SELECT founded, clock_timestamp(), (
     SELECT id FROM audit_events
-    WHERE id > (SELECT coalesce(max(event_id), '') FROM audit_log WHERE event_id < $1) AND id < $1 ORDER BY id LIMIT 1)
+    WHERE id > greatest((SELECT max(event_id) FROM audit_log WHERE event_id < $1), begins) AND id < $1 ORDER BY id LIMIT 1)
 FROM audit_sequencer`
 	var founded bool
 	var now time.Time
@@ -53,7 +53,11 @@ SELECT id FROM audit_events WHERE id > $1 AND id <= $2
 EXCEPT
 SELECT event_id FROM audit_log WHERE event_id > $1 AND event_id <= $2)`
 	const back = `UPDATE audit_sequencer SET settled = $1 WHERE settled > $1`
-	for from := ""; ; {
+	var from string
+	if err := s.config.Pool.QueryRow(ctx, `SELECT begins FROM audit_sequencer`).Scan(&from); err != nil {
+		return false, fmt.Errorf("comparing events with the audit log: %w", err)
+	}
+	for {
 		var last string
 		var n int
 		if err := s.config.Pool.QueryRow(ctx, chunk, from, upToID+"\x01", maxBatch).Scan(&last, &n); err != nil {
@@ -135,8 +139,12 @@ func (s *Sequencer) exportRange(ctx context.Context, from, to int64) (int64, int
 		if to = max(signed, from); signed == 0 {
 			to = size
 		}
+		to = max(min(to, size), from) // where rows were taken away, what is there is evidence too
 	}
-	if from < 0 || from > to || to > size {
+	switch {
+	case to > size && signed > size:
+		return 0, 0, fmt.Errorf("%w: it has %d, and its last checkpoint covers %d: some were taken away", ErrRange, size, signed)
+	case from < 0 || from > to || to > size:
 		return 0, 0, fmt.Errorf("%w: it has %d", ErrRange, size)
 	}
 	return from, min(to, from+MaxExport), nil

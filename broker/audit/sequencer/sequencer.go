@@ -47,7 +47,7 @@ const (
 	signTime        = 10 * time.Second // for the key, which may be in an HSM
 	runTime         = 30 * time.Second // for one run
 
-	nearMargin  = time.Second // requests wait for their transaction
+	nearMargin  = time.Second     // requests wait for their transaction
 	farMargin   = 5 * time.Second // clocks differ by two
 	farEvery    = 8
 	nearMost    = 15 * time.Second // how far the near pass looks back at the most

@@ -3,9 +3,11 @@ package sequencer_test
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"errors"
 	"log/slog"
 	"os"
 	"sync"
@@ -282,4 +284,36 @@ func (w *world) sign(s *sequencer.Sequencer) string {
 	}
 	w.t.Fatal("nothing was signed")
 	return ""
+}
+
+func testLogger() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// killer ends a run when a connection begins its nth statement.
+type killer struct {
+	after int64
+	seen  atomic.Int64
+	kill  func()
+}
+
+// TraceQueryStart implements pgx.QueryTracer.
+func (k *killer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	if k.seen.Add(1) == k.after {
+		k.kill()
+	}
+	return ctx
+}
+
+// TraceQueryEnd implements pgx.QueryTracer.
+func (*killer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func poolOf(t testing.TB, config *pgxpool.Config) (*pgxpool.Pool, error) {
+	t.Helper()
+	return pgxpool.NewWithConfig(t.Context(), config)
+}
+
+// failingSigner signs nothing.
+type failingSigner struct{ keys.Signer }
+
+func (*failingSigner) SignContext(context.Context, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errors.New("the token is away")
 }
