@@ -102,8 +102,12 @@ func (s *session) beat(ctx context.Context) error {
 		s.fleet.grant(wanted[key], s)
 	}
 	if s.beats%memberBeats == 0 || len(got)+len(unneeded) > 0 {
+		// A database that takes nothing down still keeps locks, and passes notices on.
 		if err := s.enter(ctx); err != nil {
-			return err
+			if s.conn.IsClosed() {
+				return err
+			}
+			s.fleet.config.Logger.DebugContext(ctx, "the table of brokers is not up to date", "error", err)
 		}
 	}
 	s.beats++
