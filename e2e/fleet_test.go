@@ -302,7 +302,13 @@ type broker struct {
 // start runs a broker and waits until it answers and has tried its target.
 func (f *fleet) start(env ...string) *broker {
 	f.t.Helper()
-	b, err := f.tryStart(f.config, env...)
+	return f.startProgram("daypassd", env...)
+}
+
+// startProgram is the same for the daypassd of another version.
+func (f *fleet) startProgram(program string, env ...string) *broker {
+	f.t.Helper()
+	b, err := f.tryProgram(program, f.config, env...)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -312,8 +318,13 @@ func (f *fleet) start(env ...string) *broker {
 
 func (f *fleet) tryStart(config string, env ...string) (*broker, error) {
 	f.t.Helper()
+	return f.tryProgram("daypassd", config, env...)
+}
+
+func (f *fleet) tryProgram(program, config string, env ...string) (*broker, error) {
+	f.t.Helper()
 	b := &broker{f: f, exited: make(chan struct{})}
-	b.cmd = exec.Command(filepath.Join(programs, "daypassd"), "serve", "--config", config)
+	b.cmd = exec.Command(filepath.Join(programs, program), "serve", "--config", config)
 	b.cmd.Env = append(os.Environ(), env...)
 	stderr, err := b.cmd.StderrPipe()
 	if err != nil {

@@ -63,11 +63,8 @@ func (s *session) serve(ctx context.Context) error {
 		until, cancel := context.WithTimeout(ctx, s.fleet.config.Heartbeat)
 		err := s.listen(until)
 		cancel()
-		switch {
-		case err != nil:
+		if err != nil || ctx.Err() != nil {
 			return err
-		case ctx.Err() != nil:
-			return nil
 		}
 	}
 }
@@ -105,8 +102,12 @@ func (s *session) beat(ctx context.Context) error {
 		s.fleet.grant(wanted[key], s)
 	}
 	if s.beats%memberBeats == 0 || len(got)+len(unneeded) > 0 {
+		// A database that takes nothing down still keeps locks, and passes notices on.
 		if err := s.enter(ctx); err != nil {
-			return err
+			if s.conn.IsClosed() {
+				return err
+			}
+			s.fleet.config.Logger.DebugContext(ctx, "the table of brokers is not up to date", "error", err)
 		}
 	}
 	s.beats++
@@ -118,7 +119,7 @@ func (s *session) listen(ctx context.Context) error {
 	f := s.fleet
 	for {
 		f.mu.Lock()
-		if f.changed || ctx.Err() != nil {
+		if f.over(ctx) {
 			f.wake = nil
 			f.mu.Unlock()
 			return nil
@@ -143,6 +144,9 @@ func (s *session) listen(ctx context.Context) error {
 		}
 	}
 }
+
+// over says that the next beat is due, or wanted. The caller holds mu.
+func (f *Fleet) over(ctx context.Context) bool { return f.changed || ctx.Err() != nil }
 
 func (s *session) send(ctx context.Context, channels, payloads []string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.fleet.config.Heartbeat)

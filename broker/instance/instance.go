@@ -425,6 +425,11 @@ func (i *Instance) ready(ctx context.Context) httpapi.Readiness {
 		Checks:  map[string]string{"keys": "ok", "policies": i.reloads.Status(), "database": "ok", "clock": "ok"},
 		Issuers: map[string]string{},
 	}
+	r.Checks["fleet"] = "ok"
+	if !i.fleet.Connected() {
+		// No reason to send jobs elsewhere: exchanges need nothing of it.
+		r.Checks["fleet"] = "this broker doesn't hear of the others, and can't be elected"
+	}
 	for name := range i.issuers {
 		r.Issuers[name] = "ok"
 	}
@@ -459,6 +464,9 @@ func (i *Instance) ready(ctx context.Context) httpapi.Readiness {
 			r.Issuers[name] = "not tried yet"
 		}
 		i.metrics.degraded(name, failure != "")
+		if off, err := i.switches.Find(ctx, switches.Of{Issuer: name}); err == nil && off != nil {
+			r.Issuers[name] = "turned off by an operator"
+		}
 	}
 	return r
 }

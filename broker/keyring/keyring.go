@@ -74,7 +74,7 @@ const (
 // Config of a Ring. Every field is required, unless it says otherwise.
 type Config struct {
 	Pool   *pgxpool.Pool
-	Locks  *pgxpool.Pool // whose connections keep a lock of their session; nil: Pool's do
+	Locks  *pgxpool.Pool   // whose connections keep a lock of their session; nil: Pool's do
 	Leases *leases.Store   // tells what a key signed, and ends it
 	Audit  *audit.Recorder // each step is an event
 	Tenant string

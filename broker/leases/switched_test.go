@@ -14,8 +14,12 @@ func TestLiveIDs(t *testing.T) {
 	want := map[leases.LiveOf][]string{}
 	for range 3 {
 		for _, c := range []struct{ policy, grant, issuer, provider string }{
-			{"payments", "a", "db", "github"}, {"payments", "b", "db", "github"}, {"payments", "b", "other", "gitlab"}, {"payments", "bb", "db", "github"},
-			{"other", "b", "db", "gitlab"}, {"zoo", "a", "other", "github"},
+			{"payments", "a", "db", "github"},
+			{"payments", "b", "db", "github"},
+			{"payments", "b", "other", "gitlab"},
+			{"payments", "bb", "db", "github"},
+			{"other", "b", "db", "gitlab"},
+			{"zoo", "a", "other", "github"},
 		} {
 			session := f.job()
 			session.Provider = c.provider

@@ -86,9 +86,10 @@ const (
 	// idea of the time may be off by MaxSkew).
 	Settled = Late + 10*time.Second + leases.MaxSkew
 
-	// MaxReason is the longest reason, in bytes; MaxOff how many names can be off.
+	// MaxReason is the longest reason, in bytes.
 	MaxReason = 300
-	MaxOff    = 1000
+	// MaxOff is how many names can be off.
+	MaxOff = 1000
 )
 
 // Config of a Store. Every field is required, unless it says otherwise.

@@ -200,17 +200,17 @@ func TestRefusals(t *testing.T) {
 	}
 	for body, code := range map[string]api.Code{
 		`{}`: api.CodeInvalidRequest,
-		`{"kind":"policy","name":"payments","reason":"r"}`:                                                         api.CodeInvalidRequest,
-		`{"kind":"policy","name":"payments","off":true}`:                                                           api.CodeInvalidRequest,
-		`{"kind":"policy","name":"payments","off":true,"reason":" "}`:                                              api.CodeInvalidRequest,
+		`{"kind":"policy","name":"payments","reason":"r"}`:                                                            api.CodeInvalidRequest,
+		`{"kind":"policy","name":"payments","off":true}`:                                                              api.CodeInvalidRequest,
+		`{"kind":"policy","name":"payments","off":true,"reason":" "}`:                                                 api.CodeInvalidRequest,
 		`{"kind":"policy","name":"payments","off":true,"reason":"` + strings.Repeat("x", switches.MaxReason+1) + `"}`: api.CodeInvalidRequest,
-		`{"kind":"policy","name":"payments","off":false,"revoke":true,"reason":"r"}`:                                 api.CodeInvalidRequest,
-		`{"kind":"job","name":"payments","off":true,"reason":"r"}`:                                                   api.CodeInvalidRequest,
-		`{"kind":"policy","name":"payment","off":true,"reason":"r"}`:                                                 api.CodeNotFound,
-		`{"kind":"grant","name":"payments/none","off":true,"reason":"r"}`:                                            api.CodeNotFound,
-		`{"kind":"issuer","name":"none","off":true,"reason":"r"}`:                                                    api.CodeNotFound,
-		`{"kind":"provider","name":"system","off":true,"reason":"r"}`:                                                api.CodeNotFound,
-		`{"kind":"provider","name":"gitlab","off":false}`:                                                            "",
+		`{"kind":"policy","name":"payments","off":false,"revoke":true,"reason":"r"}`:                                  api.CodeInvalidRequest,
+		`{"kind":"job","name":"payments","off":true,"reason":"r"}`:                                                    api.CodeInvalidRequest,
+		`{"kind":"policy","name":"payment","off":true,"reason":"r"}`:                                                  api.CodeNotFound,
+		`{"kind":"grant","name":"payments/none","off":true,"reason":"r"}`:                                             api.CodeNotFound,
+		`{"kind":"issuer","name":"none","off":true,"reason":"r"}`:                                                     api.CodeNotFound,
+		`{"kind":"provider","name":"system","off":true,"reason":"r"}`:                                                 api.CodeNotFound,
+		`{"kind":"provider","name":"gitlab","off":false}`:                                                             "",
 	} {
 		if a := b.Do(http.MethodPost, api.PathSwitches, operator, body); a.Problem.Code != code {
 			t.Errorf("%s: %d %s", body, a.Status, a.Body)
