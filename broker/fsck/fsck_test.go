@@ -264,6 +264,38 @@ func TestSuspectsAreLookedAtAgain(t *testing.T) {
 	}
 }
 
+// TestWhatIsOldIsNotMissed: what retention may have dropped is no finding; what is
+// younger is.
+func TestWhatIsOldIsNotMissed(t *testing.T) {
+	t.Parallel()
+	b := house(t)
+	for kept, want := range map[time.Duration]map[string]int{
+		time.Minute:    {fsck.CheckOrphan: 1}, // the target forgets nothing
+		24 * time.Hour: {fsck.CheckSubject: 8, fsck.CheckReference: 5, fsck.CheckOrphan: 1, fsck.CheckEvents: 1},
+	} {
+		tx, err := b.Base.Pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Conn().PgConn().Exec(t.Context(), `
+DELETE FROM audit_events WHERE type = 'admin_token.created';
+DELETE FROM leases WHERE id IN ((SELECT min(id) FROM leases WHERE state = 'active' AND kind = 'postgres'), (SELECT min(id) FROM leases WHERE state = 'revoked'));
+DELETE FROM sessions WHERE id = (SELECT max(id) FROM sessions s WHERE NOT EXISTS (SELECT FROM leases l WHERE l.session_id = s.id AND l.kind = 'postgres'))`).ReadAll(); err != nil {
+			t.Fatal(err)
+		}
+		config := settings(b, tx)
+		config.KeptRows, config.KeptEvents = kept, kept
+		found := broken(look(t, config))
+		delete(found, fsck.CheckSession) // of the other lease of the session
+		if !maps.Equal(found, want) {
+			t.Errorf("kept for %s: %v, want %v", kept, found, want)
+		}
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestBesideARunningBroker: what comes and goes meanwhile is no finding.
 func TestBesideARunningBroker(t *testing.T) {
 	t.Parallel()
