@@ -159,10 +159,7 @@ func (r *ruin) open(brokers int) {
 			r.t.Fatal(err)
 		}
 		r.places = append(r.places, p)
-		r.revive(p)
-		if p.now() == nil {
-			r.t.Fatal(p.why)
-		}
+		r.await(p)
 	}
 	r.places[0].now().awaitProbe()
 	r.t.Cleanup(func() {
@@ -321,6 +318,17 @@ func (r *ruin) revive(p *brokerPlace) {
 	p.set(b)
 }
 
+// await revives until it works.
+func (r *ruin) await(p *brokerPlace) {
+	r.t.Helper()
+	eventually(r.t, "a broker starts", func() bool {
+		if r.revive(p); p.now() == nil {
+			r.t.Logf("a broker did not start: %v", p.why)
+		}
+		return p.now() != nil
+	})
+}
+
 func (r *ruin) doDatabase(f chaos.Fault) {
 	switch f.Kind {
 	case chaos.KillDatabase:
@@ -416,12 +424,7 @@ func (r *ruin) heal() {
 				continue
 			}
 		}
-		eventually(r.t, "a broker starts", func() bool {
-			if r.revive(p); p.now() == nil {
-				r.t.Logf("a broker did not start: %v", p.why)
-			}
-			return p.now() != nil
-		})
+		r.await(p)
 	}
 	for _, p := range r.places {
 		p.now().awaitProbe()
