@@ -72,10 +72,22 @@ func TestChaos(t *testing.T) {
 func newRuinedFleet(t *testing.T) *fleet {
 	t.Helper()
 	f := &fleet{t: t, targets: devtest.Postgres(t), dir: t.TempDir(), name: fmt.Sprintf("e2e_%d_%d", os.Getpid(), fleets.Add(1))}
-	var err error
+	// The server's account has to reach it, which it can't in a folder of t.TempDir.
+	dir, err := os.MkdirTemp("", "daypass-chaos-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	// Without fsync only a crash of the whole machine loses something.
 	if f.server, err = devkit.StartPostgres(t.Context(), devkit.PostgresConfig{
-		Dir: t.TempDir(), TCP: true, Settings: map[string]string{"fsync": "off", "max_connections": "200"},
+		Dir: dir, TCP: true, Settings: map[string]string{"fsync": "off", "max_connections": "200"},
 	}); err != nil {
 		t.Fatal(err)
 	}
