@@ -266,8 +266,8 @@ func (c *client) send(path string, what sent, into any) int {
 		c.t.Errorf("%s: %d %s", path, response.StatusCode, answer)
 	}
 	c.count(path, string(problem.Code), response.StatusCode)
-	// Whatever goes wrong around it, a broker knows what to say about it.
-	if known := []api.Code{"", api.CodeUnavailable, api.CodeIssuerFailed, api.CodeInvalidToken, api.CodeNotRenewable, api.CodeAlreadyRevoked}; !slices.Contains(known, problem.Code) {
+	// Whatever goes wrong around it, a broker knows what to say about it. A clock that was set back refuses for a moment (limit.Rate).
+	if known := []api.Code{"", api.CodeUnavailable, api.CodeIssuerFailed, api.CodeInvalidToken, api.CodeNotRenewable, api.CodeAlreadyRevoked, api.CodeRateLimited}; !slices.Contains(known, problem.Code) {
 		c.t.Errorf("%s: %d %s\n%s", path, response.StatusCode, answer, b.said(problem.RequestID))
 	}
 	return response.StatusCode

@@ -72,10 +72,22 @@ func TestChaos(t *testing.T) {
 func newRuinedFleet(t *testing.T) *fleet {
 	t.Helper()
 	f := &fleet{t: t, targets: devtest.Postgres(t), dir: t.TempDir(), name: fmt.Sprintf("e2e_%d_%d", os.Getpid(), fleets.Add(1))}
-	var err error
+	// The server's account has to reach it, which it can't in a folder of t.TempDir.
+	dir, err := os.MkdirTemp("", "daypass-chaos-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	// Without fsync only a crash of the whole machine loses something.
 	if f.server, err = devkit.StartPostgres(t.Context(), devkit.PostgresConfig{
-		Dir: t.TempDir(), TCP: true, Settings: map[string]string{"fsync": "off", "max_connections": "200"},
+		Dir: dir, TCP: true, Settings: map[string]string{"fsync": "off", "max_connections": "200"},
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -159,10 +171,7 @@ func (r *ruin) open(brokers int) {
 			r.t.Fatal(err)
 		}
 		r.places = append(r.places, p)
-		r.revive(p)
-		if p.now() == nil {
-			r.t.Fatal(p.why)
-		}
+		r.await(p)
 	}
 	r.places[0].now().awaitProbe()
 	r.t.Cleanup(func() {
@@ -321,6 +330,17 @@ func (r *ruin) revive(p *brokerPlace) {
 	p.set(b)
 }
 
+// await revives until it works.
+func (r *ruin) await(p *brokerPlace) {
+	r.t.Helper()
+	eventually(r.t, "a broker starts", func() bool {
+		if r.revive(p); p.now() == nil {
+			r.t.Logf("a broker did not start: %v", p.why)
+		}
+		return p.now() != nil
+	})
+}
+
 func (r *ruin) doDatabase(f chaos.Fault) {
 	switch f.Kind {
 	case chaos.KillDatabase:
@@ -416,12 +436,7 @@ func (r *ruin) heal() {
 				continue
 			}
 		}
-		eventually(r.t, "a broker starts", func() bool {
-			if r.revive(p); p.now() == nil {
-				r.t.Logf("a broker did not start: %v", p.why)
-			}
-			return p.now() != nil
-		})
+		r.await(p)
 	}
 	for _, p := range r.places {
 		p.now().awaitProbe()

@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/daypass/daypass/broker/audit"
+	"github.com/daypass/daypass/broker/ids"
 )
 
 // Config of a look. Pool, Tenant and Verify are required.
@@ -36,6 +37,10 @@ type Config struct {
 
 	// Grace is how long after its time a lease may wait for the revoker; zero: 1 minute.
 	Grace time.Duration
+	// KeptRows is for how long leases, sessions and what belongs to them are on record
+	// at least, and KeptEvents audit events: what is older may have been dropped, and
+	// is not missed. Zero: for ever.
+	KeptRows, KeptEvents time.Duration
 	// Pause is how long a suspect is left alone before it is looked at again; zero: 2 s.
 	Pause time.Duration
 	// Batch is how many rows one statement reads; zero: 500.
@@ -123,6 +128,9 @@ func Run(ctx context.Context, config Config) (*Report, error) {
 	orDefault(&config.Batch, 500)
 	orDefault(&config.Most, 1000)
 	r := &run{config: config, report: Report{Findings: []Finding{}}}
+	if err := r.since(ctx); err != nil {
+		return &r.report, fmt.Errorf("reading the database's clock: %w", err)
+	}
 	for _, w := range []walk{
 		{"leases", r.leasePage, r.leasesByID},
 		{"sessions", r.countedPage(sessionRows), r.countedByID(sessionRows)},
@@ -152,6 +160,33 @@ func orDefault[T comparable](v *T, otherwise T) {
 type run struct {
 	config Config
 	report Report
+	// What is older than these may be gone.
+	rows, events time.Time
+}
+
+// since sets from when on everything has to be there.
+func (r *run) since(ctx context.Context) error {
+	rows, err := r.config.Pool.Query(ctx, `SELECT clock_timestamp()`)
+	if err != nil {
+		return err
+	}
+	now, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[time.Time])
+	if err != nil {
+		return err
+	}
+	for kept, since := range map[*time.Duration]*time.Time{&r.config.KeptRows: &r.rows, &r.config.KeptEvents: &r.events} {
+		if *kept > 0 {
+			*since = now.Add(slack - *kept)
+		}
+	}
+	return nil
+}
+
+// older says whether what an id names began before a time. What has no id of ours
+// did not.
+func older(id string, since time.Time) bool {
+	at := ids.Time(id[:min(len(id), len(ids.Lease))], id)
+	return !at.IsZero() && at.Before(since)
 }
 
 func (r *run) walk(ctx context.Context, w walk) error {

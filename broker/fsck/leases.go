@@ -83,7 +83,7 @@ func (r *run) lookAtLeases(ctx context.Context, sql string, args ...any) (*look,
 		&l.hasSession, &l.now, &l.recorded.events, &l.recorded.places, &l.recorded.from, &l.recorded.to, &l.recorded.ends,
 	}, func() error {
 		seen.rows, seen.last = seen.rows+1, l.id
-		for _, f := range l.judge(r.config.Grace) {
+		for _, f := range append(l.judge(r.config.Grace), l.judgeEvents(r.events)...) {
 			f.Where = "lease " + l.id
 			seen.suspect(l.id, f)
 		}
@@ -114,11 +114,22 @@ func (l *leaseRow) judge(grace time.Duration) (wrong []Finding) {
 	if !l.hasSession {
 		add(CheckSession, hintTampered, "its session is not there")
 	}
+	return wrong
+}
+
+// judgeEvents says what is wrong with its events.
+func (l *leaseRow) judgeEvents(since time.Time) (wrong []Finding) {
+	if older(l.id, since) {
+		return nil
+	}
 	if what := l.recorded.missing(l.events); what != "" {
-		add(CheckEvents, hintTampered, "%s", what)
+		wrong = append(wrong, Finding{Check: CheckEvents, What: what, Hint: hintTampered})
 	}
 	if want := endsOf(l.state); !slices.Equal(l.recorded.ends, want) {
-		add(CheckEnd, hintTampered, "it is %s, and its events of an end are [%s], not [%s]", l.state, strings.Join(l.recorded.ends, ", "), strings.Join(want, ", "))
+		wrong = append(wrong, Finding{
+			Check: CheckEnd, Hint: hintTampered,
+			What: fmt.Sprintf("it is %s, and its events of an end are [%s], not [%s]", l.state, strings.Join(l.recorded.ends, ", "), strings.Join(want, ", ")),
+		})
 	}
 	return wrong
 }

@@ -2,6 +2,7 @@ package fsck
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -25,23 +26,29 @@ type Lister func(ctx context.Context, yield func(Existing) error) error
 // mostListed bounds the memory of a look at one target.
 const mostListed = 1_000_000
 
-func (r *run) targets(ctx context.Context) error {
+// targets looks at each of them; one that doesn't answer keeps no other from it.
+func (r *run) targets(ctx context.Context) (failed error) {
 	for _, name := range slices.Sorted(maps.Keys(r.config.Unlisted)) {
 		r.report.Walks = append(r.report.Walks, Walk{Name: "target of " + name, Skipped: r.config.Unlisted[name]})
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.config.Targets)) {
 		if err := r.target(ctx, name, r.config.Targets[name]); err != nil {
-			return fmt.Errorf("looking at the target of %s: %w", name, err)
+			failed = errors.Join(failed, fmt.Errorf("looking at the target of %s: %w", name, err))
 		}
 	}
-	return nil
+	return failed
 }
 
 // target compares what stands on one target with the leases. What comes and goes
 // while it is listed is told by a second list.
-func (r *run) target(ctx context.Context, issuer string, list Lister) error {
+func (r *run) target(ctx context.Context, issuer string, list Lister) (err error) {
 	done := Walk{Name: "target of " + issuer}
-	defer func() { r.report.Walks = append(r.report.Walks, done) }()
+	defer func() {
+		if err != nil {
+			done.Skipped = "it could not be looked at"
+		}
+		r.report.Walks = append(r.report.Walks, done)
+	}()
 	suspects, listed, err := r.compare(ctx, issuer, list)
 	done.Rows = listed
 	if err != nil || len(suspects) == 0 {
