@@ -22,6 +22,8 @@ const (
 	PolicyLoad = "pol_"
 	Secret     = "sec_"
 	SecretRead = "srd_"
+	Orphan     = "orp_"
+	Reconcile  = "rec_"
 )
 
 // New makes an identifier of something that began at a time: 48 bits of
