@@ -28,6 +28,7 @@ func (l *loader) check() {
 	l.policies()
 	l.proxies()
 	l.limits()
+	l.reconcile()
 	l.hooks()
 	if c.Log.Level == "" {
 		c.Log.Level = "info"

@@ -41,6 +41,7 @@ type Config struct {
 	Environments      []string         `yaml:"environments"`    // absent: development, test, staging, production
 	TrustedProxies    []string         `yaml:"trusted_proxies"` // addresses or networks whose X-Forwarded-For is believed
 	Limits            Limits           `yaml:"limits"`
+	Reconcile         Reconcile        `yaml:"reconcile"`
 	Secrets           Secrets          `yaml:"secrets"` // static ones
 	Log               Log              `yaml:"log"`
 

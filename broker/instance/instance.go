@@ -27,6 +27,7 @@ import (
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/broker/reconciler"
 	"github.com/daypass/daypass/broker/reloader"
 	"github.com/daypass/daypass/broker/revoker"
 	"github.com/daypass/daypass/broker/sealing"
@@ -66,6 +67,7 @@ type Config struct {
 	IssueTime            time.Duration     // zero: broker's default
 	Limits               Limits
 	Once                 map[string]bool // providers whose job tokens may come once
+	Reconcile            Reconcile       // how targets are compared with the leases
 }
 
 // IssuerParts is what issuers are opened with, besides their configuration.
@@ -105,6 +107,7 @@ type Instance struct {
 	ring    *keyring.Ring
 	broker  *broker.Broker
 	revoker *revoker.Revoker
+	targets *reconciler.Reconciler
 	server  *httpapi.Server
 	issuers map[string]broker.Issuer
 	reloads *reloader.Reloader
@@ -248,10 +251,14 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	}); err != nil {
 		return nil, err
 	}
+	if err := i.openReconciler(base, newReconcileMetrics(registry)); err != nil {
+		return nil, err
+	}
 	i.server, err = httpapi.New(httpapi.Config{
 		Broker: i.broker, Store: i.store, Reload: i.Reload, Admins: i.Tokens, ExternalURL: config.ExternalURL, Ready: i.ready, Metrics: registry, Logger: config.Logger, Now: config.Now,
 		Audit:          i.listAudit,
 		Secrets:        i.secrets,
+		Targets:        i.targets,
 		JWKS:           i.ring.JWKS,
 		Algorithms:     i.ring.Algorithms,
 		TrustedProxies: config.TrustedProxies,
@@ -310,8 +317,8 @@ func (i *Instance) Reload(ctx context.Context, trigger reloader.Trigger) (*reloa
 }
 
 // Run takes back what is due, tries the targets, counts what is overdue, watches
-// the policies, rotates keys and static secrets, wraps keys anew and writes down what is refused, until ctx
-// ends.
+// the policies, rotates keys and static secrets, wraps keys anew, compares the targets with the leases and
+// writes down what is refused, until ctx ends.
 func (i *Instance) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	running.Go(func() { i.revoker.Run(ctx) })
@@ -322,11 +329,15 @@ func (i *Instance) Run(ctx context.Context) {
 	running.Go(func() { i.rotator.Run(ctx) })
 	running.Go(func() { i.ring.Run(ctx) })
 	running.Go(func() { i.sealer.Run(ctx) })
+	running.Go(func() { i.targets.Run(ctx) })
 	running.Wait()
 }
 
 // Close lets go of the database and the targets. Run must have returned.
 func (i *Instance) Close() {
+	if i.targets != nil {
+		i.targets.Close()
+	}
 	if i.store != nil {
 		i.store.Close()
 	}

@@ -91,6 +91,9 @@ func (c *comparison) compare(ctx context.Context) (err error) {
 	if err := c.list(ctx); err != nil {
 		return err
 	}
+	if err := c.keepClaim(ctx); err != nil { // what follows speaks of what wasn't listed
+		return err
+	}
 	if err := c.settle(ctx); err != nil {
 		return err
 	}
