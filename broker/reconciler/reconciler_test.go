@@ -28,7 +28,7 @@ type fixture struct {
 	*brokertest.Broker
 	*reconciler.Reconciler
 	store *leases.Store
-	t     *testing.T
+	t     testing.TB
 }
 
 func newFixture(t *testing.T, change ...func(*reconciler.Config)) *fixture {
