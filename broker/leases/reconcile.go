@@ -161,4 +161,3 @@ ORDER BY m.lease_id LIMIT $3`
 	}
 	return found, total, nil
 }
-

@@ -171,7 +171,9 @@ func TestEndedLeaseIsNoLiveOne(t *testing.T) {
 	if _, err := f.store.BeginRevoke(t.Context(), []string{id}, leases.Why{Actor: "test", Reason: "test"}); err != nil {
 		t.Fatal(err)
 	}
-	brokertest.Poll(t, "its revocation", func() bool { return !stands(f, id) && f.Count(`SELECT count(*) FROM leases WHERE id = $1 AND state = 'revoked'`, id) == 1 })
+	brokertest.Poll(t, "its revocation", func() bool {
+		return !stands(f, id) && f.Count(`SELECT count(*) FROM leases WHERE id = $1 AND state = 'revoked'`, id) == 1
+	})
 	f.DB.Plant(l.Named(f.Base.Installation))
 	if run := f.once(reconciler.Options{}); run.Orphans != 0 || run.Young != 1 {
 		t.Errorf("a lease that has just ended: %+v", run)
@@ -340,16 +342,24 @@ func TestFailuresAreOnRecord(t *testing.T) {
 		"away":  {func(*fixture) brokertest.Hooks { return brokertest.Hooks{Down: true} }, "nobody is at home"},
 		"panic": {func(*fixture) brokertest.Hooks { return brokertest.Hooks{Panic: true} }, "panicked"},
 		"more than asked for": {func(f *fixture) brokertest.Hooks {
-			return brokertest.Hooks{List: func(context.Context, *issuers.ListRequest) (*issuers.ListResponse, error) { return found(f, "", 4), nil }}
+			return brokertest.Hooks{List: func(context.Context, *issuers.ListRequest) (*issuers.ListResponse, error) {
+				return found(f, "", 4), nil
+			}}
 		}, "lists 4 where 3 were asked for"},
 		"circles": {func(f *fixture) brokertest.Hooks {
-			return brokertest.Hooks{List: func(context.Context, *issuers.ListRequest) (*issuers.ListResponse, error) { return found(f, "", 1), nil }}
+			return brokertest.Hooks{List: func(context.Context, *issuers.ListRequest) (*issuers.ListResponse, error) {
+				return found(f, "", 1), nil
+			}}
 		}, "circles"},
 		"no end": {func(f *fixture) brokertest.Hooks {
-			return brokertest.Hooks{List: func(_ context.Context, req *issuers.ListRequest) (*issuers.ListResponse, error) { return found(f, req.After, 3), nil }}
+			return brokertest.Hooks{List: func(_ context.Context, req *issuers.ListRequest) (*issuers.ListResponse, error) {
+				return found(f, req.After, 3), nil
+			}}
 		}, "without an end"},
 		"empty pages without an end": {func(f *fixture) brokertest.Hooks {
-			return brokertest.Hooks{List: func(_ context.Context, req *issuers.ListRequest) (*issuers.ListResponse, error) { return found(f, req.After, 0), nil }}
+			return brokertest.Hooks{List: func(_ context.Context, req *issuers.ListRequest) (*issuers.ListResponse, error) {
+				return found(f, req.After, 0), nil
+			}}
 		}, "without one end"},
 	} {
 		t.Run(name, func(t *testing.T) {
