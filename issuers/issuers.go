@@ -70,14 +70,6 @@ type Grant struct {
 	Parameters           json.RawMessage // templates not filled; nil when there are none
 }
 
-// Lister is an Issuer that can say which credentials stand on its target, so
-// that a reconciler finds those that no lease knows.
-type Lister interface {
-	// ListLeases returns the ids of this installation's leases that have not been
-	// taken back on the target. Errors wrap [ErrUnavailable] or [ErrRejected].
-	ListLeases(ctx context.Context) ([]string, error)
-}
-
 // Lease names one credential. All names that an issuer makes derive from it.
 type Lease struct {
 	Installation  string    // random id of the broker's installation, 12 characters [0-9a-z]
@@ -202,4 +194,7 @@ var (
 	// target has to be decided by a person before it can be taken away for good.
 	// The error's text says what.
 	ErrBlocked = errors.New("revocation blocked")
+	// ErrUnsupported: the issuer could, but what it takes is missing on the target,
+	// such as a newer set-up. The error's text says what to do.
+	ErrUnsupported = errors.New("not supported by this target")
 )

@@ -42,6 +42,14 @@ const (
 	LeaseExpired   Type = "lease.expired" // nothing outside had to be undone
 	LeaseForgotten Type = "lease.forgotten"
 
+	// LeaseMissing: its credential is on the target no more, and nobody here took it away.
+	LeaseMissing Type = "lease.missing"
+	// OrphanFound and those after it are about credentials without a live lease. The
+	// subject is the orphan's or the reconciliation's own id.
+	OrphanFound       Type = "orphan.found"
+	OrphanRevoked     Type = "orphan.revoked"
+	TargetReconciling Type = "target.reconciling" // an operator asked for it
+
 	PoliciesLoaded    Type = "policies.loaded"    // a set came into force on one broker
 	PoliciesConfirmed Type = "policies.confirmed" // an operator let a set come into force
 	IdentityConflict  Type = "identity.conflict"  // a token has one half of a name and an id

@@ -24,6 +24,8 @@ type Hooks struct {
 	Revoke  func(ctx context.Context, req *issuers.RevokeRequest) error // before it is removed
 	Revoked func(ctx context.Context, req *issuers.RevokeRequest) error // after it
 	Renew   func(ctx context.Context, req *issuers.RenewRequest) error
+	// List may answer in the target's place; nil for both: the target does.
+	List func(ctx context.Context, req *issuers.ListRequest) (*issuers.ListResponse, error)
 	// Down refuses every call, the broker's own tries included.
 	Down bool
 	// Panic is what an issuer with a mistake in it does with every call.
@@ -62,6 +64,15 @@ func newTarget(s *secrets) *Target {
 		},
 		OnRenew: func(ctx context.Context, req *issuers.RenewRequest) error {
 			return call(ctx, t, req.Lease, req, t.now().Renew)
+		},
+		OnList: func(ctx context.Context, req *issuers.ListRequest) (*issuers.ListResponse, error) {
+			if err := call(ctx, t, issuers.Lease{}, req, nil); err != nil {
+				return nil, err
+			}
+			if list := t.now().List; list != nil {
+				return list(ctx, req)
+			}
+			return nil, nil //nolint:nilnil // the target answers
 		},
 	}
 	return t

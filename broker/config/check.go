@@ -35,6 +35,7 @@ func (l *loader) check() {
 	l.proxies()
 	l.limits()
 	l.retention()
+	l.reconcile()
 	l.hooks()
 	if c.Log.Level == "" {
 		c.Log.Level = "info"

@@ -42,6 +42,7 @@ type Config struct {
 	TrustedProxies    []string         `yaml:"trusted_proxies"` // addresses or networks whose X-Forwarded-For is believed
 	Limits            Limits           `yaml:"limits"`
 	Retention         Retention        `yaml:"retention"`
+	Reconcile         Reconcile        `yaml:"reconcile"`
 	Secrets           Secrets          `yaml:"secrets"` // static ones
 	Log               Log              `yaml:"log"`
 	Audit             Audit            `yaml:"audit"`

@@ -65,6 +65,9 @@ func problemOf(err error) *problem {
 	if p := switchProblem(err); p != nil {
 		return p
 	}
+	if p := targetProblem(err); p != nil {
+		return p
+	}
 	switch {
 	case errors.As(err, &ready):
 		return ready

@@ -25,6 +25,7 @@ import (
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/broker/reconciler"
 	"github.com/daypass/daypass/broker/secrets"
 	"github.com/daypass/daypass/broker/switches"
 )
@@ -39,6 +40,7 @@ type Config struct {
 	Secrets     *secrets.Store // static ones
 	Switches    *switches.Store
 	Members     func(ctx context.Context) ([]fleet.Member, error) // brokers that are there
+	Targets     *reconciler.Reconciler
 	Reload      Reloader
 	ExternalURL string
 	JWKS        func() ([]byte, error) // public keys that verify what the broker mints
@@ -62,7 +64,7 @@ type Server struct {
 
 // New checks the configuration.
 func New(config Config) (*Server, error) {
-	if config.Broker == nil || config.Store == nil || config.Admins == nil || config.Audit == nil || config.AuditLog == nil || config.Secrets == nil || config.Switches == nil || config.Members == nil || config.Reload == nil || config.ExternalURL == "" ||
+	if config.Broker == nil || config.Store == nil || config.Admins == nil || config.Audit == nil || config.AuditLog == nil || config.Secrets == nil || config.Switches == nil || config.Members == nil || config.Targets == nil || config.Reload == nil || config.ExternalURL == "" ||
 		config.JWKS == nil || config.Algorithms == nil || config.Ready == nil || config.Metrics == nil || config.Logger == nil || config.Now == nil || config.Gate == nil {
 		return nil, errors.New("making HTTP API: a required field of its configuration is missing")
 	}
@@ -93,6 +95,7 @@ func (s *Server) API(withOperations bool) http.Handler {
 	e.GET(api.PathDecisions, s.decisions)
 	s.secretRoutes(e)
 	s.fleetRoutes(e)
+	s.targetRoutes(e)
 	s.publish(e)
 	e.GET(api.PathDiscovery, s.discovery)
 	e.GET(api.PathJWKS, s.jwks)

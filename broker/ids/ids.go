@@ -23,6 +23,8 @@ const (
 	Secret     = "sec_"
 	SecretRead = "srd_"
 	Broker     = "brk_"
+	Orphan     = "orp_"
+	Reconcile  = "rec_"
 )
 
 // New makes an identifier of something that began at a time: 48 bits of

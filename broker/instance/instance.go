@@ -30,6 +30,7 @@ import (
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/broker/reconciler"
 	"github.com/daypass/daypass/broker/reloader"
 	"github.com/daypass/daypass/broker/retention"
 	"github.com/daypass/daypass/broker/revoker"
@@ -78,6 +79,7 @@ type Config struct {
 	Once                 map[string]bool // providers whose job tokens may come once
 	Version              string          // of the program, for people; may be empty
 	Retention            Retention
+	Reconcile            Reconcile       // how targets are compared with the leases
 }
 
 // IssuerParts is what issuers are opened with, besides their configuration.
@@ -119,6 +121,7 @@ type Instance struct {
 	broker  *broker.Broker
 	revoker *revoker.Revoker
 	audit   *sequencer.Sequencer
+	targets *reconciler.Reconciler
 	server  *httpapi.Server
 	issuers map[string]broker.Issuer
 	reloads *reloader.Reloader
@@ -284,6 +287,9 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	}); err != nil {
 		return nil, err
 	}
+	if err := i.openReconciler(base, newReconcileMetrics(registry)); err != nil {
+		return nil, err
+	}
 	i.server, err = httpapi.New(httpapi.Config{
 		Broker: i.broker, Store: i.store, Reload: i.Reload, Admins: i.Tokens, ExternalURL: config.ExternalURL, Ready: i.ready, Metrics: registry, Logger: config.Logger, Now: config.Now,
 		Audit:          i.listAudit,
@@ -291,6 +297,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		Secrets:        i.secrets,
 		Switches:       i.switches,
 		Members:        i.members,
+		Targets:        i.targets,
 		JWKS:           i.ring.JWKS,
 		Algorithms:     i.ring.Algorithms,
 		TrustedProxies: config.TrustedProxies,
@@ -349,8 +356,8 @@ func (i *Instance) Reload(ctx context.Context, trigger reloader.Trigger) (*reloa
 }
 
 // Run takes back what is due, tries the targets, counts what is overdue, watches
-// the policies, rotates keys and static secrets, wraps keys anew, keeps the tables and writes down what is refused, until ctx
-// ends.
+// the policies, rotates keys and static secrets, wraps keys anew, keeps the tables, compares the targets with the
+// leases and writes down what is refused, until ctx ends.
 func (i *Instance) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	running.Go(func() { i.revoker.Run(ctx) })
@@ -366,11 +373,15 @@ func (i *Instance) Run(ctx context.Context) {
 	running.Go(func() { i.switches.Run(ctx) })
 	running.Go(func() { i.once(ctx, "switches", i.switches.Sweep) })
 	running.Go(func() { i.once(ctx, "retention", i.keeper.Run) })
+	running.Go(func() { i.targets.Run(ctx) })
 	running.Wait()
 }
 
 // Close lets go of the database and the targets. Run must have returned.
 func (i *Instance) Close() {
+	if i.targets != nil {
+		i.targets.Close()
+	}
 	if i.store != nil {
 		i.store.Close()
 	}

@@ -18,6 +18,7 @@ type metrics struct {
 	reused       *prometheus.CounterVec
 	policies     policyMetrics
 	secrets      secretMetrics
+	reconcile    *reconcileMetrics
 }
 
 // policyMetrics are those of the policies and what they refuse.
@@ -148,6 +149,9 @@ func (i *Instance) watchOverdue(ctx context.Context) {
 		}
 		if err := i.countSecrets(ctx); err != nil && ctx.Err() == nil {
 			i.config.Logger.WarnContext(ctx, "static secrets could not be counted", "error", err)
+		}
+		if err := i.countOrphans(ctx); err != nil && ctx.Err() == nil {
+			i.config.Logger.WarnContext(ctx, "orphans could not be counted", "error", err)
 		}
 		select {
 		case <-ctx.Done():

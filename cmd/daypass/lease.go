@@ -21,7 +21,7 @@ const pageSize = 100
 func (p *program) leaseCommand() *cobra.Command {
 	return p.group("lease", "Show, renew and revoke what was issued", `  daypass lease ls --state active
   daypass lease revoke lse_01J8Z3 --reason "laptop lost"`,
-		p.leaseListCommand(), p.leaseShowCommand(), p.leaseRenewCommand(), p.leaseRevokeCommand())
+		p.leaseListCommand(), p.leaseShowCommand(), p.leaseRenewCommand(), p.leaseRevokeCommand(), p.leaseReconcileCommand())
 }
 
 // withToken connects and reads the token of an admin or a session.

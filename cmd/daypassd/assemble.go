@@ -220,6 +220,7 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 	if settings.Policies.Watch {
 		parts.WatchPolicies = reloader.Watch{Stamp: folder.Stamp, Digest: folder.Digest}
 	}
+	parts.Reconcile = instance.Reconcile{Every: settings.Reconcile.Every.Std(), Grace: settings.Reconcile.Grace.Std(), DryRunFirst: settings.Reconcile.DryRunFirst}
 	parts.RevokeOnPolicyChange = settings.Policies.OnPolicyChange == config.OnPolicyChangeRevoke
 	return parts, closeParts, nil
 }

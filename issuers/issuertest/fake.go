@@ -25,6 +25,8 @@ type Fake struct {
 	OnIssue  func(ctx context.Context, req *issuers.IssueRequest) error
 	OnRevoke func(ctx context.Context, req *issuers.RevokeRequest) error
 	OnRenew  func(ctx context.Context, req *issuers.RenewRequest) error
+	// OnList is too. What it returns stands for the answer, unless it returns nothing.
+	OnList func(ctx context.Context, req *issuers.ListRequest) (*issuers.ListResponse, error)
 	// AfterIssue is called when the credential stands. An error is then returned
 	// in place of the answer: an answer that was lost.
 	AfterIssue func(ctx context.Context, req *issuers.IssueRequest) error
@@ -208,12 +210,49 @@ func (f *Fake) renew(ctx context.Context, req *issuers.RenewRequest) error {
 	return nil
 }
 
-// ListLeases implements [issuers.Lister].
-func (f *Fake) ListLeases(ctx context.Context) ([]string, error) {
+// List implements [issuers.Lister]. Pages go by the lease's id.
+func (f *Fake) List(ctx context.Context, req *issuers.ListRequest) (*issuers.ListResponse, error) {
+	if f.OnList != nil {
+		if res, err := f.OnList(ctx, req); res != nil || err != nil {
+			return res, err
+		}
+	}
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%w: %w", issuers.ErrUnavailable, err)
 	}
-	return f.Live(), nil
+	res := &issuers.ListResponse{}
+	for _, id := range f.Live() {
+		f.mu.Lock()
+		lease, stands := f.live[id]
+		f.mu.Unlock()
+		if id <= req.After || !stands || lease.Installation != req.Installation {
+			continue
+		}
+		if len(res.Found) == req.Limit {
+			res.Next = res.Found[req.Limit-1].LeaseID
+			break
+		}
+		res.Found = append(res.Found, issuers.Existing{Installation: lease.Installation, LeaseID: id, Name: FakeKind + "-" + id, CreatedAt: lease.IssuedAt})
+	}
+	return res, nil
+}
+
+// Plant makes a credential behind the broker's back: an orphan, unless it has a lease.
+func (f *Fake) Plant(lease issuers.Lease) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.live == nil {
+		f.live = map[string]issuers.Lease{}
+	}
+	f.live[lease.ID] = lease
+	delete(f.ended, lease.ID)
+}
+
+// Drop takes a credential away behind the broker's back.
+func (f *Fake) Drop(leaseID string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.live, leaseID)
 }
 
 func (f *Fake) record(c Call) {

@@ -394,22 +394,72 @@ func (s *suite) listing(t *testing.T, issuer issuers.Issuer) {
 	if !ok {
 		t.Skip("this kind can't list")
 	}
-	lease := s.lease()
-	s.issue(t, issuer, lease)
-	for _, want := range []bool{true, false} {
-		ids, err := lister.ListLeases(t.Context())
+	first, second := s.lease(), s.lease()
+	s.issue(t, issuer, first)
+	s.issue(t, issuer, second)
+	for _, size := range []int{1, 2, 1000} {
+		found := s.list(t, lister, size)
+		for _, lease := range []issuers.Lease{first, second} {
+			e, listed := found[lease.ID]
+			if !listed || e.Name == "" {
+				t.Errorf("by pages of %d, lease %s is listed: %t, as %q", size, lease.ID, listed, e.Name)
+			}
+		}
+	}
+	s.revoke(t, issuer, first, nil)
+	s.revoke(t, issuer, s.lease(), nil) // of which there never was anything
+	found := s.list(t, lister, 1)
+	if _, listed := found[first.ID]; listed {
+		t.Error("what was revoked is listed")
+	}
+	if _, listed := found[second.ID]; !listed {
+		t.Error("a revocation took another lease from the list")
+	}
+	other := []byte(s.Installation)
+	other[0] ^= 1
+	res, err := lister.List(t.Context(), &issuers.ListRequest{Installation: string(other), Limit: 1000})
+	if err == nil && len(res.Found) != 0 {
+		t.Errorf("another installation is told %+v", res.Found)
+	}
+	s.revoke(t, issuer, second, nil)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := lister.List(ctx, &issuers.ListRequest{Installation: s.Installation, Limit: 1}); !errors.Is(err, issuers.ErrUnavailable) {
+		t.Errorf("listing with a cancelled context: %v, want ErrUnavailable", err)
+	}
+}
+
+// list reads all pages, by lease.
+func (s *suite) list(t *testing.T, lister issuers.Lister, size int) map[string]issuers.Existing {
+	t.Helper()
+	const enough = 10_000 // pages
+	found := map[string]issuers.Existing{}
+	req := &issuers.ListRequest{Installation: s.Installation, Limit: size}
+	for range enough {
+		res, err := lister.List(t.Context(), req)
 		if err != nil {
 			t.Fatalf("listing: %v", err)
 		}
-		found := false
-		for _, id := range ids {
-			found = found || id == lease.ID
+		if len(res.Found) > size {
+			t.Fatalf("a page of %d has %d", size, len(res.Found))
 		}
-		if found != want {
-			t.Errorf("the lease is listed: %t, want %t", found, want)
+		for _, e := range res.Found {
+			if e.Installation != s.Installation {
+				t.Errorf("%s of installation %q is listed", e.Name, e.Installation)
+			}
+			if _, twice := found[e.LeaseID]; twice {
+				t.Errorf("lease %q is listed twice", e.LeaseID)
+			}
+			found[e.LeaseID] = e
 		}
-		s.revoke(t, issuer, lease, nil)
+		if res.Next == "" {
+			return found
+		}
+		req.After = res.Next
 	}
+	t.Fatal("the list has no end")
+	return nil
 }
 
 // silent fails when an error says something secret.

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -55,6 +54,10 @@ func TestTheBrokersAccountIsLimited(t *testing.T) {
 			// Another installation's.
 			{fmt.Sprintf("SELECT daypass.bar_user('%s', 'otherotherot')", u.lease.ID), "DP004"},
 			{"SELECT daypass.list_users('otherotherot')", "DP004"},
+			{"SELECT daypass.list_page('otherotherot', '', 10)", "DP004"},
+			{fmt.Sprintf("SELECT daypass.list_page('%s', '', 0)", u.lease.Installation), "DP005"},
+			{fmt.Sprintf("SELECT daypass.list_page('%s', 'x', 10)", u.lease.Installation), "DP005"},
+			{fmt.Sprintf("SELECT daypass.end_strays('%s')", u.lease.Installation), "42501"},
 			// Malformed.
 			{fmt.Sprintf("SELECT daypass.create_user('lse_x', '%s', 'deployer', '%s', now(), now() + '1m')", u.lease.Installation, benchVerifier), "DP005"},
 			{fmt.Sprintf("SELECT daypass.create_user('%s', '%s', 'deployer', '%s', 'infinity', now() + '1m')", stranger.ID, u.lease.Installation, benchVerifier), "DP005"},
@@ -146,6 +149,7 @@ func TestSearchPathAttacks(t *testing.T) {
 			fmt.Sprintf("daypass.cut_user('%s', '%s')", next.ID, next.Installation),
 			fmt.Sprintf("daypass.drop_user('%s', '%s')", next.ID, next.Installation),
 			fmt.Sprintf("daypass.list_users('%s')", next.Installation),
+			fmt.Sprintf("daypass.list_page('%s', '', 10)", next.Installation),
 		} {
 			if _, err := conn.Exec(t.Context(), "SELECT "+call); err != nil {
 				t.Errorf("%s: %v", call, err)
@@ -181,12 +185,14 @@ func TestTwoInstallationsOnOneTarget(t *testing.T) {
 	if err := login(t.Context(), a.values["url"]); err != nil {
 		t.Errorf("one installation took away what the other made: %v", err)
 	}
-	ids, err := two.ListLeases(t.Context())
-	if err != nil || len(ids) != 0 {
-		t.Errorf("%v, %v", ids, err)
+	if found := list(t, &second, two); len(found) != 0 {
+		t.Errorf("%v", found)
 	}
-	if ids, err = one.ListLeases(t.Context()); err != nil || !slices.Equal(ids, []string{lease.ID}) {
-		t.Errorf("%v, %v", ids, err)
+	if found := list(t, tg, one); len(found) != 1 || found[0].LeaseID != lease.ID {
+		t.Errorf("%v", found)
+	}
+	if _, err := two.List(t.Context(), &issuers.ListRequest{Installation: lease.Installation, Limit: 10}); !errors.Is(err, issuers.ErrRejected) {
+		t.Errorf("listing another installation's: %v", err)
 	}
 	// Its account can't act for the other, whatever it says.
 	if _, err := second.brokerConn(t, tg.databases[0]).Exec(t.Context(), fmt.Sprintf("SELECT daypass.bar_user('%s', '%s')", lease.ID, lease.Installation)); code(err) != "DP004" {
@@ -261,7 +267,7 @@ func TestTargetIsDown(t *testing.T) {
 	for name, i := range map[string]*postgres.Issuer{"open connections": issuer, "none": late} {
 		_, issued := i.Issue(t.Context(), &issuers.IssueRequest{Lease: newLease(tg)})
 		_, revoked := i.Revoke(t.Context(), &issuers.RevokeRequest{Lease: lease})
-		_, listed := i.ListLeases(t.Context())
+		_, listed := i.List(t.Context(), &issuers.ListRequest{Installation: lease.Installation, Limit: 10})
 		renewed := i.Renew(t.Context(), &issuers.RenewRequest{Lease: lease, ExpiresAt: time.Now().Add(time.Hour)})
 		for _, err := range []error{issued, revoked, listed, renewed} {
 			if !errors.Is(err, issuers.ErrUnavailable) {

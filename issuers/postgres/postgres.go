@@ -75,7 +75,7 @@ func New(ctx context.Context, config Config) (*Issuer, error) {
 			cut:      "SELECT sessions, prepared, prepared_in, present_in FROM " + schema + ".cut_user($1, $2)",
 			handOver: "SELECT " + schema + ".hand_over_user($1, $2, $3)",
 			drop:     "SELECT " + schema + ".drop_user($1, $2)",
-			list:     "SELECT * FROM " + schema + ".list_users($1)",
+			list:     "SELECT lease_id, user_name, created_at, stands, more FROM " + schema + ".list_page($1, $2, $3)",
 		},
 	}
 	i.password = &passwordSource{admin: config.Admin, warn: func(file string) {
@@ -212,17 +212,4 @@ func (i *Issuer) Renew(ctx context.Context, req *issuers.RenewRequest) error {
 		return classify(ctx, "moving the user's end", err)
 	}
 	return nil
-}
-
-// ListLeases implements [issuers.Lister].
-func (i *Issuer) ListLeases(ctx context.Context) ([]string, error) {
-	rows, err := i.home.Query(ctx, i.sql.list, i.config.Installation)
-	if err != nil {
-		return nil, classify(ctx, "listing users", err)
-	}
-	leases, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, classify(ctx, "listing users", err)
-	}
-	return leases, nil
 }

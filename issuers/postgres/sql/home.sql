@@ -214,23 +214,74 @@ BEGIN
 END
 $daypass$;
 
--- list_users returns the leases of an installation whose users stand. It also ends sessions that slipped through: a login that
--- was checked before the bar and showed itself only after the drop.
+-- end_strays ends sessions that slipped through: a login that was checked before the bar and showed itself only after the drop.
+CREATE OR REPLACE FUNCTION {{.S}}.end_strays(p_installation text) RETURNS void
+LANGUAGE plpgsql AS $daypass$
+BEGIN
+    PERFORM pg_terminate_backend(a.pid) FROM pg_stat_get_activity(NULL) AS a
+    WHERE a.usesysid IS NOT NULL AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.usesysid)
+      AND EXISTS (SELECT FROM {{.S}}.users u WHERE u.installation = p_installation AND u.role_oid = a.usesysid AND u.ended_at IS NOT NULL);
+END
+$daypass$;
+
+-- list_users is what brokers of an earlier version call: the leases of an installation that are on record as not ended.
 CREATE OR REPLACE FUNCTION {{.S}}.list_users(p_installation text) RETURNS SETOF text
 LANGUAGE plpgsql STRICT SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $daypass$
 BEGIN
     PERFORM {{.S}}.check_broker(p_installation);
-    PERFORM pg_terminate_backend(a.pid) FROM pg_stat_get_activity(NULL) AS a
-    WHERE a.usesysid IS NOT NULL AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.usesysid)
-      AND EXISTS (SELECT FROM {{.S}}.users u WHERE u.installation = p_installation AND u.role_oid = a.usesysid AND u.ended_at IS NOT NULL);
+    PERFORM {{.S}}.end_strays(p_installation);
     RETURN QUERY SELECT lease_id FROM {{.S}}.users WHERE installation = p_installation AND ended_at IS NULL ORDER BY lease_id;
+END
+$daypass$;
+
+-- list_page returns the users of an installation whose lease ids come after p_after, in their order: those on record, and
+-- whether they stand on the server, under whatever name; and those that carry the installation's name and are not on record.
+-- The latter nobody here can end: an admin has to. more says that there are others behind. Ids are compared as bytes, like names.
+CREATE OR REPLACE FUNCTION {{.S}}.list_page(p_installation text, p_after text, p_limit integer)
+RETURNS TABLE (lease_id text, user_name text, created_at timestamptz, stands boolean, more boolean)
+LANGUAGE plpgsql STRICT SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $daypass$
+DECLARE
+    c_prefix CONSTANT text := 'dp_' || p_installation || '_';
+BEGIN
+    PERFORM {{.S}}.check_broker(p_installation);
+    IF p_after = '' THEN
+        PERFORM {{.S}}.end_strays(p_installation);
+    ELSIF p_after !~ '^lse_[0-9A-HJKMNP-TV-Z]{26}$' THEN
+        RAISE EXCEPTION 'malformed lease id' USING ERRCODE = 'DP005';
+    END IF;
+    IF p_limit NOT BETWEEN 1 AND 10000 THEN
+        RAISE EXCEPTION 'a page has 1 to 10000 users' USING ERRCODE = 'DP005';
+    END IF;
+    RETURN QUERY
+    WITH recorded AS (
+        SELECT u.lease_id AS id, coalesce(r.rolname, u.user_name)::text AS name, u.created_at AS at, r.oid IS NOT NULL AS there
+        FROM {{.S}}.users u LEFT JOIN pg_roles r ON r.oid = u.role_oid
+        WHERE u.installation = p_installation AND u.lease_id > p_after AND u.ended_at IS NULL
+        ORDER BY u.lease_id LIMIT p_limit + 1
+    ), named AS (
+        SELECT 'lse_' || upper(substr(r.rolname::text, length(c_prefix) + 1, 26)) AS id, r.rolname::text AS name, NULL::timestamptz AS at, true AS there
+        FROM pg_roles r
+        WHERE r.rolname >= (c_prefix || CASE WHEN p_after = '' THEN '' ELSE lower(substr(p_after, 5)) || '`' END)::name
+          AND r.rolname < ('dp_' || p_installation || '`')::name -- the character behind "_"
+          AND r.rolname::text ~ '^dp_[0-9a-z]{12}_[0-9a-hjkmnp-tv-z]{26}_[0-9a-z]{8}$'
+          AND NOT EXISTS (
+              SELECT FROM {{.S}}.users u WHERE u.installation = p_installation AND u.ended_at IS NULL AND u.role_oid = r.oid
+                AND u.lease_id = 'lse_' || upper(substr(r.rolname::text, length(c_prefix) + 1, 26)))
+        ORDER BY r.rolname LIMIT p_limit + 1
+    ), page AS (
+        SELECT * FROM (SELECT * FROM recorded UNION ALL SELECT * FROM named) AS b ORDER BY b.id COLLATE "C", b.name LIMIT p_limit + 1
+    )
+    SELECT p.id, p.name, p.at, p.there, (SELECT count(*) FROM page) > p_limit
+    FROM page p ORDER BY p.id COLLATE "C", p.name LIMIT p_limit;
 END
 $daypass$;
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {{.S}} FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
     {{.S}}.create_user(text, text, text, text, timestamptz, timestamptz), {{.S}}.renew_user(text, text, timestamptz),
-    {{.S}}.bar_user(text, text), {{.S}}.cut_user(text, text), {{.S}}.drop_user(text, text), {{.S}}.list_users(text)
+    {{.S}}.bar_user(text, text), {{.S}}.cut_user(text, text), {{.S}}.drop_user(text, text), {{.S}}.list_users(text),
+    {{.S}}.list_page(text, text, integer)
 TO {{ident .BrokerUser}};
 COMMIT;
