@@ -39,6 +39,9 @@ func connect(t *testing.T, c *pgx.ConnConfig) *pgx.Conn {
 func all() []int64 {
 	var versions []int64
 	for v := int64(1); v <= migrations.Latest; v++ {
+		if v == 8 || v == 9 {
+			continue
+		}
 		versions = append(versions, v)
 	}
 	return versions

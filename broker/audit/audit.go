@@ -28,7 +28,8 @@ import (
 type Type string
 
 // The types of events. Of each lease there is exactly one that ends it:
-// LeaseRevoked, LeaseExpired or LeaseForgotten.
+// LeaseRevoked, LeaseExpired or LeaseForgotten, of its own; or, where its time
+// was up and nothing outside had to be undone, the LeasesExpired that names it.
 const (
 	SessionOpened  Type = "session.opened"
 	SessionRevoked Type = "session.revoked"
@@ -41,6 +42,15 @@ const (
 	LeaseRevoked   Type = "lease.revoked"
 	LeaseExpired   Type = "lease.expired" // nothing outside had to be undone
 	LeaseForgotten Type = "lease.forgotten"
+	// LeasesExpired: the leases that its data lists, by their ids, came to their end.
+	// The subject is the sweep's own.
+	LeasesExpired Type = "leases.expired"
+
+	// JobCreated and those after it are steps of a revocation of many leases.
+	JobCreated Type = "job.created"
+	JobPaused  Type = "job.paused"
+	JobResumed Type = "job.resumed"
+	JobDone    Type = "job.done"
 
 	PoliciesLoaded    Type = "policies.loaded"    // a set came into force on one broker
 	PoliciesConfirmed Type = "policies.confirmed" // an operator let a set come into force

@@ -22,6 +22,8 @@ const (
 	PolicyLoad = "pol_"
 	Secret     = "sec_"
 	SecretRead = "srd_"
+	Sweep      = "swp_"
+	Job        = "job_"
 )
 
 // New makes an identifier of something that began at a time: 48 bits of

@@ -178,13 +178,15 @@ type Overdue struct {
 	Issuer  string
 	Overdue int
 	Stuck   int
+	Since   *time.Time // when the oldest of them should have been taken back; nil: there is none
 }
 
 // OverdueBefore reads what is overdue. What it costs grows with what is
 // overdue, not with what is alive.
 func (s *Store) OverdueBefore(ctx context.Context, before time.Time) ([]Overdue, error) {
 	const overdue = `
-SELECT issuer, count(*) FILTER (WHERE expires_at < $2 OR state = 'revoking'), count(*) FILTER (WHERE stuck) FROM leases
+SELECT issuer, count(*) FILTER (WHERE expires_at < $2 OR state = 'revoking'), count(*) FILTER (WHERE stuck),
+    min(coalesce(revoking_at, expires_at)) FILTER (WHERE expires_at < $2 OR state = 'revoking') FROM leases
 WHERE tenant = $1 AND due_at IS NOT NULL AND (state = 'revoking' OR due_at < $2) GROUP BY issuer`
 	rows, err := s.config.Pool.Query(ctx, overdue, s.config.Tenant, before)
 	if err != nil {

@@ -45,6 +45,7 @@ type Store struct {
 	queue  chan *write
 	rooms  rooms
 	offset atomic.Int64 // database clock minus ours, in nanoseconds
+	completions completions
 	stop   context.CancelFunc
 	done   sync.WaitGroup
 }
