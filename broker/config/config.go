@@ -41,6 +41,7 @@ type Config struct {
 	Environments      []string         `yaml:"environments"`    // absent: development, test, staging, production
 	TrustedProxies    []string         `yaml:"trusted_proxies"` // addresses or networks whose X-Forwarded-For is believed
 	Limits            Limits           `yaml:"limits"`
+	Revoker           Revoker          `yaml:"revoker"`
 	Secrets           Secrets          `yaml:"secrets"` // static ones
 	Log               Log              `yaml:"log"`
 
@@ -68,6 +69,12 @@ type Database struct {
 	URLFile string           `yaml:"url_file"` // holds a postgres:// URL
 	RawURL  string           `yaml:"url"`      // ${NAME}; empty once it is read
 	URL     issuers.Secret   `yaml:"-"`        // from the environment; zero where URLFile is set
+}
+
+// Revoker says when people are told of a revocation.
+type Revoker struct {
+	At    strictyaml.Where    `yaml:"-"`
+	Grace strictyaml.Duration `yaml:"grace"` // how long one may take before it is stuck; absent: 10m
 }
 
 // Keys are the broker's keys.

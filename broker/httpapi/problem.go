@@ -59,6 +59,9 @@ func problemOf(err error) *problem {
 	if p := secretProblem(err); p != nil {
 		return p
 	}
+	if p := jobProblem(err); p != nil {
+		return p
+	}
 	switch {
 	case errors.As(err, &ready):
 		return ready

@@ -20,6 +20,7 @@ import (
 	"github.com/daypass/daypass/broker/admin"
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/ids"
+	"github.com/daypass/daypass/broker/jobs"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/oidc"
@@ -33,6 +34,7 @@ type Config struct {
 	Admins      *admin.Tokens
 	Audit       AuditLister
 	Secrets     *secrets.Store // static ones
+	Jobs        *jobs.Jobs     // revocations of many leases
 	Reload      Reloader
 	ExternalURL string
 	JWKS        func() ([]byte, error) // public keys that verify what the broker mints
@@ -55,7 +57,7 @@ type Server struct {
 
 // New checks the configuration.
 func New(config Config) (*Server, error) {
-	if config.Broker == nil || config.Store == nil || config.Admins == nil || config.Audit == nil || config.Secrets == nil || config.Reload == nil || config.ExternalURL == "" ||
+	if config.Broker == nil || config.Store == nil || config.Admins == nil || config.Audit == nil || config.Secrets == nil || config.Jobs == nil || config.Reload == nil || config.ExternalURL == "" ||
 		config.JWKS == nil || config.Algorithms == nil || config.Ready == nil || config.Metrics == nil || config.Logger == nil || config.Now == nil || config.Gate == nil {
 		return nil, errors.New("making HTTP API: a required field of its configuration is missing")
 	}
@@ -83,6 +85,7 @@ func (s *Server) API(withOperations bool) http.Handler {
 	e.POST(api.PathPoliciesExplain, s.explain)
 	e.GET(api.PathDecisions, s.decisions)
 	s.secretRoutes(e)
+	s.jobRoutes(e)
 	s.publish(e)
 	e.GET(api.PathDiscovery, s.discovery)
 	e.GET(api.PathJWKS, s.jwks)

@@ -22,6 +22,7 @@ import (
 	"github.com/daypass/daypass/broker/audit"
 	"github.com/daypass/daypass/broker/httpapi"
 	"github.com/daypass/daypass/broker/installation"
+	"github.com/daypass/daypass/broker/jobs"
 	"github.com/daypass/daypass/broker/keyring"
 	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/leases"
@@ -66,6 +67,7 @@ type Config struct {
 	IssueTime            time.Duration     // zero: broker's default
 	Limits               Limits
 	Once                 map[string]bool // providers whose job tokens may come once
+	RevokeGrace          time.Duration   // how long a revocation may take before it is stuck; zero: revoker's default
 }
 
 // IssuerParts is what issuers are opened with, besides their configuration.
@@ -105,6 +107,7 @@ type Instance struct {
 	ring    *keyring.Ring
 	broker  *broker.Broker
 	revoker *revoker.Revoker
+	jobs    *jobs.Jobs
 	server  *httpapi.Server
 	issuers map[string]broker.Issuer
 	reloads *reloader.Reloader
@@ -230,7 +233,11 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	}
 	if i.revoker, err = revoker.New(revoker.Config{
 		Store: i.store, Issuers: plain(i.issuers), Installation: i.Installation, Logger: config.Logger, Observe: i.metrics,
+		Targets: targets(i.issuers), Grace: config.RevokeGrace,
 	}); err != nil {
+		return nil, err
+	}
+	if i.jobs, err = jobs.New(jobs.Config{Pool: base.Pool, Store: i.store, Audit: base.Recorder, Tenant: Tenant, Notify: i.revoker.Notify, Logger: config.Logger}); err != nil {
 		return nil, err
 	}
 	if i.broker, err = broker.New(broker.Config{
@@ -252,6 +259,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		Broker: i.broker, Store: i.store, Reload: i.Reload, Admins: i.Tokens, ExternalURL: config.ExternalURL, Ready: i.ready, Metrics: registry, Logger: config.Logger, Now: config.Now,
 		Audit:          i.listAudit,
 		Secrets:        i.secrets,
+		Jobs:           i.jobs,
 		JWKS:           i.ring.JWKS,
 		Algorithms:     i.ring.Algorithms,
 		TrustedProxies: config.TrustedProxies,
@@ -295,6 +303,17 @@ func plain(configured map[string]broker.Issuer) map[string]issuers.Issuer {
 	return m
 }
 
+// targets tells the revoker which issuers share one.
+func targets(configured map[string]broker.Issuer) map[string]revoker.Target {
+	m := make(map[string]revoker.Target, len(configured))
+	for name, issuer := range configured {
+		if issuer.HasTarget() {
+			m[name] = revoker.Target{Name: issuer.Target, Workers: issuer.Workers}
+		}
+	}
+	return m
+}
+
 // API is the handler of the API, with health and metrics or without.
 func (i *Instance) API(withOperations bool) http.Handler { return i.server.API(withOperations) }
 
@@ -315,6 +334,7 @@ func (i *Instance) Reload(ctx context.Context, trigger reloader.Trigger) (*reloa
 func (i *Instance) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	running.Go(func() { i.revoker.Run(ctx) })
+	running.Go(func() { i.jobs.Run(ctx) })
 	running.Go(func() { i.broker.ProbeTargets(ctx) })
 	running.Go(func() { i.watchOverdue(ctx) })
 	running.Go(func() { i.reloads.Run(ctx) })

@@ -175,3 +175,7 @@ func transient(code string) bool {
 	}
 	return code == "25006" || code == "55P03"
 }
+
+// Unavailable tells of an error of the database what [ErrUnavailable] says, for
+// what else writes in it.
+func Unavailable(doing string, err error) error { return unavailable(doing, err) }

@@ -191,6 +191,7 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 		})
 	}
 	parts.Once, parts.Limits = settings.Once(), limits(settings.Limits)
+	parts.RevokeGrace = settings.Revoker.Grace.Std()
 	for _, prefix := range settings.ProxyNetworks {
 		network := &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
 		parts.TrustedProxies = append(parts.TrustedProxies, echo.TrustIPRange(network))
@@ -257,7 +258,7 @@ func openIssuers(ctx context.Context, settings *config.Config, with instance.Iss
 		if len(roles) == 0 {
 			roles = []string{""} // a kind whose grants name none
 		}
-		open[c.Name] = broker.Issuer{Issuer: issuer, Target: target, Roles: roles}
+		open[c.Name] = broker.Issuer{Issuer: issuer, Target: target, Roles: roles, Workers: c.MaxConnections}
 	}
 	return open, nil
 }
