@@ -135,7 +135,7 @@ UPDATE revocation_jobs SET ended = ended + (SELECT count(*) FROM gone) WHERE id 
 		if err := tx.QueryRow(ctx, gone, job.ID, tallyBatch).Scan(&ended); err != nil {
 			return err
 		}
-		if err := tx.QueryRow(ctx, `SELECT count(*) FROM (SELECT FROM revocation_queue WHERE job_id = $1 LIMIT 1) some`, job.ID).Scan(&left); err != nil {
+		if err := tx.QueryRow(ctx, `SELECT count(*) FROM (SELECT FROM revocation_queue WHERE job_id = $1 LIMIT 1) found`, job.ID).Scan(&left); err != nil {
 			return err
 		}
 		if left > 0 || job.walks < 2 {

@@ -36,7 +36,7 @@ const (
   AND ($10 = '' OR l.state = $10) AND ($11::timestamptz IS NULL OR l.expires_at < $11) AND l.id < $2`
 
 	countMatching = `
-SELECT count(*) FROM (SELECT FROM leases l WHERE l.tenant = $1 AND l.state IN ('issuing', 'active') AND ` + matches + ` LIMIT $12) some`
+SELECT count(*) FROM (SELECT FROM leases l WHERE l.tenant = $1 AND l.state IN ('issuing', 'active') AND ` + matches + ` LIMIT $12) found`
 
 	massPage = `
 SELECT l.policy, l.grant_name, l.id, ` + matches + ` FROM (
