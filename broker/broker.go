@@ -39,6 +39,8 @@ type Issuer struct {
 	issuers.Issuer
 	Target string   // what it speaks to, for people: host/database
 	Roles  []string // the first is the one that its target is tried with
+	// Workers is how much is asked of the target at once by the revoker; zero: its default.
+	Workers int
 }
 
 // Config of a Broker. Every field is required, unless it says otherwise.

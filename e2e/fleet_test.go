@@ -501,7 +501,7 @@ func (f *fleet) nothingLeft() {
 	}
 	if n := f.count(f.name, `
 SELECT count(*) FROM leases l WHERE 1 <> (
-    SELECT count(*) FROM audit_events e WHERE e.subject = l.id AND e.type IN ('lease.revoked', 'lease.expired', 'lease.forgotten'))`); n != 0 {
+    SELECT count(*) FROM audit_events e WHERE e.subject = l.id AND e.type IN ('lease.revoked', 'lease.expired', 'lease.forgotten') OR e.type = 'leases.expired' AND (e.body::jsonb #> '{data,leases}') ? l.id)`); n != 0 {
 		f.t.Errorf("%d leases don't have exactly one event of their end", n)
 	}
 	if n := f.count(f.name, `SELECT count(*) FROM leases l WHERE events <> (SELECT count(*) FROM audit_events e WHERE e.subject = l.id)`); n != 0 {

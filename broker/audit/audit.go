@@ -28,7 +28,8 @@ import (
 type Type string
 
 // The types of events. Of each lease there is exactly one that ends it:
-// LeaseRevoked, LeaseExpired or LeaseForgotten.
+// LeaseRevoked, LeaseExpired or LeaseForgotten, of its own; or, where its time
+// was up and nothing outside had to be undone, the LeasesExpired that names it.
 const (
 	SessionOpened  Type = "session.opened"
 	SessionRevoked Type = "session.revoked"
@@ -41,6 +42,15 @@ const (
 	LeaseRevoked   Type = "lease.revoked"
 	LeaseExpired   Type = "lease.expired" // nothing outside had to be undone
 	LeaseForgotten Type = "lease.forgotten"
+	// LeasesExpired: the leases that its data lists, by their ids, came to their end.
+	// The subject is the sweep's own.
+	LeasesExpired Type = "leases.expired"
+
+	// JobCreated and those after it are steps of a revocation of many leases.
+	JobCreated Type = "job.created"
+	JobPaused  Type = "job.paused"
+	JobResumed Type = "job.resumed"
+	JobDone    Type = "job.done"
 
 	// LeaseMissing: its credential is on the target no more, and nobody here took it away.
 	LeaseMissing Type = "lease.missing"
@@ -76,8 +86,8 @@ const (
 	KeysReplaced Type = "keys.replaced" // a sealing key was lost or stolen, and another took its place
 
 	AuditKeyAdopted Type = "audit_key.adopted" // it signs checkpoints from now on; the subject is its key id
-	SwitchOff Type = "switch.off" // an operator turned a provider, policy, grant or issuer off
-	SwitchOn  Type = "switch.on"
+	SwitchOff       Type = "switch.off"        // an operator turned a provider, policy, grant or issuer off
+	SwitchOn        Type = "switch.on"
 
 	AdminTokenCreated Type = "admin_token.created"
 	AdminTokenRevoked Type = "admin_token.revoked" //nolint:gosec // the name of an event

@@ -229,8 +229,8 @@ func (b *Broker) examineRows(ctx context.Context) {
 
 func (b *Broker) examineEvents(ctx context.Context) {
 	for name, query := range map[string]string{ //nolint:gosec // G101: the tables are called so; no secret stands here
-		"an ended lease without its one end": `SELECT count(*) FROM leases l WHERE state IN ('revoked', 'expired', 'forgotten') AND 1 <> (SELECT count(*) FROM audit_events e WHERE e.subject = l.id AND e.type = 'lease.' || l.state)`,
-		"a live lease with an end":           `SELECT count(*) FROM leases l WHERE state IN ('issuing', 'active', 'revoking') AND EXISTS (SELECT FROM audit_events e WHERE e.subject = l.id AND e.type IN ('lease.revoked', 'lease.expired', 'lease.forgotten'))`,
+		"an ended lease without its one end": `SELECT count(*) FROM leases l WHERE state IN ('revoked', 'expired', 'forgotten') AND 1 <> (SELECT count(*) FROM audit_events e WHERE e.subject = l.id AND e.type = 'lease.' || l.state) + (SELECT count(*) FROM audit_events e WHERE e.type = 'leases.expired' AND (e.body::jsonb #> '{data,leases}') ? l.id)`,
+		"a live lease with an end":           `SELECT count(*) FROM leases l WHERE state IN ('issuing', 'active', 'revoking') AND EXISTS (SELECT FROM audit_events e WHERE e.subject = l.id AND e.type IN ('lease.revoked', 'lease.expired', 'lease.forgotten')) OR state <> 'expired' AND EXISTS (SELECT FROM audit_events e WHERE e.type = 'leases.expired' AND (e.body::jsonb #> '{data,leases}') ? l.id)`,
 		"a lease that misses events":         `SELECT count(*) FROM leases l WHERE events <> (SELECT count(*) FROM audit_events e WHERE e.subject = l.id)`,
 		"a lease without its session":        `SELECT count(*) FROM leases l WHERE NOT EXISTS (SELECT FROM sessions s JOIN session_tokens t ON t.session_id = s.id WHERE s.id = l.session_id AND t.hash = l.session_token)`,
 		"a static secret that misses events": `SELECT count(*) FROM secrets s WHERE events <> (SELECT count(*) FROM audit_events e WHERE e.subject = s.id)`,

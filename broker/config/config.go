@@ -43,6 +43,7 @@ type Config struct {
 	Limits            Limits           `yaml:"limits"`
 	Retention         Retention        `yaml:"retention"`
 	Reconcile         Reconcile        `yaml:"reconcile"`
+	Revoker           Revoker          `yaml:"revoker"`
 	Secrets           Secrets          `yaml:"secrets"` // static ones
 	Log               Log              `yaml:"log"`
 	Audit             Audit            `yaml:"audit"`
@@ -82,6 +83,12 @@ type Database struct {
 
 // Pooled says that URL may lead through a pooler.
 func (d Database) Pooled() bool { return d.DirectURLFile != "" || !d.DirectURL.IsZero() }
+
+// Revoker says when people are told of a revocation.
+type Revoker struct {
+	At    strictyaml.Where    `yaml:"-"`
+	Grace strictyaml.Duration `yaml:"grace"` // how long one may take before it is stuck; absent: 10m
+}
 
 // Keys are the broker's keys.
 type Keys struct {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"slices"
+	"time"
 
 	"github.com/daypass/daypass/policies/strictyaml"
 )
@@ -27,6 +28,9 @@ const (
 const mostOfALimit = 1_000_000_000
 
 func (l *loader) limits() {
+	if r := &l.config.Revoker; r.Grace != 0 && (r.Grace.Std() < time.Minute || r.Grace.Std() > 24*time.Hour) {
+		l.add(r.At.Of("grace"), "leave it out for its default", "grace is a duration between 1m and 24h")
+	}
 	c := &l.config.Limits
 	for _, limit := range []struct {
 		key      string

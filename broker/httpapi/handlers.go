@@ -246,34 +246,37 @@ func (s *Server) listLeases(c echo.Context) error {
 		return err
 	}
 	f := leases.Filter{}
+	var expires, stuck string
 	limit, err := readQuery(c, map[string]*string{
 		"policy": &f.Policy, "grant": &f.Grant, "issuer": &f.Issuer, "session": &f.Session, "subject": &f.Subject,
-		"provider": &f.Provider, "target": &f.Target, "state": (*string)(&f.State), "cursor": &f.Before, "expires_before": new(string),
+		"provider": &f.Provider, "target": &f.Target, "state": (*string)(&f.State), "cursor": &f.Before, "expires_before": &expires, "stuck": &stuck,
 	})
 	if err != nil {
 		return err
 	}
-	if before := c.QueryParam("expires_before"); before != "" {
-		if f.ExpiresBefore, err = time.Parse(time.RFC3339, before); err != nil {
+	if expires != "" {
+		if f.ExpiresBefore, err = time.Parse(time.RFC3339, expires); err != nil {
 			return &broker.RequestError{Detail: "expires_before is a time such as 2026-11-23T10:00:00Z (RFC 3339)"}
 		}
+	}
+	switch {
+	case stuck != "" && stuck != "true":
+		return &broker.RequestError{Detail: "stuck is true, or left out"}
+	case f.State == api.StateStuck: // no state of its own: people look for it by this name
+		f.State, f.Stuck = "", true
+	case stuck == "true":
+		f.Stuck = true
 	}
 	// A grant is named POLICY/GRANT everywhere else: take that here too.
 	if policy, grant, both := strings.Cut(f.Grant, "/"); both {
 		f.Policy, f.Grant = policy, grant
 	}
-	f.Limit = limit + 1
-	list, err := s.config.Store.List(c.Request().Context(), f)
+	f.Limit = limit
+	list, next, err := s.config.Store.Page(c.Request().Context(), f)
 	if err != nil {
 		return err
 	}
-	body := api.LeaseList{}
-	if len(list) > limit {
-		list = list[:limit]
-		body.Next = list[limit-1].ID
-	}
-	body.Leases = wireLeases(list)
-	return writeJSON(c, http.StatusOK, body)
+	return writeJSON(c, http.StatusOK, api.LeaseList{Leases: wireLeases(list), Next: next})
 }
 
 // AuditLister reads the audit log.

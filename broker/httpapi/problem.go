@@ -68,6 +68,9 @@ func problemOf(err error) *problem {
 	if p := targetProblem(err); p != nil {
 		return p
 	}
+	if p := jobProblem(err); p != nil {
+		return p
+	}
 	switch {
 	case errors.As(err, &ready):
 		return ready

@@ -22,6 +22,7 @@ import (
 	"github.com/daypass/daypass/broker/audit/sequencer"
 	"github.com/daypass/daypass/broker/fleet"
 	"github.com/daypass/daypass/broker/ids"
+	"github.com/daypass/daypass/broker/jobs"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/oidc"
@@ -41,6 +42,7 @@ type Config struct {
 	Switches    *switches.Store
 	Members     func(ctx context.Context) ([]fleet.Member, error) // brokers that are there
 	Targets     *reconciler.Reconciler
+	Jobs        *jobs.Jobs // revocations of many leases
 	Reload      Reloader
 	ExternalURL string
 	JWKS        func() ([]byte, error) // public keys that verify what the broker mints
@@ -64,7 +66,7 @@ type Server struct {
 
 // New checks the configuration.
 func New(config Config) (*Server, error) {
-	if config.Broker == nil || config.Store == nil || config.Admins == nil || config.Audit == nil || config.AuditLog == nil || config.Secrets == nil || config.Switches == nil || config.Members == nil || config.Targets == nil || config.Reload == nil || config.ExternalURL == "" ||
+	if config.Broker == nil || config.Store == nil || config.Admins == nil || config.Audit == nil || config.AuditLog == nil || config.Secrets == nil || config.Jobs == nil || config.Switches == nil || config.Members == nil || config.Targets == nil || config.Reload == nil || config.ExternalURL == "" ||
 		config.JWKS == nil || config.Algorithms == nil || config.Ready == nil || config.Metrics == nil || config.Logger == nil || config.Now == nil || config.Gate == nil {
 		return nil, errors.New("making HTTP API: a required field of its configuration is missing")
 	}
@@ -96,6 +98,7 @@ func (s *Server) API(withOperations bool) http.Handler {
 	s.secretRoutes(e)
 	s.fleetRoutes(e)
 	s.targetRoutes(e)
+	s.jobRoutes(e)
 	s.publish(e)
 	e.GET(api.PathDiscovery, s.discovery)
 	e.GET(api.PathJWKS, s.jwks)

@@ -25,6 +25,8 @@ const (
 	Broker     = "brk_"
 	Orphan     = "orp_"
 	Reconcile  = "rec_"
+	Sweep      = "swp_"
+	Job        = "job_"
 )
 
 // New makes an identifier of something that began at a time: 48 bits of

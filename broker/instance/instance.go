@@ -25,6 +25,7 @@ import (
 	"github.com/daypass/daypass/broker/fleet"
 	"github.com/daypass/daypass/broker/httpapi"
 	"github.com/daypass/daypass/broker/installation"
+	"github.com/daypass/daypass/broker/jobs"
 	"github.com/daypass/daypass/broker/keyring"
 	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/leases"
@@ -50,15 +51,15 @@ const Tenant = "main"
 type Config struct {
 	Database *pgxpool.Config
 	// Direct leads to the same database past any pooler; nil: Database does.
-	Direct      *pgx.ConnConfig
-	Sealer      keys.Sealer            // wraps the root
-	Signing     Signing                // the keys that sign JWTs
-	IssuerKeys  map[string]keys.Signer // of issuers that certify, by their names
-	AuditKey    keys.Signer            // signs the audit log's checkpoints; nil: none is signed
+	Direct     *pgx.ConnConfig
+	Sealer     keys.Sealer            // wraps the root
+	Signing    Signing                // the keys that sign JWTs
+	IssuerKeys map[string]keys.Signer // of issuers that certify, by their names
+	AuditKey   keys.Signer            // signs the audit log's checkpoints; nil: none is signed
 	// CheckpointFile is appended to with each of them; "": none is.
 	CheckpointFile string
 	Providers      []oidc.Provider
-	ExternalURL string
+	ExternalURL    string
 	// OpenIssuers is called once the installation's id is known; it reaches for no
 	// target.
 	OpenIssuers func(ctx context.Context, with IssuerParts) (map[string]broker.Issuer, error)
@@ -79,7 +80,8 @@ type Config struct {
 	Once                 map[string]bool // providers whose job tokens may come once
 	Version              string          // of the program, for people; may be empty
 	Retention            Retention
-	Reconcile            Reconcile       // how targets are compared with the leases
+	Reconcile            Reconcile     // how targets are compared with the leases
+	RevokeGrace          time.Duration // how long a revocation may take before it is stuck; zero: revoker's default
 }
 
 // IssuerParts is what issuers are opened with, besides their configuration.
@@ -122,6 +124,7 @@ type Instance struct {
 	revoker *revoker.Revoker
 	audit   *sequencer.Sequencer
 	targets *reconciler.Reconciler
+	jobs    *jobs.Jobs
 	server  *httpapi.Server
 	issuers map[string]broker.Issuer
 	reloads *reloader.Reloader
@@ -269,7 +272,11 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	}
 	if i.revoker, err = revoker.New(revoker.Config{
 		Store: i.store, Issuers: plain(i.issuers), Installation: i.Installation, Logger: config.Logger, Observe: i.metrics,
+		Targets: targets(i.issuers), Grace: config.RevokeGrace,
 	}); err != nil {
+		return nil, err
+	}
+	if i.jobs, err = jobs.New(jobs.Config{Pool: base.Pool, Store: i.store, Audit: base.Recorder, Tenant: Tenant, Notify: i.revoker.Notify, Logger: config.Logger}); err != nil {
 		return nil, err
 	}
 	if i.broker, err = broker.New(broker.Config{
@@ -298,6 +305,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		Switches:       i.switches,
 		Members:        i.members,
 		Targets:        i.targets,
+		Jobs:           i.jobs,
 		JWKS:           i.ring.JWKS,
 		Algorithms:     i.ring.Algorithms,
 		TrustedProxies: config.TrustedProxies,
@@ -341,6 +349,17 @@ func plain(configured map[string]broker.Issuer) map[string]issuers.Issuer {
 	return m
 }
 
+// targets tells the revoker which issuers share one.
+func targets(configured map[string]broker.Issuer) map[string]revoker.Target {
+	m := make(map[string]revoker.Target, len(configured))
+	for name, issuer := range configured {
+		if issuer.HasTarget() {
+			m[name] = revoker.Target{Name: issuer.Target, Workers: issuer.Workers}
+		}
+	}
+	return m
+}
+
 // API is the handler of the API, with health and metrics or without.
 func (i *Instance) API(withOperations bool) http.Handler { return i.server.API(withOperations) }
 
@@ -362,6 +381,7 @@ func (i *Instance) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	running.Go(func() { i.revoker.Run(ctx) })
 	running.Go(func() { i.audit.Run(ctx) })
+	running.Go(func() { i.jobs.Run(ctx) })
 	running.Go(func() { i.broker.ProbeTargets(ctx) })
 	running.Go(func() { i.watchOverdue(ctx) })
 	running.Go(func() { i.reloads.Run(ctx) })

@@ -14,6 +14,7 @@ type metrics struct {
 	failed       *prometheus.CounterVec
 	overdue      *prometheus.GaugeVec
 	stuck        *prometheus.GaugeVec
+	oldest       *prometheus.GaugeVec
 	degradedness *prometheus.GaugeVec
 	reused       *prometheus.CounterVec
 	policies     policyMetrics
@@ -109,11 +110,12 @@ func newMetrics(registry *prometheus.Registry) *metrics {
 		failed:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "daypass_revocation_failures_total", Help: "Tries to take a credential back that failed; each is tried again."}, issuer),
 		overdue:      prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "daypass_leases_overdue", Help: "Leases that should have been taken back and were not yet, those of issuers that are no longer configured included."}, issuer),
 		stuck:        prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "daypass_leases_stuck", Help: "Leases whose revocation waits for a person: worth an alert."}, issuer),
+		oldest:       prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "daypass_leases_overdue_oldest_seconds", Help: "How long ago the oldest overdue lease should have been taken back."}, issuer),
 		degradedness: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "daypass_issuer_degraded", Help: "1 where the last try of the target failed."}, issuer),
 		reused:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "daypass_jti_reused_total", Help: "Job tokens that were refused because another one had their jti: worth an alert."}, []string{"provider"}),
 	}
 	m.policies, m.secrets = newPolicyMetrics(registry), newSecretMetrics(registry)
-	registry.MustRegister(m.revoked, m.lag, m.failed, m.overdue, m.stuck, m.degradedness, m.reused)
+	registry.MustRegister(m.revoked, m.lag, m.failed, m.overdue, m.stuck, m.oldest, m.degradedness, m.reused)
 	return m
 }
 
@@ -168,13 +170,18 @@ func (i *Instance) countOverdue(ctx context.Context) error {
 	}
 	i.metrics.overdue.Reset()
 	i.metrics.stuck.Reset()
+	i.metrics.oldest.Reset()
 	for name := range i.issuers {
 		i.metrics.overdue.WithLabelValues(name).Set(0)
 		i.metrics.stuck.WithLabelValues(name).Set(0)
+		i.metrics.oldest.WithLabelValues(name).Set(0)
 	}
 	for _, c := range counts {
 		i.metrics.overdue.WithLabelValues(c.Issuer).Set(float64(c.Overdue))
 		i.metrics.stuck.WithLabelValues(c.Issuer).Set(float64(c.Stuck))
+		if c.Since != nil {
+			i.metrics.oldest.WithLabelValues(c.Issuer).Set(max(0, i.store.Now().Sub(*c.Since).Seconds()))
+		}
 		if _, configured := i.issuers[c.Issuer]; !configured && c.Overdue > 0 {
 			i.config.Logger.ErrorContext(ctx, "leases of an issuer that is no longer configured can't be taken back (hint: configure it again until they are)", "issuer", c.Issuer, "leases", c.Overdue)
 		}

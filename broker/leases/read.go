@@ -73,6 +73,7 @@ type Filter struct {
 	State                                                     State
 	ExpiresBefore                                             time.Time
 	SessionToken                                              []byte // only those obtained with this token
+	Stuck                                                     bool   // only those whose revocation waits for a person
 
 	Before string // id of the last lease of the page before
 	Limit  int
@@ -99,6 +100,49 @@ ORDER BY l.id DESC LIMIT $13`,
 		return nil, unavailable("listing leases", err)
 	}
 	return found, nil
+}
+
+// mostScanned is how many leases one page of a list looks at: a filter that fits
+// few must not read them all.
+const mostScanned = 20_000
+
+// Page reads a page of at most f.Limit leases, newest first, and the cursor of
+// the next one; "" when there is none. A page may be short, or empty, with more
+// behind it: it ends after so many that the filter didn't fit.
+func (s *Store) Page(ctx context.Context, f Filter) (found []*Lease, next string, err error) {
+	var before *time.Time
+	if !f.ExpiresBefore.IsZero() {
+		before = &f.ExpiresBefore
+	}
+	from := ``
+	if f.Stuck {
+		from = ` AND l.state = 'revoking' AND l.stuck`
+	}
+	rows, err := s.config.Pool.Query(ctx, `
+WITH scanned AS NOT MATERIALIZED (SELECT * FROM leases l WHERE l.tenant = $1 AND ($11 = '' OR l.id < $11)`+from+` ORDER BY l.id DESC LIMIT $13)
+SELECT`+leaseColumns+` FROM scanned l
+WHERE ($2 = '' OR l.policy = $2) AND ($3 = '' OR l.grant_name = $3) AND ($4 = '' OR l.issuer = $4)
+  AND ($5 = '' OR l.session_id = $5) AND ($6 = '' OR l.subject = $6) AND ($7 = '' OR l.provider = $7) AND ($8 = '' OR l.target = $8)
+  AND ($9 = '' OR l.state = $9) AND ($10::timestamptz IS NULL OR l.expires_at < $10)
+ORDER BY l.id DESC LIMIT $12`,
+		s.config.Tenant, f.Policy, f.Grant, f.Issuer, f.Session, f.Subject, f.Provider, f.Target, string(f.State), before, f.Before, f.Limit+1, mostScanned)
+	if err != nil {
+		return nil, "", unavailable("listing leases", err)
+	}
+	if found, err = pgx.CollectRows(rows, scanLease); err != nil {
+		return nil, "", unavailable("listing leases", err)
+	}
+	if len(found) > f.Limit {
+		return found[:f.Limit], found[f.Limit-1].ID, nil
+	}
+	if f.Stuck {
+		return found, "", nil
+	}
+	const last = `SELECT coalesce((SELECT id FROM leases WHERE tenant = $1 AND ($2 = '' OR id < $2) ORDER BY id DESC OFFSET $3 LIMIT 1), '')`
+	if err := s.config.Pool.QueryRow(ctx, last, s.config.Tenant, f.Before, mostScanned-1).Scan(&next); err != nil {
+		return nil, "", unavailable("listing leases", err)
+	}
+	return found, next, nil
 }
 
 // Held is a session as one of its tokens sees it.
@@ -178,13 +222,15 @@ type Overdue struct {
 	Issuer  string
 	Overdue int
 	Stuck   int
+	Since   *time.Time // when the oldest of them should have been taken back; nil: there is none
 }
 
 // OverdueBefore reads what is overdue. What it costs grows with what is
 // overdue, not with what is alive.
 func (s *Store) OverdueBefore(ctx context.Context, before time.Time) ([]Overdue, error) {
 	const overdue = `
-SELECT issuer, count(*) FILTER (WHERE expires_at < $2 OR state = 'revoking'), count(*) FILTER (WHERE stuck) FROM leases
+SELECT issuer, count(*) FILTER (WHERE expires_at < $2 OR state = 'revoking'), count(*) FILTER (WHERE stuck),
+    min(coalesce(revoking_at, expires_at)) FILTER (WHERE expires_at < $2 OR state = 'revoking') FROM leases
 WHERE tenant = $1 AND due_at IS NOT NULL AND (state = 'revoking' OR due_at < $2) GROUP BY issuer`
 	rows, err := s.config.Pool.Query(ctx, overdue, s.config.Tenant, before)
 	if err != nil {

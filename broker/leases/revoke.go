@@ -1,14 +1,13 @@
 package leases
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/daypass/daypass/broker/audit"
 	"github.com/daypass/daypass/broker/keys"
@@ -34,12 +33,16 @@ type change struct {
 
 const (
 	changeLeases = `
-UPDATE leases l SET state = c.state, due_at = c.due_at, ended_at = c.ended_at, events = c.count, stuck = false
-FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::int[]) AS c(id, was, state, due_at, ended_at, count)
+UPDATE leases l SET state = c.state, due_at = c.due_at, ended_at = c.ended_at, events = c.count, stuck = false,
+    revoking_at = CASE WHEN c.state = 'revoking' THEN c.at ELSE l.revoking_at END
+FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::int[], $7::timestamptz[]) AS c(id, was, state, due_at, ended_at, count, at)
 WHERE l.id = c.id AND l.state = c.was AND l.events = c.count - 1`
 
 	leaseHasCount = `EXISTS (SELECT FROM leases l WHERE l.id = e.subject AND l.events = e.count)`
 )
+
+// errOtherState: a lease was not as it was read, though its row was held.
+var errOtherState = errors.New("a lease changed while its row was held")
 
 func queueChanges(batch *pgx.Batch, changes []change) {
 	batch.Queue(changeLeases,
@@ -48,9 +51,14 @@ func queueChanges(batch *pgx.Batch, changes []change) {
 		column(changes, func(c change) string { return string(c.state) }),
 		column(changes, func(c change) *time.Time { return c.dueAt }),
 		column(changes, func(c change) *time.Time { return c.endedAt }),
-		column(changes, func(c change) int32 { return int32(c.event.Count) })) //nolint:gosec // counts are small
-	// A change that found another state than the one read fails the whole
-	// transaction here, on the unique count, rather than leave an event of nothing.
+		column(changes, func(c change) int32 { return int32(c.event.Count) }), //nolint:gosec // counts are small
+		column(changes, func(c change) time.Time { return c.event.At })).Exec(func(tag pgconn.CommandTag) error {
+		// Here the whole transaction fails rather than leave an event of nothing.
+		if tag.RowsAffected() != int64(len(changes)) {
+			return errOtherState
+		}
+		return nil
+	})
 	audit.InsertIf(batch, column(changes, func(c change) audit.Event { return c.event }), leaseHasCount)
 }
 
@@ -158,122 +166,6 @@ func (s *Store) RevokeSession(ctx context.Context, sessionID string, tokenHash [
 	return ended, err
 }
 
-// Claimed is a lease that one revoker has taken on, for a while.
-type Claimed struct {
-	*Lease
-	Handle []byte
-}
-
-// Claim takes up to limit leases of an issuer that are due: never finished,
-// come to their end, or to be revoked. No other broker takes them before the
-// claim runs out. Those of which nothing outside has to be undone end here, and
-// are counted.
-func (s *Store) Claim(ctx context.Context, issuer string, limit int, claim time.Duration) (claimed []Claimed, expired int, err error) {
-	var due []*Lease
-	err = s.inTx(ctx, "claiming due leases", func(tx pgx.Tx) error {
-		now := s.Later()
-		rows, err := tx.Query(ctx, selectLeases+`
-WHERE l.tenant = $1 AND l.issuer = $2 AND l.due_at <= $3 ORDER BY l.due_at LIMIT $4 FOR UPDATE OF l SKIP LOCKED`, s.config.Tenant, issuer, now, limit)
-		if err != nil {
-			return unavailable("claiming due leases", err)
-		}
-		if due, err = pgx.CollectRows(rows, scanLease); err != nil {
-			return unavailable("claiming due leases", err)
-		}
-		if len(due) == 0 {
-			return nil
-		}
-		until := now.Add(claim)
-		if _, err := tx.Exec(ctx, `UPDATE leases SET due_at = $2 WHERE id = ANY($1) AND state = 'revoking'`,
-			column(due, func(l *Lease) string { return l.ID }), until); err != nil {
-			return unavailable("claiming due leases", err)
-		}
-		return s.endDue(ctx, tx, due, until)
-	})
-	if err != nil {
-		return nil, 0, err
-	}
-	for _, l := range due {
-		if l.State.Ended() {
-			expired++
-			continue
-		}
-		c := Claimed{Lease: l}
-		if l.sealedHandle != nil {
-			// A handle that can't be opened is no reason to leave the credential
-			// alive: issuers revoke by the lease's id alone where they must.
-			if c.Handle, err = s.config.Handles.Open(ctx, s.handleRow(l.ID), l.sealedHandle); err != nil {
-				s.config.Logger.ErrorContext(ctx, "what revokes a lease could not be unsealed; revoking by its id", "lease", l.ID, "error", err)
-			}
-		}
-		claimed = append(claimed, c)
-	}
-	return claimed, expired, nil
-}
-
-// endDue ends each lease for its own reason, and commits.
-func (s *Store) endDue(ctx context.Context, tx pgx.Tx, due []*Lease, until time.Time) error {
-	slices.SortFunc(due, func(a, b *Lease) int { return cmp.Compare(a.ID, b.ID) })
-	now := s.Later()
-	var changes []change
-	for _, l := range due {
-		why := Why{Actor: "daypassd", Reason: "it came to its end"}
-		if l.State == Issuing {
-			why.Reason = "it was never finished"
-		}
-		c, err := s.end(l, why, until, now)
-		if err != nil {
-			return err
-		}
-		if c != nil {
-			changes = append(changes, *c)
-		}
-	}
-	return commitChanges(ctx, tx, changes)
-}
-
-func commitChanges(ctx context.Context, tx pgx.Tx, changes []change) error {
-	batch := &pgx.Batch{}
-	if len(changes) > 0 {
-		queueChanges(batch, changes)
-	}
-	return commitBatch(ctx, tx, batch)
-}
-
-// Complete records that a credential was taken back: exactly one caller gets
-// true, and with it the one lease.revoked event.
-func (s *Store) Complete(ctx context.Context, l *Lease) (bool, error) {
-	now := s.Now()
-	event, err := s.config.Audit.Event(audit.Entry{At: now, Type: audit.LeaseRevoked, Subject: l.ID, Count: l.events + 1, Actor: "daypassd"})
-	if err != nil {
-		return false, err
-	}
-	const complete = `
-WITH done AS (
-    UPDATE leases SET state = 'revoked', due_at = NULL, ended_at = $2, events = $3, stuck = false, last_error = NULL, handle = NULL
-    WHERE id = $1 AND state = 'revoking' AND events = $3 - 1 RETURNING id
-)
-INSERT INTO audit_events (id, at, tenant, type, subject, count, body, leaf, mac, key_id)
-SELECT $4, $2, $5, $6, id, $3, $7, $8, $9, $10 FROM done`
-	tag, err := s.config.Pool.Exec(ctx, complete, l.ID, now, event.Count, event.ID, event.Tenant, string(event.Type), event.Body, event.Leaf[:], event.MAC[:], event.KeyID)
-	if err != nil {
-		return false, unavailable("recording revocation of "+l.ID, err)
-	}
-	return tag.RowsAffected() == 1, nil
-}
-
-// Postpone records a revocation that has to be tried again, and when. reason is
-// what the last try said; a stuck one waits for a person, and is tried all the
-// same.
-func (s *Store) Postpone(ctx context.Context, l *Lease, until time.Time, reason string, stuck bool) error {
-	const postpone = `
-UPDATE leases SET attempts = attempts + 1, last_error = $3, due_at = $2, stuck = $4 WHERE id = $1 AND state = 'revoking'`
-	if _, err := s.config.Pool.Exec(ctx, postpone, l.ID, until, truncate(reason, 1000), stuck); err != nil {
-		return unavailable("postponing revocation of "+l.ID, err)
-	}
-	return nil
-}
-
 // Forget gives up on a stuck revocation, for a reason that stays on record.
 func (s *Store) Forget(ctx context.Context, id string, why Why) (*Lease, error) {
 	var l *Lease
@@ -374,4 +266,12 @@ func truncate(s string, most int) string {
 		s = s[:most] + "…"
 	}
 	return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "")
+}
+
+func commitChanges(ctx context.Context, tx pgx.Tx, changes []change) error {
+	batch := &pgx.Batch{}
+	if len(changes) > 0 {
+		queueChanges(batch, changes)
+	}
+	return commitBatch(ctx, tx, batch)
 }

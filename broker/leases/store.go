@@ -44,14 +44,15 @@ type Sealer interface {
 
 // Store is the broker's memory. It is safe for concurrent use.
 type Store struct {
-	config  Config
-	queue   chan *write
-	turns   *turns
-	rooms   rooms
-	clock   *clock
-	writing writing
-	stop    context.CancelFunc
-	done    sync.WaitGroup
+	config      Config
+	queue       chan *write
+	turns       *turns
+	rooms       rooms
+	clock       *clock
+	writing     writing
+	completions completions
+	stop        context.CancelFunc
+	done        sync.WaitGroup
 }
 
 const (
@@ -128,3 +129,7 @@ func transient(code string) bool {
 	}
 	return code == readOnly || code == "55P03"
 }
+
+// Unavailable tells of an error of the database what [ErrUnavailable] says, for
+// what else writes in it.
+func Unavailable(doing string, err error) error { return unavailable(doing, err) }

@@ -2,17 +2,23 @@
 // somebody revoked, and those that were never finished.
 //
 // Each issuer has a loop of its own, so that a target that is down or slow keeps
-// nobody else waiting. A loop claims what is due, revokes it, and sleeps until
-// the next lease is due or somebody wakes it. There is no number of tries after
-// which a credential is dropped: a revocation is tried until it succeeds or an
-// operator forgets it, with a reason, on record.
+// nobody else waiting. A loop claims what is due while its workers are busy with
+// what was claimed before, and sleeps until the next lease is due or somebody
+// wakes it. What is due by its own end comes first; what a job revokes among many
+// is taken when nothing else is due. Leases that leave nothing to undo outside
+// are swept together, a thousand with one commit.
+//
+// A target that doesn't answer is tried with one lease at a time until it does,
+// and then gets all that waits for it. There is no number of tries after which a
+// credential is dropped: a revocation is tried until it succeeds or an operator
+// forgets it, with a reason, on record. One that takes longer than the grace is
+// stuck: people are told, and it is tried all the same.
 package revoker
 
 import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2" //nolint:depguard // jitter: nothing secret comes of it
 	"sync"
 	"time"
 
@@ -28,10 +34,22 @@ type Config struct {
 	Logger       *slog.Logger              // nil: discards
 	Observe      Observer                  // nil: nobody looks
 
-	// Workers is how many credentials of one target are taken back at once; zero: 8.
+	// Targets says of an issuer which target it has and how much is asked of that
+	// at once. An issuer that isn't listed has one of its own.
+	Targets map[string]Target
+	// Workers is how many credentials of one target are taken back at once where
+	// Targets doesn't say; zero: 8.
 	Workers int
 	// RevokeTime is the longest that one try may take; zero: 15 s.
 	RevokeTime time.Duration
+	// Grace is how long a revocation may take before it is stuck; zero: 10 minutes.
+	Grace time.Duration
+}
+
+// Target is what issuers can have in common.
+type Target struct {
+	Name    string
+	Workers int // zero: Config.Workers; of issuers that share it the smallest counts
 }
 
 // Observer sees every try; for metrics.
@@ -46,36 +64,32 @@ type Observer interface {
 const (
 	defaultWorkers    = 8
 	defaultRevokeTime = 15 * time.Second
+	defaultGrace      = 10 * time.Minute
 	claimSlack        = 5 * time.Second
-	// batchOfNothing is how many leases end at once where nothing outside has to be undone.
-	batchOfNothing = 512
+	// aheadTime is how long what was claimed may wait for a worker. What waits
+	// longer is left to its claim's end.
+	aheadTime = 5 * time.Second
 
 	// longestSleep bounds what we miss when another broker dies with a lease that
 	// we didn't know of when we went to sleep.
 	longestSleep = time.Second
+	// gather is how long a sweep that found little waits for more: what falls due
+	// one after the other needn't be swept one by one.
+	gather = 20 * time.Millisecond
 
-	firstBackoff = 500 * time.Millisecond
-	// longestBackoff is how long a target that came back may wait for us.
-	longestBackoff = 30 * time.Second
-	// blockedFactor makes five minutes of the longest pause.
+	// blockedFactor makes a lease that waits for a person wait longer from the first time on.
 	blockedFactor = 10
-	// stuckAfter is how long a revocation may fail before people are told.
-	stuckAfter = 10 * time.Minute
-	// stuckAttempts is the same in tries, for a lease that was revoked long before
-	// its end: at 15 to 30 s each, ten minutes or a little more.
+	// stuckAttempts is the grace in tries.
 	stuckAttempts = 32
+	// beginBatch is how many leases that came to their end are begun at once while
+	// their target is away.
+	beginBatch = 256
 )
 
 // Revoker is the worker. See [Revoker.Run].
 type Revoker struct {
 	config Config
 	loops  map[string]*loop
-}
-
-type loop struct {
-	issuer string
-	wake   chan struct{} // one place: a notice is never lost, and never waits
-	free   bool          // the last batch had nothing to undo outside: take more at once
 }
 
 // New checks the configuration.
@@ -92,112 +106,104 @@ func New(config Config) (*Revoker, error) {
 	if config.RevokeTime == 0 {
 		config.RevokeTime = defaultRevokeTime
 	}
+	if config.Grace == 0 {
+		config.Grace = defaultGrace
+	}
 	r := &Revoker{config: config, loops: map[string]*loop{}}
+	shared := map[string]int{}
 	for name := range config.Issuers {
-		r.loops[name] = &loop{issuer: name, wake: make(chan struct{}, 1)}
+		target := r.target(name)
+		if workers, known := shared[target.Name]; !known || target.Workers < workers {
+			shared[target.Name] = target.Workers
+		}
+	}
+	lanes := map[string]*lane{}
+	for name := range config.Issuers {
+		target := r.target(name)
+		if lanes[target.Name] == nil {
+			lanes[target.Name] = &lane{slots: make(chan struct{}, shared[target.Name])}
+		}
+		l := lanes[target.Name]
+		l.issuers = append(l.issuers, name)
+		r.loops[name] = &loop{issuer: name, lane: l, wake: make(chan struct{}, 1), freed: make(chan struct{}, 1)}
 	}
 	return r, nil
+}
+
+func (r *Revoker) target(issuer string) Target {
+	t := r.config.Targets[issuer]
+	if t.Name == "" {
+		t.Name = "issuer " + issuer
+	}
+	if t.Workers <= 0 {
+		t.Workers = r.config.Workers
+	}
+	return t
 }
 
 // Notify wakes the loop of an issuer. It never blocks.
 func (r *Revoker) Notify(issuer string) {
 	if l, ok := r.loops[issuer]; ok {
-		select {
-		case l.wake <- struct{}{}:
-		default:
-		}
+		poke(l.wake)
 	}
 }
 
-// Run works until ctx ends. What it has begun it finishes, or leaves to its
-// claim's end.
+// poke leaves a notice in a channel of one place: it is never lost, and never waits.
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Run works until ctx ends. What it has begun it finishes; what it has claimed
+// and not begun it gives back.
 func (r *Revoker) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	for _, l := range r.loops {
 		running.Go(func() { r.run(ctx, l) })
 	}
+	running.Go(func() { r.watchStuck(ctx) })
 	running.Wait()
 }
 
-func (r *Revoker) run(ctx context.Context, l *loop) {
-	for failures := 0; ctx.Err() == nil; {
-		worked, err := r.RunOnce(ctx, l.issuer)
-		sleep := time.Duration(0)
-		switch {
-		case err != nil:
-			if ctx.Err() == nil {
-				r.config.Logger.ErrorContext(ctx, "looking for what is to be revoked failed", "issuer", l.issuer, "error", err)
-			}
-			sleep = Backoff(failures)
-			failures++
-		case worked == 0:
-			failures = 0
-			sleep = r.untilNext(ctx, l.issuer)
-		}
-		select {
-		case <-ctx.Done():
-		case <-l.wake:
-		case <-time.After(sleep):
-		}
-	}
-}
-
-func (r *Revoker) untilNext(ctx context.Context, issuer string) time.Duration {
-	next, err := r.config.Store.NextDue(ctx, issuer)
-	if err != nil || next.IsZero() {
-		return longestSleep
-	}
-	return max(0, min(longestSleep, next.Sub(r.config.Store.Later())))
-}
-
 // RunOnce claims one batch of an issuer's due leases and tries each once. It
-// returns how many it claimed. A batch is no larger than what can be worked on
-// at the same time, so that a claim needs to last for one try only: when we die,
-// another broker takes over soon.
+// returns how many it claimed.
 func (r *Revoker) RunOnce(ctx context.Context, issuer string) (int, error) {
 	l, known := r.loops[issuer]
 	if !known {
 		return 0, errors.New("no issuer " + issuer + " is configured")
 	}
-	limit := r.config.Workers
-	if l.free {
-		limit = batchOfNothing
-	}
-	claimed, expired, err := r.config.Store.Claim(ctx, issuer, limit, r.config.RevokeTime+claimSlack)
-	if err != nil {
-		return 0, err
-	}
-	l.free = len(claimed) == 0 && expired > 0
-	slots := make(chan struct{}, r.config.Workers) // the first batch after a free one may be larger
+	claimed, worked, err := r.claim(ctx, l, cap(l.lane.slots))
 	var running sync.WaitGroup
 	for _, c := range claimed {
-		slots <- struct{}{}
-		running.Go(func() {
-			defer func() { <-slots }()
-			r.revoke(ctx, c)
-		})
+		running.Go(func() { r.revoke(ctx, l, c) })
 	}
 	running.Wait()
-	return len(claimed) + expired, nil
+	return worked, err
 }
 
 // revoke tries once, and writes down what came of it. A broker that is told to
 // stop finishes the try.
-func (r *Revoker) revoke(ctx context.Context, c leases.Claimed) {
+func (r *Revoker) revoke(ctx context.Context, l *loop, c leases.Claimed) {
+	l.lane.slots <- struct{}{}
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), r.config.RevokeTime, errors.New("revoking took too long"))
 	defer cancel()
 	log := r.config.Logger.With("lease", c.ID, "issuer", c.Issuer)
 	began := r.config.Store.Now()
 	response, err := r.ask(ctx, c)
+	<-l.lane.slots
 
 	// What follows is ours to write down even when the target used the time up.
 	ctx, cancel = context.WithTimeoutCause(context.WithoutCancel(ctx), r.config.RevokeTime, errors.New("recording a revocation took too long"))
 	defer cancel()
 	now := r.config.Store.Now()
-	switch {
-	case err != nil:
-		r.failed(ctx, c, err)
-	case !response.Found && began.Before(c.SettledAt):
+	if err != nil {
+		r.failed(ctx, l, c, err)
+		return
+	}
+	r.answered(ctx, l)
+	if !response.Found && began.Before(c.SettledAt) {
 		// A create that is still on its way could land behind us: "not found" is an
 		// answer only to a question that was asked once the target refuses to make it.
 		// What we claim by may be later than the clock that the target goes by.
@@ -208,15 +214,15 @@ func (r *Revoker) revoke(ctx context.Context, c leases.Claimed) {
 		if err := r.config.Store.Postpone(ctx, c.Lease, until, "not on the target yet; waiting until nothing can be made for it any more", false); err != nil {
 			log.ErrorContext(ctx, "postponing a revocation failed; its claim will run out", "error", err)
 		}
-	default:
-		done, err := r.config.Store.Complete(ctx, c.Lease)
-		if err != nil {
-			log.ErrorContext(ctx, "a credential was taken back, but that could not be written down; it will be tried again", "error", err)
-			return
-		}
-		if done && r.config.Observe != nil {
-			r.config.Observe.Revoked(c.Issuer, max(0, now.Sub(c.ExpiresAt)))
-		}
+		return
+	}
+	done, err := r.config.Store.Complete(ctx, c.Lease)
+	if err != nil {
+		log.ErrorContext(ctx, "a credential was taken back, but that could not be written down; it will be tried again", "error", err)
+		return
+	}
+	if done && r.config.Observe != nil {
+		r.config.Observe.Revoked(c.Issuer, max(0, now.Sub(c.ExpiresAt)))
 	}
 }
 
@@ -231,29 +237,53 @@ func (r *Revoker) ask(ctx context.Context, c leases.Claimed) (_ *issuers.RevokeR
 	return r.config.Issuers[c.Issuer].Revoke(ctx, &issuers.RevokeRequest{Lease: c.Named(r.config.Installation), Handle: c.Handle})
 }
 
-func (r *Revoker) failed(ctx context.Context, c leases.Claimed, err error) {
+// answered: whatever the target said, it is there. All that was tried in vain
+// while it wasn't is due now.
+func (r *Revoker) answered(ctx context.Context, l *loop) {
+	if !l.lane.answered() {
+		return
+	}
+	for _, issuer := range l.lane.issuers {
+		r.config.Logger.InfoContext(ctx, "a target answers again; what waited for it is taken back now", "issuer", issuer)
+		if err := r.config.Store.Hasten(ctx, issuer, longestBackoff); err != nil {
+			r.config.Logger.WarnContext(ctx, "what waits for a target could not be made due; each comes in its time", "issuer", issuer, "error", err)
+		}
+		r.Notify(issuer)
+		poke(r.loops[issuer].freed)
+	}
+}
+
+func (r *Revoker) failed(ctx context.Context, l *loop, c leases.Claimed, err error) {
 	now := r.config.Store.Later()
-	stuck := errors.Is(err, issuers.ErrBlocked) || now.Sub(c.ExpiresAt) > stuckAfter || c.Attempts >= stuckAttempts
-	pause := Backoff(c.Attempts)
-	if errors.Is(err, issuers.ErrBlocked) {
+	blocked := errors.Is(err, issuers.ErrBlocked)
+	stuck := blocked || now.Sub(c.ExpiresAt) > r.config.Grace || c.Attempts >= stuckAttempts
+	until := now.Add(Backoff(c.Attempts))
+	switch {
+	case errors.Is(err, issuers.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
+		// When it is tried again is the target's matter, not the lease's: the target
+		// is what has to come back.
+		until = l.lane.silent(now)
+		if l.lane.open() {
+			r.config.Logger.WarnContext(ctx, "a target doesn't answer; it is tried with one revocation at a time", "issuer", c.Issuer, "again_at", until)
+		}
+	case blocked:
 		// It waits for a person, who can ask for another try at once. Many of these
 		// must not keep those busy that can be taken back.
-		pause *= blockedFactor
+		until = now.Add(min(longestBackoff, blockedFactor*Backoff(c.Attempts)))
+		r.answered(ctx, l)
+	default:
+		r.answered(ctx, l)
 	}
 	if r.config.Observe != nil {
 		r.config.Observe.Failed(c.Issuer, stuck)
 	}
-	r.config.Logger.WarnContext(ctx, "revoking failed; it will be tried again", "lease", c.ID, "issuer", c.Issuer,
-		"attempts", c.Attempts+1, "again_in", pause.String(), "stuck", stuck, "error", err)
-	if err := r.config.Store.Postpone(ctx, c.Lease, now.Add(pause), err.Error(), stuck); err != nil {
+	level := slog.LevelWarn
+	if stuck && !c.Stuck {
+		level = slog.LevelError // once; then it is a warning again
+	}
+	r.config.Logger.Log(ctx, level, "revoking failed; it will be tried again", "lease", c.ID, "issuer", c.Issuer,
+		"attempts", c.Attempts+1, "again_in", until.Sub(now).String(), "stuck", stuck, "error", err)
+	if err := r.config.Store.Postpone(ctx, c.Lease, until, err.Error(), stuck || c.Stuck); err != nil {
 		r.config.Logger.ErrorContext(ctx, "postponing a revocation failed; its claim will run out", "lease", c.ID, "error", err)
 	}
-}
-
-// Backoff is how long to wait after a number of failures: doubling, bounded, and
-// between half and the whole of it at random, so that a fleet doesn't come back
-// all at once.
-func Backoff(failures int) time.Duration {
-	whole := min(longestBackoff, firstBackoff<<min(failures, 10))
-	return whole/2 + rand.N(whole/2) //nolint:gosec // jitter, no secret
 }

@@ -133,12 +133,12 @@ func TestRetriesForEver(t *testing.T) {
 	f := newFixture(t, brokertest.Options{})
 	id := f.Exchange(f.Job(), "payments/deploy-db").Credentials[0].LeaseID
 	f.begin(t, id)
-	f.DB.Set(brokertest.Hooks{Down: true})
+	f.DB.Set(brokertest.Hooks{Revoke: func(context.Context, *issuers.RevokeRequest) error { return issuers.ErrRejected }})
 	const tries = 40
 	for i := range tries {
 		f.once(t, 1)
 		pause := time.Until(f.dueAt(t, id))
-		if pause <= 0 || pause > 30*time.Second || (i > 10 && pause < 10*time.Second) {
+		if pause <= 0 || pause > 5*time.Minute || (i > 10 && pause < 2*time.Minute) {
 			t.Fatalf("after try %d it waits for %s", i+1, pause)
 		}
 		f.once(t, 0) // not before its time
@@ -160,7 +160,7 @@ func TestRetriesForEver(t *testing.T) {
 func TestBackoff(t *testing.T) {
 	t.Parallel()
 	for failures := range 2000 {
-		whole := min(500*time.Millisecond<<min(failures, 10), 30*time.Second)
+		whole := min(500*time.Millisecond<<min(failures, 12), 5*time.Minute)
 		if got := revoker.Backoff(failures); got < whole/2 || got >= whole {
 			t.Fatalf("after %d failures %s, want between half of %s and all of it", failures, got, whole)
 		}
@@ -275,6 +275,107 @@ func TestDeadTargetKeepsNobodyWaiting(t *testing.T) {
 	close(release)
 	f.Other.Set(brokertest.Hooks{})
 	brokertest.Poll(t, "it is taken back when its target is back", func() bool { return len(f.Other.Live()) == 0 })
+}
+
+// TestBreaker: a target that doesn't answer is tried with one lease at a time, what
+// ends meanwhile is no longer active, and when it is back all of it goes.
+func TestBreaker(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, brokertest.Options{})
+	const n = 40
+	var held []string
+	for range n {
+		held = append(held, f.Exchange(f.Job(), "payments/deploy-db").Credentials[0].LeaseID)
+	}
+	var at, most, calls atomic.Int32
+	var silent atomic.Bool
+	silent.Store(true)
+	f.DB.Set(brokertest.Hooks{Revoke: func(context.Context, *issuers.RevokeRequest) error {
+		if !silent.Load() {
+			return nil
+		}
+		if now := at.Add(1); calls.Add(1) > 24 && now > most.Load() { // those that were under way when it broke are done
+			most.Store(now)
+		}
+		defer at.Add(-1)
+		return issuers.ErrUnavailable
+	}})
+	f.Exec(`UPDATE leases SET due_at = now() - interval '1 second'`)
+	run(t, f.Revoker)
+	brokertest.Poll(t, "all are on record as being revoked", func() bool {
+		return f.Count(`SELECT count(*) FROM leases WHERE state = 'revoking'`) == n
+	})
+	brokertest.Poll(t, "it is tried again", func() bool { return f.seen.failed.Load() > 6 })
+	if tried := f.Count(`SELECT count(*) FROM leases WHERE attempts > 0`); tried > n-4 {
+		t.Errorf("%d of %d were tried on a target that doesn't answer", tried, n)
+	}
+	if most.Load() > 1 {
+		t.Errorf("it was asked %d things at once", most.Load())
+	}
+	silent.Store(false)
+	brokertest.Poll(t, "all are taken back", func() bool { return len(f.DB.Live()) == 0 })
+	brokertest.Poll(t, "and on record", func() bool {
+		return f.Count(`SELECT count(*) FROM leases WHERE state = 'revoked'`) == len(held)
+	})
+}
+
+// TestOverdueIsStuck, also where nobody could try it; and a sweep of many says
+// each end once.
+func TestOverdueIsStuck(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, brokertest.Options{})
+	late := f.Exchange(f.Job(), "payments/deploy-db").Credentials[0].LeaseID
+	soon := f.Exchange(f.Job(), "payments/deploy-db").Credentials[0].LeaseID
+	f.begin(t, late)
+	f.begin(t, soon)
+	f.Exec(`UPDATE leases SET revoking_at = now() - interval '11 minutes' WHERE id = $1`, late)
+	if n, err := f.MarkStuck(t.Context()); n != 1 || err != nil {
+		t.Fatalf("%d were marked: %v", n, err)
+	}
+	if n, err := f.MarkStuck(t.Context()); n != 0 || err != nil {
+		t.Errorf("%d were marked again: %v", n, err)
+	}
+	found, next, err := f.store.Page(t.Context(), leases.Filter{Stuck: true, Limit: 10})
+	if err != nil || len(found) != 1 || found[0].ID != late || next != "" || found[0].LastError == "" {
+		t.Errorf("listed as stuck: %v %q %v", found, next, err)
+	}
+	f.once(t, 2)
+	if l := f.get(t, late); l.State != leases.Revoked || l.Stuck {
+		t.Errorf("it is %s, stuck %v", l.State, l.Stuck)
+	}
+}
+
+// TestSweep: two sweeps at once end each lease once, with one event that names it.
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, brokertest.Options{})
+	const n = 60
+	for range n {
+		f.Exchange(f.Job(), "payments/sign")
+	}
+	f.Exec(`UPDATE leases SET due_at = now() - interval '1 second'`)
+	var swept atomic.Int32
+	var running sync.WaitGroup
+	for range 2 {
+		running.Go(func() {
+			for {
+				found, err := f.store.Sweep(context.WithoutCancel(t.Context()), brokertest.IssuerJWT, 7)
+				if err != nil {
+					t.Error(err)
+				}
+				if swept.Add(int32(len(found))); len(found) == 0 { //nolint:gosec // a sweep is small
+					return
+				}
+			}
+		})
+	}
+	running.Wait()
+	if swept.Load() != n || f.Count(`SELECT count(*) FROM leases WHERE state = 'expired'`) != n {
+		t.Errorf("%d were swept, want %d", swept.Load(), n)
+	}
+	if named := f.Count(`SELECT count(DISTINCT id) FROM audit_events, jsonb_array_elements_text(body::jsonb #> '{data,leases}') AS id WHERE type = 'leases.expired'`); named != n {
+		t.Errorf("%d have their end on record, want %d", named, n)
+	}
 }
 
 // TestPanicIsAFailure: of an issuer with a mistake in it, nothing else suffers.

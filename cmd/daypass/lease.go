@@ -21,7 +21,7 @@ const pageSize = 100
 func (p *program) leaseCommand() *cobra.Command {
 	return p.group("lease", "Show, renew and revoke what was issued", `  daypass lease ls --state active
   daypass lease revoke lse_01J8Z3 --reason "laptop lost"`,
-		p.leaseListCommand(), p.leaseShowCommand(), p.leaseRenewCommand(), p.leaseRevokeCommand(), p.leaseReconcileCommand())
+		p.leaseListCommand(), p.leaseShowCommand(), p.leaseRenewCommand(), p.leaseRevokeCommand(), p.leaseReconcileCommand(), p.leaseJobCommand())
 }
 
 // withToken connects and reads the token of an admin or a session.
@@ -39,6 +39,7 @@ func (p *program) leaseListCommand() *cobra.Command {
 		filter  client.LeaseFilter
 		expires string
 		limit   int
+		stuck   bool
 	)
 	cmd := &cobra.Command{
 		Use:   "ls",
@@ -46,13 +47,20 @@ func (p *program) leaseListCommand() *cobra.Command {
 		Long: `Ls lists leases, newest first: those that the filters choose, with an admin's
 token; those obtained with it, with a session's.`,
 		Example: `  daypass lease ls --policy payments --state active
-  daypass lease ls --expires-before 1h --output json`,
+  daypass lease ls --expires-before 1h --output json
+  daypass lease ls --stuck`,
 		Args: exactly(0, "none"),
 	}
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		if filter.ExpiresBefore, err = moment(expires, time.Now()); err != nil {
 			return err
+		}
+		if stuck {
+			if filter.State != "" {
+				return usage("--stuck and --state say two things: use one of them")
+			}
+			filter.State = api.StateStuck
 		}
 		c, token, err := p.withToken()
 		if err != nil {
@@ -68,6 +76,14 @@ token; those obtained with it, with a session's.`,
 		return p.printLeases(list)
 	}
 	flags := cmd.Flags()
+	filterFlags(cmd, &filter)
+	flags.BoolVar(&stuck, "stuck", false, "only those whose revocation waits for a person")
+	flags.StringVar(&expires, "expires-before", "", "only those that end before a time (RFC 3339), or within a duration like 1h")
+	limitFlag(cmd, &limit)
+	return cmd
+}
+
+func filterFlags(cmd *cobra.Command, filter *client.LeaseFilter) {
 	for _, f := range []struct {
 		name string
 		to   *string
@@ -81,11 +97,8 @@ token; those obtained with it, with a session's.`,
 		{"state", &filter.State},
 		{"target", &filter.Target},
 	} {
-		flags.StringVar(f.to, f.name, "", "only of this "+f.name)
+		cmd.Flags().StringVar(f.to, f.name, "", "only of this "+f.name)
 	}
-	flags.StringVar(&expires, "expires-before", "", "only those that end before a time (RFC 3339), or within a duration like 1h")
-	limitFlag(cmd, &limit)
-	return cmd
 }
 
 func limitFlag(cmd *cobra.Command, limit *int) {
@@ -282,37 +295,59 @@ func (p *program) leaseRenewCommand() *cobra.Command {
 
 func (p *program) leaseRevokeCommand() *cobra.Command {
 	var how api.RevokeRequest
+	var many massRevoke
 	cmd := &cobra.Command{
-		Use: "revoke ID", Short: "Take a lease back now", Args: exactly(1, "ID"),
-		Long: `Revoke takes a lease back. It may be repeated. "revoking" means that the broker has
-not finished yet and goes on by itself.`,
+		Use: "revoke [ID]", Short: "Take a lease back now, or many",
+		Long: `Revoke takes a lease back, or all that the filters choose. It may be repeated.
+"revoking" means that the broker has not finished yet and goes on by itself.
+Many are revoked by a job in the background: daypass lease job shows how far it is.`,
 		Example: `  daypass lease revoke lse_01J8Z3 --reason "laptop lost"
-  daypass lease revoke lse_01J8Z3 --job --reason "its log leaked"`,
+  daypass lease revoke lse_01J8Z3 --job --reason "its log leaked"
+  daypass lease revoke --policy payments --dry-run
+  daypass lease revoke --policy payments --reason "the runner was broken into" --wait
+  daypass lease revoke --all --reason "all of them"`,
 	}
 	out := outputFlag(cmd)
-	cmd.Flags().StringVar(&how.Reason, "reason", "", "why, for the audit log")
+	cmd.Flags().StringVar(&how.Reason, "reason", "", "why, for the audit log; needed for many")
 	cmd.Flags().BoolVar(&how.Job, "job", false, "all that the job of this lease holds, by an operator's token")
+	many.flags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, token, err := p.withToken()
-		if err != nil {
+		if many.asked() {
+			if len(args) > 0 || how.Job {
+				return usage("filters choose many leases, an ID one: use one of them")
+			}
+			return p.revokeMany(cmd.Context(), &many, how.Reason, *out)
+		}
+		if many.dry || many.wait {
+			return usage("--dry-run and --wait are for many leases (hint: choose them by --policy, --issuer …, or --all)")
+		}
+		if err := exactly(1, "ID")(cmd, args); err != nil {
 			return err
 		}
-		answer, err := c.Revoke(cmd.Context(), token, args[0], how)
-		if err != nil {
-			return err
-		}
-		if *out == outputJSON {
-			return p.printJSON(answer)
-		}
-		line := args[0] + " is " + answer.State
-		if how.Job {
-			line = fmt.Sprintf("all that the job of %s held (%d) is %s", args[0], len(answer.Leases), answer.State)
-		}
-		if answer.ValidElsewhereUntil != nil {
-			line += "; whoever verifies it without asking the broker accepts it until " + stampOf(answer.ValidElsewhereUntil)
-		}
-		_, err = fmt.Fprintln(p.stdout, clean(line))
-		return err
+		return p.revokeOne(cmd.Context(), args[0], how, *out)
 	}
 	return cmd
+}
+
+func (p *program) revokeOne(ctx context.Context, id string, how api.RevokeRequest, out output) error {
+	c, token, err := p.withToken()
+	if err != nil {
+		return err
+	}
+	answer, err := c.Revoke(ctx, token, id, how)
+	if err != nil {
+		return err
+	}
+	if out == outputJSON {
+		return p.printJSON(answer)
+	}
+	line := id + " is " + answer.State
+	if how.Job {
+		line = fmt.Sprintf("all that the job of %s held (%d) is %s", id, len(answer.Leases), answer.State)
+	}
+	if answer.ValidElsewhereUntil != nil {
+		line += "; whoever verifies it without asking the broker accepts it until " + stampOf(answer.ValidElsewhereUntil)
+	}
+	_, err = fmt.Fprintln(p.stdout, clean(line))
+	return err
 }

@@ -203,6 +203,7 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 	}
 	parts.Once, parts.Limits = settings.Once(), limits(settings.Limits)
 	parts.Retention = instance.Retention{Leases: settings.Retention.Leases.Std(), Audit: settings.Retention.Audit.Std(), Archive: settings.Retention.Archive}
+	parts.RevokeGrace = settings.Revoker.Grace.Std()
 	for _, prefix := range settings.ProxyNetworks {
 		network := &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
 		parts.TrustedProxies = append(parts.TrustedProxies, echo.TrustIPRange(network))
@@ -270,7 +271,7 @@ func openIssuers(ctx context.Context, settings *config.Config, with instance.Iss
 		if len(roles) == 0 {
 			roles = []string{""} // a kind whose grants name none
 		}
-		open[c.Name] = broker.Issuer{Issuer: unruly(issuer), Target: target, Roles: roles}
+		open[c.Name] = broker.Issuer{Issuer: unruly(issuer), Target: target, Roles: roles, Workers: c.MaxConnections}
 	}
 	return open, nil
 }
