@@ -9,7 +9,7 @@
 // the lease.
 //
 // [Issuer] has two methods. What else a kind can do is said by small optional
-// interfaces: [Renewer], [ParameterChecker], [GrantChecker], [Lister]. Package issuertest holds
+// interfaces: [Renewer], [ParameterChecker], [GrantChecker], [Lister], [EpochKeeper]. Package issuertest holds
 // the suite that every kind passes.
 package issuers
 
@@ -76,6 +76,17 @@ type Lister interface {
 	// ListLeases returns the ids of this installation's leases that have not been
 	// taken back on the target. Errors wrap [ErrUnavailable] or [ErrRejected].
 	ListLeases(ctx context.Context) ([]string, error)
+}
+
+// EpochKeeper is an Issuer whose target remembers the highest epoch that its
+// installation came with, and refuses to make or end anything for a lower one: so
+// a broker on an older copy of the database, which can't know that it is one,
+// does no harm there.
+type EpochKeeper interface {
+	// RaiseEpoch tells the target the epoch that the issuer was opened with, and
+	// returns the highest that the target knows: that one, or a higher one, which it
+	// keeps. Errors wrap [ErrNoEpoch], [ErrUnavailable] or [ErrRejected].
+	RaiseEpoch(ctx context.Context) (highest int64, err error)
 }
 
 // Lease names one credential. All names that an issuer makes derive from it.
@@ -198,6 +209,8 @@ var (
 	ErrRejected = errors.New("issue rejected")
 	// ErrLate: the lease's issue deadline has passed, or it was revoked already.
 	ErrLate = errors.New("too late to issue")
+	// ErrNoEpoch: the target has no place for an epoch.
+	ErrNoEpoch = errors.New("the target doesn't keep the epoch")
 	// ErrBlocked: the credential can no longer be used, but something on the
 	// target has to be decided by a person before it can be taken away for good.
 	// The error's text says what.
