@@ -67,6 +67,9 @@ const (
 	KeyRevoked   Type = "signing_key.revoked"
 	KeysReplaced Type = "keys.replaced" // a sealing key was lost or stolen, and another took its place
 
+	InstallationPromoted Type = "installation.promoted" // a restored database took over, in a new epoch
+	InstallationRenewed  Type = "installation.renewed"  // a copy became an installation of its own
+
 	AdminTokenCreated Type = "admin_token.created"
 	AdminTokenRevoked Type = "admin_token.revoked" //nolint:gosec // the name of an event
 )

@@ -71,6 +71,7 @@ type Config struct {
 // IssuerParts is what issuers are opened with, besides their configuration.
 type IssuerParts struct {
 	Installation string
+	Epoch        int64 // of the installation: see issuers.EpochKeeper
 	Signer       func() issuers.Signer // the key to sign with at each moment
 	Vault        sealed.Vault          // where static secrets are
 }
@@ -110,6 +111,8 @@ type Instance struct {
 	reloads *reloader.Reloader
 	metrics *metrics
 	signing keyCheck
+
+	restored restored
 }
 
 // Base is what the database and the sealing key alone give: enough for admin
@@ -117,6 +120,7 @@ type Instance struct {
 type Base struct {
 	Pool         *pgxpool.Pool
 	Installation string
+	Identity     installation.Identity
 	Root         *keys.Root
 	Recorder     *audit.Recorder
 	Tokens       *admin.Tokens
@@ -146,9 +150,11 @@ func (b *Base) open(ctx context.Context, sealer keys.Sealer, now func() time.Tim
 	if err := migrations.Check(ctx, b.Pool); err != nil {
 		return err
 	}
-	if b.Installation, err = installation.Check(ctx, b.Pool); err != nil {
+	identity, err := installation.Original(ctx, b.Pool)
+	if err != nil {
 		return err
 	}
+	b.Identity, b.Installation = *identity, identity.ID
 	if b.Root, err = installation.OpenRoot(ctx, b.Pool, sealer, b.Installation); err != nil {
 		return err
 	}
@@ -158,7 +164,7 @@ func (b *Base) open(ctx context.Context, sealer keys.Sealer, now func() time.Tim
 	if b.Recorder, err = audit.New(audit.Config{Installation: b.Installation, Tenant: Tenant, MAC: b.Root.Hasher(keys.AuditMACs)}); err != nil {
 		return err
 	}
-	b.Tokens, err = admin.New(admin.Config{Pool: b.Pool, Hasher: b.Root.Hasher(keys.AdminTokens), Audit: b.Recorder, Tenant: Tenant, Now: now})
+	b.Tokens, err = admin.New(admin.Config{Pool: b.Pool, Hasher: b.Root.Hasher(keys.AdminTokens), Audit: b.Recorder, Tenant: Tenant, Now: now, Since: b.Identity.Since})
 	return err
 }
 
@@ -198,7 +204,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	if err != nil {
 		return nil, err
 	}
-	i := &Instance{Installation: base.Installation, Tokens: base.Tokens, config: config, pool: base.Pool}
+	i := &Instance{Installation: base.Installation, Tokens: base.Tokens, config: config, pool: base.Pool, restored: restored{identity: base.Identity}}
 	defer func() {
 		if err != nil {
 			i.Close()
@@ -221,7 +227,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	if err := i.openRing(ctx, base, newRingMetrics(registry, config.Now)); err != nil {
 		return nil, err
 	}
-	if i.issuers, err = config.OpenIssuers(ctx, IssuerParts{Installation: i.Installation, Signer: i.ring.Signer, Vault: i.secrets}); err != nil {
+	if i.issuers, err = config.OpenIssuers(ctx, IssuerParts{Installation: i.Installation, Epoch: base.Identity.Epoch, Signer: i.ring.Signer, Vault: i.secrets}); err != nil {
 		return nil, err
 	}
 	verifier, err := oidc.New(ctx, oidc.Config{Providers: config.Providers, Now: config.Now, SelfIssuer: config.ExternalURL, Logger: config.Logger})
@@ -237,7 +243,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		Installation: i.Installation, Tenant: Tenant, Verifier: verifier, Policies: func() *policies.Set { return i.reloads.Set() }, Issuers: i.issuers, Store: i.store,
 		SessionTokens: base.Root.Hasher(keys.SessionTokens), Fingerprints: base.Root.Hasher(keys.Fingerprints), Notify: i.revoker.Notify,
 		Logger: config.Logger, IssueTime: config.IssueTime, Checkpoint: config.Checkpoint, Observe: i.metrics,
-		Limits: config.Limits.Limits, Once: config.Once,
+		Limits: config.Limits.Limits, Once: config.Once, Since: base.Identity.Since,
 	}); err != nil {
 		return nil, err
 	}
@@ -322,6 +328,7 @@ func (i *Instance) Run(ctx context.Context) {
 	running.Go(func() { i.rotator.Run(ctx) })
 	running.Go(func() { i.ring.Run(ctx) })
 	running.Go(func() { i.sealer.Run(ctx) })
+	running.Go(func() { i.raiseEpochs(ctx) })
 	running.Wait()
 }
 
@@ -386,6 +393,7 @@ func (i *Instance) ready(ctx context.Context) httpapi.Readiness {
 		r.Ready, r.Checks["database"] = false, "the database does not answer"
 		return r
 	}
+	i.sayRestored(ctx, &r)
 	for name, issuer := range i.issuers {
 		failure, tried := degraded[name]
 		switch {
