@@ -41,6 +41,17 @@ type Identity struct {
 	Timeline, SeenTimeline int64
 }
 
+// NeedsSigningKey says that the installation let go of another one's signing keys
+// and has none of its own yet.
+func NeedsSigningKey(ctx context.Context, conn Querier) (bool, error) {
+	const none = `SELECT i.epoch_why = $1 AND NOT EXISTS (SELECT FROM signing_keys) FROM installation i`
+	var needed bool
+	if err := conn.QueryRow(ctx, none, Anew).Scan(&needed); err != nil {
+		return false, fmt.Errorf("reading installation: %w", err)
+	}
+	return needed, nil
+}
+
 // NewID makes an id up: 12 characters, as the first migration does.
 func NewID() string {
 	random := make([]byte, 6)

@@ -84,7 +84,7 @@ func (r *Restore) renew(ctx context.Context) (*Report, error) {
 		if err != nil {
 			return err
 		}
-		report.Leases, report.Revoking = n-report.Revoking, report.Revoking
+		report.Leases = n - report.Revoking
 		rebinding := &sealing.Rebinding{Pool: r.config.Pool, Sealer: r.config.Sealer, From: who.ID, To: report.Installation, Drop: r.config.DropSealed}
 		rebound, err := rebinding.Apply(ctx, tx, root)
 		if err != nil {

@@ -241,5 +241,5 @@ func (r *restoring) writeAnew(line func(string, ...any), p *restore.Report) {
 	if len(p.SigningKeys) > 0 {
 		line("signing keys\tthose of the original are let go: %s", strings.Join(p.SigningKeys, ", "))
 	}
-	line("next\tgive it an external_url, key labels and target accounts of its own; then daypassd keys generate, and daypassd target setup for each target")
+	line("next\tgive it an external_url, key labels and target accounts of its own, and run daypassd target setup for each target; its signing key is made at the first start")
 }
