@@ -43,6 +43,9 @@ func (b *Broker) identify(ctx context.Context, token any) (*asking, error) {
 			return nil, fmt.Errorf("encoding claims: %w", err)
 		}
 		provider, _ := b.config.Verifier.Provider(id.Provider)
+		if err := b.checkSince(id, provider.MaxTokenAge); err != nil {
+			return nil, err
+		}
 		session := leases.Session{
 			ID: ids.New(ids.Session, now), Provider: id.Provider, Issuer: id.Issuer, TokenDigest: id.Digest, Subject: id.Subject,
 			Claims: claims, OpenedAt: now, ExpiresAt: now.Add(min(provider.SessionTTL, maxSession)), TokenExpiresAt: id.Expiry,

@@ -60,6 +60,9 @@ type Config struct {
 	// Once names the providers whose job tokens may come once; those of all others
 	// may come again while their session lives.
 	Once map[string]bool
+	// Since is when the broker's database was promoted after a restore: sessions and
+	// job tokens from before are refused. Zero: none is.
+	Since time.Time
 
 	// IssueTime is how long an issuer may take; zero: 10 s. Targets refuse to
 	// make anything for a lease after it.

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/daypass/daypass/broker/admin"
 	"github.com/daypass/daypass/broker/leases"
@@ -50,7 +51,24 @@ func (b *Broker) FindSession(ctx context.Context, token SessionToken) (*leases.H
 	if errors.Is(err, leases.ErrNotFound) {
 		return nil, &oidc.Error{Reason: oidc.ReasonExpired, Detail: "no session has this token"}
 	}
+	if err == nil && held.OpenedAt.Before(b.config.Since) {
+		return nil, &oidc.Error{Reason: oidc.ReasonExpired, Detail: "the session is from before the broker's database was restored: exchange a new job token"}
+	}
 	return held, err
+}
+
+// checkSince refuses a job token that may be from before the broker's database was
+// restored: whether it was used already isn't on record. Where it doesn't say when
+// it was issued, its end tells.
+func (b *Broker) checkSince(id *oidc.Identity, longest time.Duration) error {
+	since := b.config.Since
+	switch {
+	case since.IsZero():
+		return nil
+	case id.IssuedAt.IsZero() && id.Expiry.Add(-longest).After(since), id.IssuedAt.After(since):
+		return nil
+	}
+	return &oidc.Error{Reason: oidc.ReasonExpired, Detail: "the token was issued before the broker's database was restored, so nobody knows whether it was used: ask the provider for a new one"}
 }
 
 // Caller is who asks about leases: a session, or an admin.

@@ -9,7 +9,7 @@
 // the lease.
 //
 // [Issuer] has two methods. What else a kind can do is said by small optional
-// interfaces: [Renewer], [ParameterChecker], [GrantChecker], [Lister]. Package issuertest holds
+// interfaces: [Renewer], [ParameterChecker], [GrantChecker], [Lister], [EpochKeeper]. Package issuertest holds
 // the suite that every kind passes.
 package issuers
 
@@ -68,6 +68,17 @@ type Grant struct {
 	Role                 string
 	TTL                  time.Duration   // the longest life that it names; zero where it names none
 	Parameters           json.RawMessage // templates not filled; nil when there are none
+}
+
+// EpochKeeper is an Issuer whose target remembers the highest epoch that its
+// installation came with, and refuses to make or end anything for a lower one: so
+// a broker on an older copy of the database, which can't know that it is one,
+// does no harm there.
+type EpochKeeper interface {
+	// RaiseEpoch tells the target the epoch that the issuer was opened with, and
+	// returns the highest that the target knows: that one, or a higher one, which it
+	// keeps. Errors wrap [ErrNoEpoch], [ErrUnavailable] or [ErrRejected].
+	RaiseEpoch(ctx context.Context) (highest int64, err error)
 }
 
 // Lease names one credential. All names that an issuer makes derive from it.
@@ -190,6 +201,8 @@ var (
 	ErrRejected = errors.New("issue rejected")
 	// ErrLate: the lease's issue deadline has passed, or it was revoked already.
 	ErrLate = errors.New("too late to issue")
+	// ErrNoEpoch: the target has no place for an epoch.
+	ErrNoEpoch = errors.New("the target doesn't keep the epoch")
 	// ErrBlocked: the credential can no longer be used, but something on the
 	// target has to be decided by a person before it can be taken away for good.
 	// The error's text says what.

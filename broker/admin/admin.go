@@ -53,13 +53,14 @@ func (t *Token) Can(role Role) bool {
 	return t.Role == role || (t.Role == Operator && role == Viewer)
 }
 
-// Config of Tokens. Every field is required.
+// Config of Tokens. Every field is required but Since.
 type Config struct {
 	Pool   *pgxpool.Pool
 	Hasher *keys.Hasher // of the root's key for admin tokens
 	Audit  *audit.Recorder
 	Tenant string
 	Now    func() time.Time
+	Since  time.Time // tokens from before it are void; zero: none is
 }
 
 // Tokens creates, lists, revokes and recognises admin tokens.
@@ -166,6 +167,47 @@ func (t *Tokens) Revoke(ctx context.Context, id, osUser string) error {
 	return nil
 }
 
+// RevokeAll ends every token that hasn't ended, in the caller's transaction, and
+// returns them.
+func (t *Tokens) RevokeAll(ctx context.Context, tx pgx.Tx, actor, reason string) ([]Token, error) {
+	const revoke = `
+UPDATE admin_tokens SET revoked_at = $2, events = events + 1 WHERE tenant = $1 AND revoked_at IS NULL AND expires_at > $2 RETURNING ` + columns + `, events`
+	type ended struct {
+		Token
+
+		Events int
+	}
+	now := t.config.Now().UTC().Truncate(time.Microsecond)
+	rows, err := tx.Query(ctx, revoke, t.config.Tenant, now)
+	if err != nil {
+		return nil, fmt.Errorf("revoking admin tokens: %w", err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[ended])
+	if err != nil {
+		return nil, fmt.Errorf("revoking admin tokens: %w", err)
+	}
+	tokens := make([]Token, 0, len(all))
+	events := make([]audit.Event, 0, len(all))
+	for _, e := range all {
+		event, err := t.config.Audit.Event(audit.Entry{
+			At: now, Type: audit.AdminTokenRevoked, Subject: e.ID, Count: e.Events, Actor: actor, Data: map[string]any{"reason": reason},
+		})
+		if err != nil {
+			return nil, err
+		}
+		tokens, events = append(tokens, e.Token), append(events, event)
+	}
+	if len(events) == 0 {
+		return tokens, nil
+	}
+	batch := &pgx.Batch{}
+	audit.InsertIf(batch, events, "true")
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return nil, fmt.Errorf("revoking admin tokens: %w", err)
+	}
+	return tokens, nil
+}
+
 // Authenticate recognises a token by its value. It is looked up by its keyed
 // hash, so that timing tells nothing of the value.
 func (t *Tokens) Authenticate(ctx context.Context, value string) (*Token, error) {
@@ -180,6 +222,9 @@ func (t *Tokens) Authenticate(ctx context.Context, value string) (*Token, error)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if token.CreatedAt.Before(t.config.Since) {
+		return nil, ErrUnknown
 	}
 	if token.RevokedAt != nil || !t.config.Now().Before(token.ExpiresAt) {
 		return nil, ErrUnknown

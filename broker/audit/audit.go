@@ -85,9 +85,11 @@ const (
 	KeyRevoked   Type = "signing_key.revoked"
 	KeysReplaced Type = "keys.replaced" // a sealing key was lost or stolen, and another took its place
 
-	AuditKeyAdopted Type = "audit_key.adopted" // it signs checkpoints from now on; the subject is its key id
-	SwitchOff       Type = "switch.off"        // an operator turned a provider, policy, grant or issuer off
-	SwitchOn        Type = "switch.on"
+	AuditKeyAdopted      Type = "audit_key.adopted" // it signs checkpoints from now on; the subject is its key id
+	SwitchOff            Type = "switch.off"        // an operator turned a provider, policy, grant or issuer off
+	SwitchOn             Type = "switch.on"
+	InstallationPromoted Type = "installation.promoted" // a restored database took over, in a new epoch
+	InstallationRenewed  Type = "installation.renewed"  // a copy became an installation of its own
 
 	AdminTokenCreated Type = "admin_token.created"
 	AdminTokenRevoked Type = "admin_token.revoked" //nolint:gosec // the name of an event

@@ -3,7 +3,9 @@
 // its database, and the database knows where it was born: a copy of it (dump and
 // restore, CREATE DATABASE … TEMPLATE) finds out that it is one, and nothing is
 // issued or revoked from it, since the credentials on the targets are the
-// original's.
+// original's. A copy of a server's files can't find out by itself: there the
+// targets tell, by the installation's epoch. Package restore makes a copy one
+// that may work.
 package installation
 
 import (
@@ -17,41 +19,6 @@ import (
 	"github.com/daypass/daypass/broker/keys"
 )
 
-// ErrCopy says that this database is a copy of the one that it was born as.
-var ErrCopy = errors.New("this database is a copy")
-
-const identify = `
-SELECT i.id,
-    i.system_identifier = (SELECT system_identifier::text FROM pg_control_system())
-    AND i.database_oid = (SELECT oid::text FROM pg_database WHERE datname = current_database())
-FROM installation i`
-
-// Check reads the installation's id. It returns ErrCopy for a copy.
-func Check(ctx context.Context, conn interface {
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-},
-) (id string, err error) {
-	var original bool
-	if err := conn.QueryRow(ctx, identify).Scan(&id, &original); err != nil {
-		return "", fmt.Errorf("reading installation: %w", err)
-	}
-	if !original {
-		return "", fmt.Errorf("%w of installation %s: it was dumped, restored or cloned, so the credentials on the targets belong to the original, and nothing is issued or revoked from here "+
-			"(hint: point `database` at the original; to start anew, create an empty database and run `daypassd migrate`)", ErrCopy, id)
-	}
-	return id, nil
-}
-
-// Guard makes every new connection of a pool prove that it leads to the original
-// database, so that a copy put in its place under a running broker (a changed
-// DNS entry, a restored server) is noticed.
-func Guard(config *pgxpool.Config) {
-	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := Check(ctx, conn)
-		return err
-	}
-}
-
 // IsNew says that the installation has no root yet: it has never been started.
 func IsNew(ctx context.Context, conn interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
@@ -64,8 +31,8 @@ func IsNew(ctx context.Context, conn interface {
 	return first, nil
 }
 
-// ReplaceLock is the advisory lock that `daypassd keys replace` holds, and that
-// nobody may hold who reads which root there is.
+// ReplaceLock is the advisory lock that `daypassd keys replace` and `daypassd
+// restore` hold, and that nobody may hold who reads which root there is.
 const ReplaceLock int64 = 0x64617970617373 // "daypass"
 
 // ErrReplacing says that the installation's keys are being replaced.
@@ -86,6 +53,19 @@ func OpenRoot(ctx context.Context, pool *pgxpool.Pool, sealer keys.Sealer, insta
 	}
 	return openRoot(ctx, sealer, installation, storedRoot{sealingKey, wrapped})
 }
+
+// CurrentRoot opens the installation's root for one who holds [ReplaceLock], in
+// whose hands it may be a copy's. It makes none: pgx.ErrNoRows says that there is
+// none.
+func CurrentRoot(ctx context.Context, pool *pgxpool.Pool, sealer keys.Sealer, installation string) (*keys.Root, error) {
+	var stored storedRoot
+	if err := pool.QueryRow(ctx, readCurrentRoot).Scan(&stored.SealingKey, &stored.Wrapped); err != nil {
+		return nil, fmt.Errorf("reading root: %w", err)
+	}
+	return openRoot(ctx, sealer, installation, stored)
+}
+
+const readCurrentRoot = `SELECT sealing_key, wrapped FROM roots WHERE retired_at IS NULL`
 
 type storedRoot struct {
 	SealingKey string
@@ -113,9 +93,9 @@ func currentRoot(ctx context.Context, pool *pgxpool.Pool) (sealingKey string, wr
 			return err
 		}
 		if !free {
-			return fmt.Errorf("%w (hint: wait until `daypassd keys replace` has ended, then start again)", ErrReplacing)
+			return fmt.Errorf("%w (hint: wait until `daypassd keys replace` or `daypassd restore` has ended, then start again)", ErrReplacing)
 		}
-		return tx.QueryRow(ctx, `SELECT sealing_key, wrapped FROM roots WHERE retired_at IS NULL`).Scan(&sealingKey, &wrapped)
+		return tx.QueryRow(ctx, readCurrentRoot).Scan(&sealingKey, &wrapped)
 	})
 	return sealingKey, wrapped, err
 }

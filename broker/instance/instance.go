@@ -87,6 +87,7 @@ type Config struct {
 // IssuerParts is what issuers are opened with, besides their configuration.
 type IssuerParts struct {
 	Installation string
+	Epoch        int64                 // of the installation: see issuers.EpochKeeper
 	Signer       func() issuers.Signer // the key to sign with at each moment
 	Vault        sealed.Vault          // where static secrets are
 }
@@ -135,6 +136,7 @@ type Instance struct {
 	fleet    *fleet.Fleet
 	switches *switches.Store
 	auditing auditCheck
+	restored restored
 }
 
 // Base is what the database and the sealing key alone give: enough for admin
@@ -142,6 +144,7 @@ type Instance struct {
 type Base struct {
 	Pool         *pgxpool.Pool
 	Installation string
+	Identity     installation.Identity
 	Root         *keys.Root
 	Recorder     *audit.Recorder
 	Tokens       *admin.Tokens
@@ -172,9 +175,11 @@ func (b *Base) open(ctx context.Context, sealer keys.Sealer, now func() time.Tim
 	if err := migrations.Check(ctx, b.Pool); err != nil {
 		return err
 	}
-	if b.Installation, err = installation.Check(ctx, b.Pool); err != nil {
+	identity, err := installation.Original(ctx, b.Pool)
+	if err != nil {
 		return err
 	}
+	b.Identity, b.Installation = *identity, identity.ID
 	if b.Root, err = installation.OpenRoot(ctx, b.Pool, sealer, b.Installation); err != nil {
 		return err
 	}
@@ -186,7 +191,7 @@ func (b *Base) open(ctx context.Context, sealer keys.Sealer, now func() time.Tim
 	}); err != nil {
 		return err
 	}
-	b.Tokens, err = admin.New(admin.Config{Pool: b.Pool, Hasher: b.Root.Hasher(keys.AdminTokens), Audit: b.Recorder, Tenant: Tenant, Now: now})
+	b.Tokens, err = admin.New(admin.Config{Pool: b.Pool, Hasher: b.Root.Hasher(keys.AdminTokens), Audit: b.Recorder, Tenant: Tenant, Now: now, Since: b.Identity.Since})
 	return err
 }
 
@@ -227,7 +232,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	if err != nil {
 		return nil, err
 	}
-	i := &Instance{Installation: base.Installation, Tokens: base.Tokens, config: config, pool: base.Pool}
+	i := &Instance{Installation: base.Installation, Tokens: base.Tokens, config: config, pool: base.Pool, restored: restored{identity: base.Identity}}
 	defer func() {
 		if err != nil {
 			i.Close()
@@ -263,7 +268,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	if err := i.openRing(ctx, base, newRingMetrics(registry, config.Now)); err != nil {
 		return nil, err
 	}
-	if i.issuers, err = config.OpenIssuers(ctx, IssuerParts{Installation: i.Installation, Signer: i.ring.Signer, Vault: i.secrets}); err != nil {
+	if i.issuers, err = config.OpenIssuers(ctx, IssuerParts{Installation: i.Installation, Epoch: base.Identity.Epoch, Signer: i.ring.Signer, Vault: i.secrets}); err != nil {
 		return nil, err
 	}
 	verifier, err := oidc.New(ctx, oidc.Config{Providers: config.Providers, Now: config.Now, SelfIssuer: config.ExternalURL, Logger: config.Logger})
@@ -283,7 +288,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		Installation: i.Installation, Tenant: Tenant, Verifier: verifier, Policies: func() *policies.Set { return i.reloads.Set() }, Issuers: i.issuers, Store: i.store, Switches: i.switches,
 		SessionTokens: base.Root.Hasher(keys.SessionTokens), Fingerprints: base.Root.Hasher(keys.Fingerprints), Notify: i.wake,
 		Logger: config.Logger, IssueTime: config.IssueTime, Checkpoint: config.Checkpoint, Observe: i.metrics,
-		Limits: config.Limits.Limits, Once: config.Once,
+		Limits: config.Limits.Limits, Once: config.Once, Since: base.Identity.Since,
 	}); err != nil {
 		return nil, err
 	}
@@ -394,6 +399,7 @@ func (i *Instance) Run(ctx context.Context) {
 	running.Go(func() { i.once(ctx, "switches", i.switches.Sweep) })
 	running.Go(func() { i.once(ctx, "retention", i.keeper.Run) })
 	running.Go(func() { i.targets.Run(ctx) })
+	running.Go(func() { i.raiseEpochs(ctx) })
 	running.Wait()
 }
 
@@ -484,6 +490,7 @@ func (i *Instance) ready(ctx context.Context) httpapi.Readiness {
 	if status, ok := i.partitions(ctx); !ok {
 		r.Ready, r.Checks["partitions"] = false, status
 	}
+	i.sayRestored(ctx, &r)
 	for name, issuer := range i.issuers {
 		failure, tried := degraded[name]
 		switch {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/daypass/daypass/broker/keys"
@@ -103,10 +104,15 @@ func (c *Column) each(ctx context.Context, pool *pgxpool.Pool, installation stri
 	}
 }
 
+// execer is a pool or a transaction.
+type execer interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
 // store puts a value in the place of another, if that one still stands there.
-func (c *Column) store(ctx context.Context, pool *pgxpool.Pool, was Value, sealed []byte) (bool, error) {
+func (c *Column) store(ctx context.Context, conn execer, was Value, sealed []byte) (bool, error) {
 	sql := fmt.Sprintf(`UPDATE %s t SET %s = $1 WHERE %s = $2 AND (%s)::text = $3 AND %s = $4 AND t.%s = $5`, c.Table, c.Column, c.Row, c.Version, c.Tenant, c.Column)
-	tag, err := pool.Exec(ctx, sql, sealed, was.Row.Row, was.Row.Version, was.Row.Tenant, was.Sealed)
+	tag, err := conn.Exec(ctx, sql, sealed, was.Row.Row, was.Row.Version, was.Row.Tenant, was.Sealed)
 	if err != nil {
 		return false, fmt.Errorf("storing %s.%s of %s: %w", c.Table, c.Column, was.Row.Row, err)
 	}

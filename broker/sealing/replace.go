@@ -102,6 +102,8 @@ type found struct {
 	column *Column
 	lost   bool
 	given  bool // up: it needs a new data key
+
+	plaintext []byte // kept by a Rebinding alone
 }
 
 // Plan says what Apply would do. It writes nothing.
@@ -120,7 +122,7 @@ func (r *Replacement) Apply(ctx context.Context) (*Report, error) {
 		return nil, fmt.Errorf("reaching the broker's database: %w", err)
 	}
 	defer conn.Release()
-	if err := r.alone(ctx, conn); err != nil {
+	if err := Alone(ctx, conn, r.Lock); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -170,15 +172,15 @@ func (r *Replacement) others() []keys.Sealer {
 	return others
 }
 
-// alone takes the lock, and refuses while there are brokers. Those that come
+// Alone takes the lock, and refuses while there are brokers. Those that come
 // later find it taken before they have read the root.
-func (r *Replacement) alone(ctx context.Context, conn *pgxpool.Conn) error {
+func Alone(ctx context.Context, conn *pgxpool.Conn, lock int64) error {
 	var taken bool
-	if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1)`, r.Lock).Scan(&taken); err != nil {
+	if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1)`, lock).Scan(&taken); err != nil {
 		return fmt.Errorf("locking the installation's keys: %w", err)
 	}
 	if !taken {
-		return fmt.Errorf("%w: one is starting, or another `daypassd keys replace` runs", ErrBrokersRun)
+		return fmt.Errorf("%w: one is starting, or another `daypassd keys replace` or `daypassd restore` runs", ErrBrokersRun)
 	}
 	// Whoever isn't a broker goes by another name.
 	const others = `
@@ -189,7 +191,7 @@ SELECT count(*), coalesce(min(host(client_addr)), 'this host') FROM pg_stat_acti
 		return fmt.Errorf("looking for brokers: %w", err)
 	}
 	if n > 0 {
-		_, err := conn.Exec(ctx, `SELECT pg_advisory_unlock($1)`, r.Lock)
+		_, err := conn.Exec(ctx, `SELECT pg_advisory_unlock($1)`, lock)
 		return errors.Join(fmt.Errorf("%w: %d connections, one of them from %s (hint: stop every broker, and daypassd command, of this installation first)", ErrBrokersRun, n, from), err)
 	}
 	return nil
@@ -236,11 +238,16 @@ func (r *Replacement) try(ctx context.Context, k *wrappedKey) (key *keys.DataKey
 	if len(all) == 0 {
 		return nil, nil, keys.ErrNoKey
 	}
-	err = keys.OpenBy(keys.AlsoOpen(all[0], all[1:]...), k.sealingKey, func(s keys.Sealer) (err error) {
+	return tryBy(ctx, keys.AlsoOpen(all[0], all[1:]...), r.Installation, k)
+}
+
+// tryBy opens a root or a data key of an installation.
+func tryBy(ctx context.Context, sealer keys.Sealer, installation string, k *wrappedKey) (key *keys.DataKey, root *keys.Root, err error) {
+	err = keys.OpenBy(sealer, k.sealingKey, func(s keys.Sealer) (err error) {
 		if k.root() {
-			root, err = keys.OpenRoot(ctx, s, r.Installation, k.wrapped)
+			root, err = keys.OpenRoot(ctx, s, installation, k.wrapped)
 		} else {
-			key, err = keys.OpenDataKey(ctx, s, k.place(r.Installation), k.wrapped)
+			key, err = keys.OpenDataKey(ctx, s, k.place(installation), k.wrapped)
 		}
 		return err
 	})

@@ -246,7 +246,7 @@ func openIssuers(ctx context.Context, settings *config.Config, with instance.Iss
 	open := map[string]broker.Issuer{}
 	for _, c := range settings.Issuers {
 		spec := builtin.Spec{
-			Name: c.Name, Kind: c.Type, Installation: with.Installation, ExternalURL: settings.ExternalURL,
+			Name: c.Name, Kind: c.Type, Installation: with.Installation, Epoch: with.Epoch, ExternalURL: settings.ExternalURL,
 			Signer: with.Signer, Key: parts.IssuerKeys[c.Name],
 		}
 		target := settings.ExternalURL

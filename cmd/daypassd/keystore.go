@@ -26,6 +26,7 @@ import (
 type keyStore struct {
 	allowSoftware bool
 	create        bool // makes keys that are missing
+	createSigning bool // makes the first signing key of what became another installation
 	tokens        map[string]token
 	folders       map[string]*keys.Software
 	logger        *slog.Logger // nil: nothing is logged
@@ -56,7 +57,11 @@ func openKeyStore(ctx context.Context, settings *config.Config, database *pgxpoo
 	if err != nil {
 		return nil, err
 	}
-	return &keyStore{allowSoftware: settings.AllowSoftwareKeys, create: first}, nil
+	renewed, err := installation.NeedsSigningKey(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	return &keyStore{allowSoftware: settings.AllowSoftwareKeys, create: first, createSigning: renewed}, nil
 }
 
 // Close lets go of the tokens.
@@ -108,7 +113,7 @@ func (s *keyStore) auditKey(ctx context.Context, k *config.Key) (keys.Signer, er
 func (s *keyStore) signing(ctx context.Context, k config.Key) (instance.Signing, error) {
 	store, err := s.store(ctx, k)
 	return instance.Signing{
-		Store: store, Pair: keys.Pair{Label: k.Label, Algorithm: k.Algorithm, Bits: k.Bits}, Create: s.create, RotateEvery: k.RotateEvery,
+		Store: store, Pair: keys.Pair{Label: k.Label, Algorithm: k.Algorithm, Bits: k.Bits}, Create: s.create || s.createSigning, RotateEvery: k.RotateEvery,
 	}, err
 }
 

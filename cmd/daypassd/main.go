@@ -68,7 +68,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w (hint: add --help)", err)}
 	})
-	root.AddCommand(newServe(), newDev(), newMigrate(), newConfig(), newTarget(), newAdmin(), newKeys(), newFsck(), newVersion(), newModuleHost())
+	root.AddCommand(newServe(), newDev(), newMigrate(), newConfig(), newTarget(), newAdmin(), newKeys(), newFsck(), newRestore(), newVersion(), newModuleHost())
 	root.SetHelpCommand(newHelp())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

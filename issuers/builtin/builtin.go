@@ -32,12 +32,13 @@ type Spec struct {
 	Name         string                // the issuer's name in the configuration, for errors
 	Kind         string                // one of Kinds
 	Installation string                // the broker's random id
+	Epoch        int64                 // and its epoch: see issuers.EpochKeeper
 	ExternalURL  string                // the broker's own URL, the `iss` of what it signs
 	Signer       func() issuers.Signer // the key of the moment, that tokens are signed with
 	Key          issuers.Signer        // the authority's own, for kinds that certify
 
 	// The configuration of the kind: the one that fits Kind is required. Where
-	// Installation, Issuer, Signer or PublicURL is zero in it, the Spec's is used.
+	// Installation, Epoch, Issuer, Signer or PublicURL is zero in it, the Spec's is used.
 	Postgres *postgres.Config
 	JWT      *jwt.Config
 	X509     *x509.Config
@@ -65,6 +66,9 @@ func open(ctx context.Context, spec Spec) (issuers.Issuer, error) {
 		config := *spec.Postgres
 		if config.Installation == "" {
 			config.Installation = spec.Installation
+		}
+		if config.Epoch == 0 {
+			config.Epoch = spec.Epoch
 		}
 		return postgres.New(ctx, config)
 	case KindJWT:

@@ -18,6 +18,10 @@ import (
 type Config struct {
 	// Installation is the broker's random id, 12 characters [0-9a-z]. Required.
 	Installation string
+	// Epoch is the installation's, as the broker's own database has it: the target
+	// refuses a lower one than it has seen. Each connection says it once, so that
+	// no call costs a round trip more. Zero: none was ever raised.
+	Epoch int64
 	// Target is the server. Host and Database are required.
 	Target Target
 	// Admin is the broker's account on the target. User is required.

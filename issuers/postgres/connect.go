@@ -52,6 +52,9 @@ func (i *Issuer) pool(ctx context.Context, database string, size int) (*pgxpool.
 		"timezone":          "UTC",
 		"datestyle":         "ISO",
 	}
+	if i.config.Epoch != 0 {
+		config.ConnConfig.RuntimeParams["daypass.epoch"] = strconv.FormatInt(i.config.Epoch, 10)
+	}
 	config.ConnConfig.Fallbacks = nil
 	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
 		password, err := i.password.read()

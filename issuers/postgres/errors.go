@@ -22,6 +22,7 @@ const (
 	codeBlocked       = "DP006" // a person has to decide
 	codeLocked        = "DP007" // somebody holds a lock
 	codeBusy          = "DP008" // a session or login is left: from the first step again
+	codeInert         = "DP009" // the broker's database is an older copy
 	codeStillDepended = "2BP01" // dependent_objects_still_exist
 )
 
@@ -79,7 +80,7 @@ func kindOf(code string) error {
 		return issuers.ErrLate
 	case codeBlocked, codeLocked, codeStillDepended, "55006":
 		return issuers.ErrBlocked
-	case codeExists, codeNotSetUp, codeMalformed:
+	case codeExists, codeNotSetUp, codeMalformed, codeInert:
 		return issuers.ErrRejected
 	case codeBusy:
 		return issuers.ErrUnavailable

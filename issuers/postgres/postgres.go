@@ -43,7 +43,8 @@ const Kind = "postgres"
 const commitSlack = 5 * time.Second
 
 // Issuer makes users on one target. It implements [issuers.Issuer],
-// [issuers.Renewer], [issuers.ParameterChecker], [issuers.Lister] and io.Closer.
+// [issuers.Renewer], [issuers.ParameterChecker], [issuers.Lister], [issuers.EpochKeeper]
+// and io.Closer.
 type Issuer struct {
 	config   Config
 	password *passwordSource
@@ -54,7 +55,7 @@ type Issuer struct {
 
 // statements are the calls, with the schema filled in.
 type statements struct {
-	create, renew, bar, cut, handOver, drop, list string
+	create, renew, bar, cut, handOver, drop, list, raise string
 }
 
 // New prepares an issuer. It makes no connection: a target that is down keeps
@@ -76,6 +77,7 @@ func New(ctx context.Context, config Config) (*Issuer, error) {
 			handOver: "SELECT " + schema + ".hand_over_user($1, $2, $3)",
 			drop:     "SELECT " + schema + ".drop_user($1, $2)",
 			list:     "SELECT lease_id, user_name, created_at, stands, more FROM " + schema + ".list_page($1, $2, $3)",
+			raise:    "SELECT " + schema + ".raise_epoch($1, $2)",
 		},
 	}
 	i.password = &passwordSource{admin: config.Admin, warn: func(file string) {

@@ -20,8 +20,57 @@ CREATE TABLE IF NOT EXISTS {{.S}}.users (
 CREATE INDEX IF NOT EXISTS users_ended ON {{.S}}.users (ended_at) WHERE ended_at IS NOT NULL;
 REVOKE ALL ON {{.S}}.users FROM PUBLIC;
 
+-- The highest epoch that each installation came with: a broker on an older copy of its database has a lower one, and neither
+-- makes nor ends a user here. No row: no epoch was ever raised.
+CREATE TABLE IF NOT EXISTS {{.S}}.epochs (
+    installation text PRIMARY KEY,
+    epoch        bigint NOT NULL,
+    raised_at    timestamptz NOT NULL
+);
+REVOKE ALL ON {{.S}}.epochs FROM PUBLIC;
+
+-- keep_epoch remembers an epoch, if none that is higher is known, and returns the highest. A broker says at its connection
+-- which one it has; one that says none has 0.
+CREATE OR REPLACE FUNCTION {{.S}}.keep_epoch(p_installation text, p_epoch bigint) RETURNS bigint
+LANGUAGE plpgsql AS $daypass$
+DECLARE
+    v_seen bigint := coalesce((SELECT epoch FROM {{.S}}.epochs WHERE installation = p_installation), 0);
+BEGIN
+    IF p_epoch > v_seen THEN
+        INSERT INTO {{.S}}.epochs AS e (installation, epoch, raised_at) VALUES (p_installation, p_epoch, clock_timestamp())
+        ON CONFLICT (installation) DO UPDATE SET epoch = EXCLUDED.epoch, raised_at = EXCLUDED.raised_at WHERE e.epoch < EXCLUDED.epoch;
+        v_seen := (SELECT epoch FROM {{.S}}.epochs WHERE installation = p_installation);
+    END IF;
+    RETURN v_seen;
+END
+$daypass$;
+
+-- check_epoch raises (DP009) where a later epoch was seen.
+CREATE OR REPLACE FUNCTION {{.S}}.check_epoch(p_installation text) RETURNS void
+LANGUAGE plpgsql AS $daypass$
+DECLARE
+    v_mine bigint := coalesce(nullif(current_setting('daypass.epoch', true), ''), '0')::bigint;
+    v_seen bigint := {{.S}}.keep_epoch(p_installation, v_mine);
+BEGIN
+    IF v_mine < v_seen THEN
+        RAISE EXCEPTION 'inert: the target has seen a later epoch of installation % (%, and this broker has %): its database is an older copy', p_installation, v_seen, v_mine
+            USING ERRCODE = 'DP009', HINT = 'Point "database" at the one that was promoted last; if this one is to take over, run "daypassd restore --promote", or "--new-installation" if the other lives on.';
+    END IF;
+END
+$daypass$;
+
+-- raise_epoch is what a broker that takes over calls; it returns the highest that is known, and refuses nothing.
+CREATE OR REPLACE FUNCTION {{.S}}.raise_epoch(p_installation text, p_epoch bigint) RETURNS bigint
+LANGUAGE plpgsql STRICT SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $daypass$
+BEGIN
+    PERFORM {{.S}}.check_broker(p_installation);
+    RETURN {{.S}}.keep_epoch(p_installation, p_epoch);
+END
+$daypass$;
+
 -- create_user makes the user of a lease and returns its name. Late (DP001), revoked before (DP002), made before (DP003),
--- not set up (DP004) and malformed (DP005) are refused.
+-- not set up (DP004), malformed (DP005) and from an older copy of the broker's database (DP009) are refused.
 CREATE OR REPLACE FUNCTION {{.S}}.create_user(p_lease text, p_installation text, p_role text, p_verifier text,
     p_valid_until timestamptz, p_deadline timestamptz) RETURNS text
 LANGUAGE plpgsql STRICT SECURITY DEFINER
@@ -59,6 +108,7 @@ BEGIN
     IF v_problem IS NOT NULL THEN
         RAISE EXCEPTION '%', v_problem USING ERRCODE = 'DP004';
     END IF;
+    PERFORM {{.S}}.check_epoch(p_installation);
 
     -- The bytes of a random UUID but those that say which kind it is.
     v_name := 'dp_' || p_installation || '_' || lower(substr(p_lease, 5)) || '_'
@@ -93,6 +143,7 @@ DECLARE
     v_name name;
 BEGIN
     PERFORM {{.S}}.check_broker(p_installation);
+    PERFORM {{.S}}.check_epoch(p_installation);
     IF p_lock THEN
         SELECT * INTO u FROM {{.S}}.users WHERE installation = p_installation AND lease_id = p_lease AND ended_at IS NULL FOR UPDATE;
     ELSE
@@ -121,6 +172,7 @@ BEGIN
     INSERT INTO {{.S}}.users (installation, lease_id, ended_at) VALUES (p_installation, p_lease, clock_timestamp()) ON CONFLICT DO NOTHING;
     IF FOUND THEN
         PERFORM {{.S}}.check_broker(p_installation);
+        PERFORM {{.S}}.check_epoch(p_installation);
         existed := false;
         RETURN;
     END IF;
@@ -231,6 +283,7 @@ SET search_path = pg_catalog, pg_temp AS $daypass$
 BEGIN
     PERFORM {{.S}}.check_broker(p_installation);
     PERFORM {{.S}}.end_strays(p_installation);
+    PERFORM {{.S}}.check_epoch(p_installation);
     RETURN QUERY SELECT lease_id FROM {{.S}}.users WHERE installation = p_installation AND ended_at IS NULL ORDER BY lease_id;
 END
 $daypass$;
@@ -282,6 +335,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {{.S}} FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
     {{.S}}.create_user(text, text, text, text, timestamptz, timestamptz), {{.S}}.renew_user(text, text, timestamptz),
     {{.S}}.bar_user(text, text), {{.S}}.cut_user(text, text), {{.S}}.drop_user(text, text), {{.S}}.list_users(text),
-    {{.S}}.list_page(text, text, integer)
+    {{.S}}.list_page(text, text, integer),
+    {{.S}}.raise_epoch(text, bigint)
 TO {{ident .BrokerUser}};
 COMMIT;
