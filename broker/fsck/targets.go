@@ -102,14 +102,15 @@ func orphan(issuer string, e Existing, why string) Finding {
 	}
 }
 
-// orphans adds what stands on the target, and whose lease doesn't live.
+// orphans adds what stands on the target, and whose lease doesn't live. Other
+// issuers may have made it there: a lease of any will do.
 func (r *run) orphans(ctx context.Context, issuer string, standing map[string]string, wrong map[string]Finding) error {
 	leaseIDs := slices.Sorted(maps.Keys(standing))
 	for len(leaseIDs) > 0 {
 		n := min(len(leaseIDs), r.config.Batch)
 		states := map[string]leases.State{}
-		const find = `SELECT id, state FROM leases WHERE id = ANY($1) AND id BETWEEN $2 AND $3 AND issuer = $4 AND tenant = $5`
-		rows, err := r.config.Pool.Query(ctx, find, leaseIDs[:n], leaseIDs[0], leaseIDs[n-1], issuer, r.config.Tenant)
+		const find = `SELECT id, state FROM leases WHERE id = ANY($1) AND id BETWEEN $2 AND $3 AND tenant = $4`
+		rows, err := r.config.Pool.Query(ctx, find, leaseIDs[:n], leaseIDs[0], leaseIDs[n-1], r.config.Tenant)
 		if err != nil {
 			return err
 		}

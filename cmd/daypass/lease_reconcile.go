@@ -61,7 +61,7 @@ back) or the comparison failed, 2 usage, 3 denied by the broker.`,
 		if err != nil {
 			return err
 		}
-		return p.printReport(report, *out)
+		return p.printTargetReport(report, *out)
 	}
 	return cmd
 }
@@ -120,8 +120,8 @@ func (p *program) listTargets(ctx context.Context, c *client.Client, token strin
 	})
 }
 
-// printReport prints what differs; where something does, the exit code says so.
-func (p *program) printReport(report *api.TargetReport, out output) error {
+// printTargetReport prints what differs; where something does, the exit code says so.
+func (p *program) printTargetReport(report *api.TargetReport, out output) error {
 	r := report.Reconciliation
 	if err := p.printDifferences(report, out); err != nil {
 		return err

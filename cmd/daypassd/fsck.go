@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
 
-	"github.com/daypass/daypass/broker"
 	"github.com/daypass/daypass/broker/audit"
 	"github.com/daypass/daypass/broker/config"
 	"github.com/daypass/daypass/broker/fsck"
@@ -19,7 +17,6 @@ import (
 	"github.com/daypass/daypass/broker/instance"
 	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/issuers"
-	"github.com/daypass/daypass/issuers/builtin"
 )
 
 func newFsck() *cobra.Command {
@@ -90,20 +87,20 @@ func examine(ctx context.Context, settings *config.Config, grace time.Duration) 
 		return nil, fmt.Errorf("opening database: %w", err)
 	}
 	defer pool.Close()
-	name, err := installation.Check(ctx, pool)
+	who, err := installation.Original(ctx, pool)
 	if err != nil {
 		return nil, err
 	}
 	what := fsck.Config{Pool: pool, Tenant: instance.Tenant, Grace: grace}
-	if what.Verify, err = verifier(ctx, pool, sealer, name); err != nil {
+	if what.Verify, err = verifier(ctx, pool, sealer, who.ID); err != nil {
 		return nil, err
 	}
-	open, err := openTargets(ctx, settings, name)
+	open, closeTargets, err := openTargets(ctx, settings, who.ID, who.Epoch)
 	if err != nil {
 		return nil, err
 	}
-	defer closeTargets(open)
-	what.Targets, what.Unlisted = listers(settings, open)
+	defer closeTargets()
+	what.Targets, what.Unlisted = listers(settings, who.ID, open)
 	return fsck.Run(ctx, what)
 }
 
@@ -135,47 +132,32 @@ func verifier(ctx context.Context, pool *pgxpool.Pool, sealer keys.Sealer, name 
 	}, nil
 }
 
-// openTargets opens the issuers that have a target, and no others: those need keys.
-func openTargets(ctx context.Context, settings *config.Config, name string) (map[string]broker.Issuer, error) {
-	only := *settings
-	only.Issuers = nil
-	for _, c := range settings.Issuers {
-		if c.Type == builtin.KindPostgres {
-			only.Issuers = append(only.Issuers, c)
-		}
-	}
-	return openIssuers(ctx, &only, instance.IssuerParts{Installation: name}, &instance.Config{Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
-}
-
-func closeTargets(open map[string]broker.Issuer) {
-	for _, issuer := range open {
-		if closer, ok := issuer.Issuer.(io.Closer); ok {
-			_ = closer.Close() // it was read from
-		}
-	}
-}
-
 // listers are the issuers that can say what stands on their targets, and of the
 // others why not.
-func listers(settings *config.Config, open map[string]broker.Issuer) (map[string]fsck.Lister, map[string]string) {
+func listers(settings *config.Config, id string, open map[string]issuers.Issuer) (map[string]fsck.Lister, map[string]string) {
 	can, not := map[string]fsck.Lister{}, map[string]string{}
 	for _, c := range settings.Issuers {
-		lister, ok := open[c.Name].Issuer.(issuers.Lister)
+		lister, ok := open[c.Name].(issuers.Lister)
 		if !ok {
 			not[c.Name] = "issuers of type " + c.Type + " can't list what they made"
 			continue
 		}
 		can[c.Name] = func(ctx context.Context, yield func(fsck.Existing) error) error {
-			leaseIDs, err := lister.ListLeases(ctx)
-			if err != nil {
-				return err
-			}
-			for _, id := range leaseIDs {
-				if err := yield(fsck.Existing{LeaseID: id, Name: "of " + id}); err != nil {
+			for page := (&issuers.ListRequest{Installation: id, Limit: 1000}); ; {
+				listed, err := lister.List(ctx, page)
+				if err != nil {
 					return err
 				}
+				for _, e := range listed.Found {
+					if err := yield(fsck.Existing{LeaseID: e.LeaseID, Name: e.Name}); err != nil {
+						return err
+					}
+				}
+				if listed.Next == "" {
+					return nil
+				}
+				page.After = listed.Next
 			}
-			return nil
 		}
 	}
 	return can, not

@@ -299,6 +299,7 @@ DECLARE
     c_prefix CONSTANT text := 'dp_' || p_installation || '_';
 BEGIN
     PERFORM {{.S}}.check_broker(p_installation);
+    PERFORM {{.S}}.check_epoch(p_installation);
     IF p_after = '' THEN
         PERFORM {{.S}}.end_strays(p_installation);
     ELSIF p_after !~ '^lse_[0-9A-HJKMNP-TV-Z]{26}$' THEN
