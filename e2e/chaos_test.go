@@ -73,7 +73,7 @@ func newRuinedFleet(t *testing.T) *fleet {
 	t.Helper()
 	f := &fleet{t: t, targets: devtest.Postgres(t), dir: t.TempDir(), name: fmt.Sprintf("e2e_%d_%d", os.Getpid(), fleets.Add(1))}
 	// The server's account has to reach it, which it can't in a folder of t.TempDir.
-	dir, err := os.MkdirTemp("", "daypass-chaos-")
+	dir, err := os.MkdirTemp("", "daypass-chaos-") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}
