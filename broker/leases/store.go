@@ -41,13 +41,13 @@ type Sealer interface {
 
 // Store is the broker's memory. It is safe for concurrent use.
 type Store struct {
-	config Config
-	queue  chan *write
-	rooms  rooms
-	offset atomic.Int64 // database clock minus ours, in nanoseconds
+	config      Config
+	queue       chan *write
+	rooms       rooms
+	offset      atomic.Int64 // database clock minus ours, in nanoseconds
 	completions completions
-	stop   context.CancelFunc
-	done   sync.WaitGroup
+	stop        context.CancelFunc
+	done        sync.WaitGroup
 }
 
 const (

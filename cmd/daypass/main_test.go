@@ -139,6 +139,7 @@ func (f *fakeBroker) routes() http.Handler {
 		reply(w, 200, api.SessionInfo{Leases: []api.Lease{lease("lse_own")}})
 	})
 	secretRoutes(mux)
+	jobRoutes(mux)
 	mux.HandleFunc("GET "+api.PathLeases, leasePages)
 	mux.HandleFunc("GET "+api.PathLeases+"/{id}", func(w http.ResponseWriter, r *http.Request) {
 		if r.PathValue("id") == "lse_none" {
