@@ -7,7 +7,6 @@ import (
 	"net"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -19,14 +18,12 @@ const (
 	whole    = iota
 	answer   // the server gets all and commits; its answer is lost
 	question // the server gets nothing
-	cut      // the server gets all; the connection ends at once, whatever it does
 )
 
 // line is a connection that loses what a test wants lost, once.
 type line struct {
 	net.Conn
 	fault *atomic.Int32
-	dead  atomic.Bool
 	lost  atomic.Bool
 }
 
@@ -38,19 +35,11 @@ func (l *line) Write(p []byte) (int, error) {
 		return len(p), nil
 	case l.fault.CompareAndSwap(answer, whole):
 		l.lost.Store(true)
-	case l.fault.CompareAndSwap(cut, whole):
-		n, err := l.Conn.Write(p)
-		l.dead.Store(true)
-		return n, err
 	}
 	return l.Conn.Write(p)
 }
 
 func (l *line) Read(p []byte) (int, error) {
-	if l.dead.Load() {
-		l.Close() //nolint:errcheck // that is the point
-		return 0, io.ErrUnexpectedEOF
-	}
 	n, err := l.Conn.Read(p)
 	if l.lost.Load() && n >= 6 && p[n-6] == 'Z' { // ReadyForQuery ends an answer
 		l.Close() //nolint:errcheck // that is the point
@@ -136,47 +125,5 @@ func TestUnknownOutcome(t *testing.T) {
 	}
 	if err := s.Reserve(t.Context(), lost); err != nil {
 		t.Errorf("and once more: %v", err)
-	}
-}
-
-// TestLateLanding: a transaction whose connection is gone, and that still runs, is
-// waited for.
-func TestLateLanding(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
-	var fault atomic.Int32
-	s := f.over(t, &fault)
-	warm(t, f, s)
-	// Somebody else holds what it will wait for.
-	tx, err := f.pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(context.WithoutCancel(t.Context())) //nolint:errcheck // it is over
-	if _, err := tx.Exec(t.Context(), `LOCK TABLE session_tokens IN SHARE MODE`); err != nil {
-		t.Fatal(err)
-	}
-	r := f.reservation(f.job(), "deploy-db")
-	answered := make(chan error, 1)
-	fault.Store(cut)
-	go func() { answered <- s.Reserve(t.Context(), r) }()
-	waits := func() bool {
-		return f.count(t, `SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation' AND relation = 'session_tokens'::regclass`) > 0
-	}
-	for deadline := time.Now().Add(time.Minute); !waits(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("it never came to its lock")
-		}
-	}
-	select {
-	case err := <-answered:
-		t.Errorf("an answer while it runs: %v", err)
-	default:
-	}
-	if err := tx.Rollback(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-answered; err != nil || f.state(t, r.Leases[0].ID) != leases.Issuing {
-		t.Errorf("it landed, and the answer is %v", err)
 	}
 }
