@@ -146,7 +146,12 @@ func (s *Store) commit(ctx context.Context, writes []*write) {
 	if len(later) > 0 {
 		defer s.commit(ctx, later)
 	}
-	err := s.commitOnce(ctx, writes)
+	sent, err := s.commitOnce(ctx, writes)
+	if !sent.at.IsZero() && unknown(err) {
+		// Not here: others have nothing to do with it.
+		s.done.Go(func() { s.settle(ctx, writes, sent.at, sent.number, err) })
+		return
+	}
 	if err != nil && len(writes) > 1 && refused(err) {
 		for _, w := range writes {
 			s.commit(ctx, []*write{w})
@@ -198,9 +203,16 @@ func refused(err error) bool {
 	return !errors.As(err, &connecting) && errors.As(err, &pg) && (!transient(pg.Code) || pg.Code[:2] == "40" || pg.Code == "55P03")
 }
 
+// dispatch is when a transaction was sent, and the number that it holds a lock by
+// until it ends.
+type dispatch struct {
+	at     time.Time
+	number int64
+}
+
 // commitOnce sends all statements at once. Postgres runs what comes before one
 // Sync as one transaction, each statement with a snapshot of its own.
-func (s *Store) commitOnce(ctx context.Context, writes []*write) error {
+func (s *Store) commitOnce(ctx context.Context, writes []*write) (sent dispatch, err error) {
 	// The callers' contexts don't count here: they share the transaction.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
@@ -216,17 +228,18 @@ func (s *Store) commitOnce(ctx context.Context, writes []*write) error {
 	}
 	conn, err := s.config.Pool.Acquire(ctx) // before the clock is read: it may take its time
 	if err != nil {
-		return err
+		return sent, err
 	}
 	defer conn.Release()
+	sent = dispatch{at: s.Now(), number: lockOf("write", []byte(writes[0].leaseIDs()[0]))}
 	// Every transaction takes its locks in the same order: names of what is
 	// counted, sessions, leases, and among each by name.
 	batch := &pgx.Batch{}
 	if len(reservations) > 0 {
-		s.queueReservations(batch, reservations)
+		s.queueReservations(batch, reservations, sent)
 	}
 	if len(activations) > 0 {
 		s.queueActivations(batch, activations)
 	}
-	return sendBatch(ctx, conn, batch)
+	return sent, sendBatch(ctx, conn, batch)
 }

@@ -45,7 +45,7 @@ ON CONFLICT (id) DO NOTHING`
 
 // queueReservations adds the statements that reserve. Their results land in the
 // writes.
-func (s *Store) queueReservations(batch *pgx.Batch, writes []*write) {
+func (s *Store) queueReservations(batch *pgx.Batch, writes []*write, sent dispatch) {
 	var rules []Rule
 	var ruleTimes []time.Time
 	for _, w := range writes {
@@ -59,13 +59,11 @@ func (s *Store) queueReservations(batch *pgx.Batch, writes []*write) {
 	if len(count.grants) > 0 {
 		batch.Queue(lockGrants, count.grants)
 	}
-	if len(count.locks) > 0 {
-		slices.Sort(count.locks)
-		batch.Queue(lockNumbers, slices.Compact(count.locks))
-	}
-	sent := s.Now()
-	queueSessions(batch, s.config.Tenant, writes, sent)
-	s.queueLeases(batch, writes, count, sent)
+	count.locks = append(count.locks, sent.number)
+	slices.Sort(count.locks)
+	batch.Queue(lockNumbers, slices.Compact(count.locks))
+	queueSessions(batch, s.config.Tenant, writes, sent.at)
+	s.queueLeases(batch, writes, count, sent.at)
 	if len(rules) > 0 {
 		batch.Queue(saveRules, s.config.Tenant, column(rules, func(r Rule) string { return r.ID }), column(rules, func(r Rule) string { return r.Policy }),
 			column(rules, func(r Rule) string { return r.Grant }), column(rules, func(r Rule) string { return r.Pattern }), ruleTimes)
@@ -161,6 +159,8 @@ func refusal(verdict, grant string, sessionEnds time.Time) error {
 		return &ClockError{Detail: fmt.Sprintf("the broker's idea of the time and the database's clock were more than %s apart; the clock is looked at anew", MaxSkew)}
 	case "late":
 		return fmt.Errorf("%w: it waited longer than %s for a place in a transaction", ErrUnavailable, maxWait)
+	case "under way":
+		return fmt.Errorf("%w: another exchange of this job token is under way, or is being undone", ErrUnavailable)
 	case "reused jti":
 		return ErrReusedJTI
 	case "replayed":

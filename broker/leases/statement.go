@@ -18,7 +18,7 @@ const liveFor = 48 * time.Hour
 
 // Which parts of the statement a batch has a use for. Each way of counting opens
 // indexes of its own, used or not, and most batches count by job alone.
-type parts struct{ ofGrant, ofJob, ofTenant, retries, prints bool }
+type parts struct{ ofGrant, ofJob, ofTenant, retries, once, prints bool }
 
 // reserveLeases is the statement that reserves: it decides on each exchange, and
 // what it takes it writes, with its token, its fingerprints and its events. Nothing
@@ -71,15 +71,24 @@ WITH wanted AS (
         WHEN tried.request <> w.request THEN 'other request'
         WHEN tried.created_at >= w.asked THEN 'overtaken'
         WHEN tried.created_at < w.asked THEN 'retry'`)
+	// A token that may come once is used where a lease of its session was issued.
+	// One whose try came to nothing so far is being undone, or may still succeed.
+	write(p.once, `
+        WHEN w.once AND live.id <> w.own_session AND NOT EXISTS (
+            SELECT FROM leases l JOIN audit_events e ON e.subject = l.id
+            WHERE l.session_id = live.id AND l.id > `, at.since, ` AND e.type = '`, string(audit.LeaseIssued), `' AND e.id > `, at.events, `) THEN 'under way'
+        WHEN w.once AND live.id <> w.own_session THEN 'replayed'`)
 	write(true, `
-        WHEN w.once AND live.id <> w.own_session THEN 'replayed'
         WHEN live.expires_at < w.expires_at THEN 'session ends'`)
 	write(p.ofGrant, `
         WHEN w.grant_most > 0 AND w.grant_most < w.of_grant + `,
 		held("w.grant_most", `l.tenant = `+at.tenant+` AND l.policy = w.policy AND l.grant_name = w.grant_name`), ` THEN 'max_active'`)
 	write(p.ofJob, `
         WHEN w.grant_and_job_most > 0 AND w.grant_and_job_most < w.of_grant_and_job + `,
-		held("w.grant_and_job_most", `l.whose = w.whose AND l.job_key = w.job_key AND l.policy = w.policy AND l.grant_name = w.grant_name`), ` THEN 'max_active_per_job'
+		// Those of the job first: an index by policy and grant is of no use here.
+		`(SELECT count(*) FROM (SELECT FROM (
+            SELECT l.policy, l.grant_name FROM leases l WHERE l.whose = w.whose AND l.job_key = w.job_key AND l.state IN ('issuing', 'active') AND l.id > `+at.since+` OFFSET 0) AS l
+            WHERE l.policy = w.policy AND l.grant_name = w.grant_name LIMIT w.grant_and_job_most) AS held)`, ` THEN 'max_active_per_job'
         WHEN w.job_most > 0 AND w.job_most < w.of_job + `, held("w.job_most", `l.whose = w.whose AND l.job_key = w.job_key`), ` THEN 'job_leases'`)
 	write(p.ofTenant, `
         WHEN w.tenant_most > 0 AND w.tenant_most < w.of_tenant + tenants.held THEN 'tenant_leases'`)
@@ -130,7 +139,7 @@ SELECT place, verdict, coalesce(session_id, ''), coalesce(session_expires_at, no
 }
 
 // params are the places of what is no column.
-type params struct{ tenant, sent, skew, wait, retry, since, tenants, limits, prints string }
+type params struct{ tenant, sent, skew, wait, retry, since, events, tenants, limits, prints string }
 
 func (s *Store) queueLeases(batch *pgx.Batch, writes []*write, count counting, sent time.Time) {
 	rows := leaseRows(writes)
@@ -141,11 +150,15 @@ func (s *Store) queueLeases(batch *pgx.Batch, writes []*write, count counting, s
 		p.ofGrant = p.ofGrant || r.MaxActive > 0
 		p.ofJob = p.ofJob || r.MaxActivePerJob > 0 || r.of.MaxPerJob > 0
 		p.retries = p.retries || r.of.Retry != nil
+		p.once = p.once || r.of.Once
 	}
 	if p.retries {
 		at.retry = c.arg(RetryLife)
 	}
-	if p.ofGrant || p.ofJob || p.ofTenant {
+	if p.once {
+		at.events = c.arg(ids.From(ids.Event, sent.Add(-liveFor)))
+	}
+	if p.ofGrant || p.ofJob || p.ofTenant || p.once {
 		at.since = c.arg(ids.From(ids.Lease, sent.Add(-liveFor)))
 	}
 	if p.ofTenant {
