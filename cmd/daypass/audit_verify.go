@@ -117,6 +117,7 @@ type verdict struct {
 	OtherKeys      int    `json:"checkpoints_of_other_keys"`
 	Compared       int    `json:"compared"`
 	NotCompared    int    `json:"not_compared"`
+	Open           int    `json:"open"`
 	WithoutBody    int64  `json:"without_body"`
 	WithoutBodyEnd int64  `json:"without_body_before"`
 }
@@ -124,7 +125,7 @@ type verdict struct {
 func (p *program) printReport(r *auditlog.Report, how output) error {
 	v := verdict{
 		Origin: r.Origin, From: r.From, Size: r.Size, Root: r.Root.String(), Verdict: "signed", Signed: r.Signed, Checkpoints: r.Checkpoints, OtherKeys: r.Foreign,
-		Compared: r.Compared, NotCompared: r.TooOld, WithoutBody: r.Dropped, WithoutBodyEnd: r.DroppedTo,
+		Compared: r.Compared, NotCompared: r.TooOld, Open: r.Open, WithoutBody: r.Dropped, WithoutBodyEnd: r.DroppedTo,
 	}
 	if r.SelfConsistent() {
 		v.Verdict = "self-consistent only"
@@ -139,6 +140,9 @@ func (p *program) printReport(r *auditlog.Report, how output) error {
 		row(w, "checkpoints", fmt.Sprintf("%d, of which %d by keys that were not given", r.Checkpoints, r.Foreign))
 		if r.Compared+r.TooOld > 0 {
 			row(w, "kept elsewhere", fmt.Sprintf("%d checkpoints agree, %d are of before number %d and were not compared", r.Compared, r.TooOld, r.From))
+		}
+		if r.Open > 0 {
+			row(w, "open", fmt.Sprintf("%d subjects lack an event before one of the last two minutes: a later export has to have it", r.Open))
 		}
 		if r.Dropped > 0 {
 			row(w, "without body", fmt.Sprintf("%d events, all before number %d: their hashes are there", r.Dropped, r.DroppedTo))

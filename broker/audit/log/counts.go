@@ -3,6 +3,7 @@ package log
 import (
 	"crypto/sha256"
 	"slices"
+	"time"
 )
 
 // subject is a short hash of an event's subject: millions of them are kept.
@@ -18,7 +19,8 @@ func subjectOf(text string) subject {
 type counts struct {
 	first, last int
 	ahead       []int
-	lastAt, at  int64 // numbers of the event with count last, and of the one that was seen last
+	lastAt, at  int64     // numbers of the event with count last, and of the one that was seen last
+	when        time.Time // of that one
 }
 
 const (
@@ -27,6 +29,8 @@ const (
 	maxAhead = 4096
 	// disorder bounds how far apart such events stand in the log: two batches of numbers.
 	disorder = 20_000
+	// late bounds how long an event may wait for its number behind younger ones.
+	late = 2 * time.Minute
 )
 
 // count takes an event's place among those of its subject. Events stand in the log in the
@@ -41,7 +45,10 @@ func (v *verification) count(n int64, id string, b *body) error {
 			c.first, c.last = b.Count, b.Count-1
 		}
 	}
-	c.at = n
+	c.at, c.when = n, b.At
+	if b.At.After(v.newest) {
+		v.newest = b.At
+	}
 	if b.Count == c.last+1 {
 		c.last, c.lastAt = b.Count, n
 		c.catchUp()
@@ -84,6 +91,10 @@ func (v *verification) gaps() error {
 	var worst *counts
 	for _, c := range v.subjects {
 		if len(c.ahead) == 0 || v.lenient() && c.lastAt < max(v.report.From, v.report.DroppedTo)+disorder {
+			continue
+		}
+		if !c.when.IsZero() && c.when.After(v.newest.Add(-late)) {
+			v.report.Open++ // what is missing may have its number behind the export's end
 			continue
 		}
 		if worst == nil || c.at < worst.at {

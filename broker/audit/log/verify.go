@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 )
 
 // Proof is what an export is verified with: what its maker can't have changed.
@@ -29,6 +30,7 @@ type Report struct {
 	SignedBy    string
 	Foreign     int // checkpoints in the export that none of the keys signed
 	Compared    int // checkpoints kept elsewhere with which it is consistent
+	Open        int // subjects that lack an event before one of the last two minutes: it may have its number behind the end
 	TooOld      int // checkpoints kept elsewhere of fewer events than the export begins with
 }
 
@@ -103,6 +105,7 @@ type verification struct {
 	// of the bodies that are absent, the last id; of those that are there, the first
 	absent, present string
 	absentAt        int64
+	newest          time.Time // of the events
 }
 
 // kept reads the checkpoints from elsewhere. Their signatures are checked where a
@@ -156,10 +159,11 @@ func (v *verification) begin(h *Header) error {
 
 // body is what is read of an event's.
 type body struct {
-	ID           string `json:"id"`
-	Installation string `json:"installation"`
-	Subject      string `json:"subject"`
-	Count        int    `json:"count"`
+	ID           string    `json:"id"`
+	Installation string    `json:"installation"`
+	Subject      string    `json:"subject"`
+	Count        int       `json:"count"`
+	At           time.Time `json:"at"`
 }
 
 func (v *verification) event(r *Record) error {

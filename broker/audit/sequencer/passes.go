@@ -84,13 +84,14 @@ func (s *Sequencer) passes(ctx context.Context, counts *Counts) error {
 }
 
 // nearPass begins where the one before said that nothing older was on its way, or
-// where the sweep is. Each eighth looks further back: for the events of a broker whose
-// clock is behind.
+// where the sweep is. Each eighth, and each where that is cheap, looks further back: for the events
+// of a broker whose clock is behind, or whose requests wait for long.
 func (s *Sequencer) nearPass(ctx context.Context, first *state, counts *Counts) error {
 	most := ids.From(ids.Event, first.now.Add(-nearMost))
 	near, far := max(first.bound(nearMargin), most), max(first.bound(farMargin), most)
 	from := max(s.near, first.settled)
-	further := s.passed%farEvery == 0
+	further := s.passed%farEvery == 0 || s.looked < farCheap
+	s.looked = 0
 	if further {
 		from = max(s.far, first.settled)
 	}
@@ -99,6 +100,7 @@ func (s *Sequencer) nearPass(ctx context.Context, first *state, counts *Counts) 
 		if err != nil || counts.Elsewhere {
 			return err
 		}
+		s.looked += n
 		if n < s.config.Batch {
 			break
 		}

@@ -47,9 +47,10 @@ const (
 	signTime        = 10 * time.Second // for the key, which may be in an HSM
 	runTime         = 30 * time.Second // for one run
 
-	nearMargin  = time.Second     // requests wait for their transaction
-	farMargin   = 5 * time.Second // clocks differ by two
+	nearMargin  = time.Second      // requests wait for their transaction
+	farMargin   = 10 * time.Second // clocks differ by two
 	farEvery    = 8
+	farCheap    = 20_000           // events that may be looked at again at each run
 	nearMost    = 15 * time.Second // how far the near pass looks back at the most
 	sweepMargin = time.Minute
 	sweepChunks = 4 // that the sweep looks at in one run
@@ -111,6 +112,7 @@ type Sequencer struct {
 	near    string // where the near pass begins
 	far     string // where each eighth begins
 	passed  int    // near passes
+	looked  int    // events that the last one looked at
 	swept   string // where the sweep is
 	settled string // what the database said of that last
 	signed  *auditlog.Checkpoint
