@@ -15,7 +15,7 @@ func TestEpoch(t *testing.T) {
 	t.Parallel()
 	tg := newTarget(t, options{})
 	older := tg.issuer(t, func(c *postgres.Config) { c.Epoch = 1 })
-	lease := tg.lease("reader")
+	lease := newLease(tg)
 	if _, err := older.Issue(t.Context(), &issuers.IssueRequest{Lease: lease}); err != nil {
 		t.Fatal(err)
 	}
@@ -28,7 +28,7 @@ func TestEpoch(t *testing.T) {
 	}
 	none := tg.issuer(t, func(c *postgres.Config) { c.Epoch = 0 }) // a program from before there were epochs
 	for name, issuer := range map[string]*postgres.Issuer{"older": older, "none": none} {
-		if _, err := issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: tg.lease("reader")}); !errors.Is(err, issuers.ErrRejected) || !strings.Contains(err.Error(), "later epoch") {
+		if _, err := issuer.Issue(t.Context(), &issuers.IssueRequest{Lease: newLease(tg)}); !errors.Is(err, issuers.ErrRejected) || !strings.Contains(err.Error(), "later epoch") {
 			t.Errorf("%s issues: %v", name, err)
 		}
 		if _, err := issuer.Revoke(t.Context(), &issuers.RevokeRequest{Lease: lease}); err == nil || !strings.Contains(err.Error(), "later epoch") {
