@@ -39,7 +39,9 @@ func connect(t *testing.T, c *pgx.ConnConfig) *pgx.Conn {
 func all() []int64 {
 	var versions []int64
 	for v := int64(1); v <= migrations.Latest; v++ {
-		versions = append(versions, v)
+		if v < 8 || v > 10 { // taken by others
+			versions = append(versions, v)
+		}
 	}
 	return versions
 }

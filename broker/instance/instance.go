@@ -71,7 +71,7 @@ type Config struct {
 // IssuerParts is what issuers are opened with, besides their configuration.
 type IssuerParts struct {
 	Installation string
-	Epoch        int64 // of the installation: see issuers.EpochKeeper
+	Epoch        int64                 // of the installation: see issuers.EpochKeeper
 	Signer       func() issuers.Signer // the key to sign with at each moment
 	Vault        sealed.Vault          // where static secrets are
 }
