@@ -42,7 +42,7 @@ func (s *Store) settle(ctx context.Context, writes []*write, sent time.Time, num
 	defer cancel()
 	pending := writes
 	var failure error
-	for first := true; len(pending) > 0 && (first || pause(ctx, settleInterval)); first = false {
+	for first := true; len(pending) > 0 && (first || pause(ctx, settleInterval, nil)); first = false {
 		// Asked before it is looked: what is true now stays true.
 		over := s.Now().After(sent.Add(MaxSkew + settleInterval))
 		var found map[string]landed
@@ -66,18 +66,6 @@ func (s *Store) settle(ctx context.Context, writes []*write, sent time.Time, num
 	for _, w := range pending {
 		w.err = fmt.Errorf("the connection was lost, and what was written is not known: %w: %w", ErrUnavailable, errors.Join(lost, failure))
 		close(w.done)
-	}
-}
-
-// pause waits; false: ctx ended.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }
 
@@ -115,9 +103,25 @@ WHERE l.tenant = $1 AND l.id = ANY($2) AND l.id BETWEEN $3 AND $4`
 		}); err != nil {
 			return unavailable("reading back", err)
 		}
-		return tx.Commit(ctx)
+		return commitBehind(ctx, tx)
 	})
 	return found, err
+}
+
+// commitBehind commits a transaction that waits, as every other one does, for the
+// synchronous standby where there is one: what was read in it is there too then,
+// since it stands before this commit in the server's log.
+func commitBehind(ctx context.Context, tx pgx.Tx) error {
+	if _, err := tx.Exec(ctx, `SELECT pg_logical_emit_message(true, 'daypass', '')`); err != nil {
+		return unavailable("reading back", err)
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return unavailable("reading back", err)
+	}
+	if err := replicated(tx.Conn()); err != nil {
+		return unavailable("reading back", err)
+	}
+	return nil
 }
 
 func (w *write) leaseIDs() []string {

@@ -67,21 +67,21 @@ type Config struct {
 
 // Report says what is done, or would be.
 type Report struct {
-	Mode         Mode          `json:"mode"`
-	Installation string        `json:"installation"`
-	Was          string        `json:"was,omitempty"` // of a new installation: the original's id
-	Copy         bool          `json:"copy"`          // the database is not the one that it was born as
-	Epoch        int64         `json:"epoch"`         // 0 before it is done
-	FormerEpoch  int64         `json:"former_epoch"`
-	At           time.Time     `json:"at,omitzero"` // what is older is void
-	Leases       int           `json:"leases"`      // that lived: taken back, or forgotten
-	Revoking     int           `json:"revoking"`    // that were being taken back: goes on, or forgotten
-	AdminTokens  []AdminToken  `json:"admin_tokens,omitempty"`
-	RunsOut      *time.Time    `json:"runs_out,omitempty"` // when the last JWT or certificate on record ends
-	Targets      []Target      `json:"targets,omitempty"`
-	Secrets      int           `json:"secret_versions"` // sealed anew
-	Lost         []string      `json:"lost,omitempty"`  // static secrets that don't open
-	SigningKeys  []string      `json:"signing_keys,omitempty"`
+	Mode         Mode         `json:"mode"`
+	Installation string       `json:"installation"`
+	Was          string       `json:"was,omitempty"` // of a new installation: the original's id
+	Copy         bool         `json:"copy"`          // the database is not the one that it was born as
+	Epoch        int64        `json:"epoch"`         // 0 before it is done
+	FormerEpoch  int64        `json:"former_epoch"`
+	At           time.Time    `json:"at,omitzero"` // what is older is void
+	Leases       int          `json:"leases"`      // that lived: taken back, or forgotten
+	Revoking     int          `json:"revoking"`    // that were being taken back: goes on, or forgotten
+	AdminTokens  []AdminToken `json:"admin_tokens,omitempty"`
+	RunsOut      *time.Time   `json:"runs_out,omitempty"` // when the last JWT or certificate on record ends
+	Targets      []Target     `json:"targets,omitempty"`
+	Secrets      int          `json:"secret_versions"` // sealed anew
+	Lost         []string     `json:"lost,omitempty"`  // static secrets that don't open
+	SigningKeys  []string     `json:"signing_keys,omitempty"`
 }
 
 // AdminToken is one that ends.
