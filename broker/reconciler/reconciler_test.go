@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -106,12 +107,7 @@ func (f *fixture) exchange() string {
 }
 
 func stands(f *fixture, id string) bool {
-	for _, live := range f.DB.Live() {
-		if live == id {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(f.DB.Live(), id)
 }
 
 func TestOrphansAreFoundThenTakenBack(t *testing.T) {
