@@ -19,8 +19,8 @@ import (
 	"github.com/daypass/daypass/issuers/postgres"
 )
 
-// real is a broker whose issuer "real" makes users on a real server.
-type real struct {
+// realServer is a broker whose issuer "real" makes users on a real server.
+type realServer struct {
 	*fixture
 
 	issuer *postgres.Issuer
@@ -39,9 +39,9 @@ grants:
   - {name: real, jobs: [release], issuer: real, role: deployer, ttl: 10m}
 `
 
-func newReal(tb testing.TB, server *devkit.Postgres, name string) *real {
+func newReal(tb testing.TB, server *devkit.Postgres, name string) *realServer {
 	tb.Helper()
-	r := &real{server: server}
+	r := &realServer{server: server}
 	ctx := tb.Context()
 	if err := server.CreateDatabase(ctx, name); err != nil {
 		tb.Fatal(err)
@@ -85,24 +85,24 @@ func newReal(tb testing.TB, server *devkit.Postgres, name string) *real {
 // The issuer is opened behind the broker, whose installation it has to know.
 
 // Issue implements issuers.Issuer.
-func (r *real) Issue(ctx context.Context, req *issuers.IssueRequest) (*issuers.IssueResponse, error) {
+func (r *realServer) Issue(ctx context.Context, req *issuers.IssueRequest) (*issuers.IssueResponse, error) {
 	return r.issuer.Issue(ctx, req)
 }
 
 // Revoke implements issuers.Issuer.
-func (r *real) Revoke(ctx context.Context, req *issuers.RevokeRequest) (*issuers.RevokeResponse, error) {
+func (r *realServer) Revoke(ctx context.Context, req *issuers.RevokeRequest) (*issuers.RevokeResponse, error) {
 	return r.issuer.Revoke(ctx, req)
 }
 
 // Describe implements issuers.Issuer.
-func (r *real) Describe(string) issuers.Description {
+func (r *realServer) Describe(string) issuers.Description {
 	return issuers.Description{
 		Kind: "postgres", Revocation: issuers.Immediate, DefaultTTL: time.Hour, IssueTimeout: 15 * time.Second,
 		Values: map[string]bool{"username": false, "password": true, "host": false, "port": false, "database": false, "url": true},
 	}
 }
 
-func (r *real) install(tb testing.TB) {
+func (r *realServer) install(tb testing.TB) {
 	tb.Helper()
 	scripts, err := postgres.SetupSQL(r.setup)
 	if err != nil {
@@ -113,14 +113,14 @@ func (r *real) install(tb testing.TB) {
 	}
 }
 
-func (r *real) exec(tb testing.TB, sql string) {
+func (r *realServer) exec(tb testing.TB, sql string) {
 	tb.Helper()
 	if _, err := r.admin.Exec(tb.Context(), sql); err != nil {
 		tb.Fatalf("%s: %v", sql, err)
 	}
 }
 
-func (r *real) users(tb testing.TB, pattern string) int {
+func (r *realServer) users(tb testing.TB, pattern string) int {
 	tb.Helper()
 	var n int
 	if err := r.admin.QueryRow(tb.Context(), `SELECT count(*) FROM pg_roles WHERE rolname LIKE $1`, pattern).Scan(&n); err != nil {

@@ -244,7 +244,7 @@ func (r *Reconciler) Scheduled(ctx context.Context, issuer string) (time.Duratio
 	}
 	if run != nil && run.DryRun && run.Orphans > 0 {
 		r.config.Logger.WarnContext(ctx, "a target has credentials that no live lease knows; nothing was taken back, since reconcile.dry_run_first is set "+
-			"(hint: `daypass lease reconcile --target "+issuer+"` takes them back, and lets the schedule do so from then on)", "issuer", issuer, "orphans", run.Orphans)
+			"(hint: `daypass lease reconcile --target ISSUER` takes them back, and lets the schedule do so from then on)", "issuer", issuer, "orphans", run.Orphans)
 	}
 	return longSleep, err
 }
