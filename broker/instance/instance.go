@@ -74,8 +74,9 @@ type Config struct {
 	TrustedProxies       []echo.TrustOption // none when empty
 	Logger               *slog.Logger
 	Now                  func() time.Time
-	Checkpoint           func(step string) // nil in every released program
-	IssueTime            time.Duration     // zero: broker's default
+	Elapsed              func() time.Duration // a clock that nobody sets; nil: the monotonic one of Now
+	Checkpoint           func(step string)    // nil in every released program
+	IssueTime            time.Duration        // zero: broker's default
 	Limits               Limits
 	Once                 map[string]bool // providers whose job tokens may come once
 	Version              string          // of the program, for people; may be empty
@@ -245,7 +246,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		return nil, err
 	}
 	if i.store, err = leases.Open(ctx, leases.Config{
-		Pool: base.Pool, Audit: base.Recorder, Handles: i.sealer, Claims: base.Root.Hasher(keys.SessionClaims), Installation: i.Installation, Tenant: Tenant, Now: config.Now, Logger: config.Logger,
+		Pool: base.Pool, Audit: base.Recorder, Handles: i.sealer, Claims: base.Root.Hasher(keys.SessionClaims), Installation: i.Installation, Tenant: Tenant, Now: config.Now, Elapsed: config.Elapsed, Logger: config.Logger,
 	}); err != nil {
 		return nil, err
 	}
@@ -255,11 +256,11 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	if err := i.openSwitches(ctx, base, registry); err != nil {
 		return nil, err
 	}
-	if err := i.openKeeper(registry); err != nil {
-		return nil, err
-	}
 	watchDatabase(registry, base.Pool, i.store)
 	if err := i.openAudit(base, registry); err != nil {
+		return nil, err
+	}
+	if err := i.openKeeper(registry); err != nil {
 		return nil, err
 	}
 	if err := i.openSecrets(base); err != nil {
@@ -385,7 +386,7 @@ func (i *Instance) Reload(ctx context.Context, trigger reloader.Trigger) (*reloa
 func (i *Instance) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	running.Go(func() { i.revoker.Run(ctx) })
-	running.Go(func() { i.audit.Run(ctx) })
+	running.Go(func() { i.once(ctx, "audit log", i.audit.Run) })
 	running.Go(func() { i.jobs.Run(ctx) })
 	running.Go(func() { i.broker.ProbeTargets(ctx) })
 	running.Go(func() { i.watchOverdue(ctx) })
@@ -398,7 +399,9 @@ func (i *Instance) Run(ctx context.Context) {
 	running.Go(func() { i.switches.Run(ctx) })
 	running.Go(func() { i.once(ctx, "switches", i.switches.Sweep) })
 	running.Go(func() { i.once(ctx, "retention", i.keeper.Run) })
-	running.Go(func() { i.targets.Run(ctx) })
+	if i.config.Reconcile.Every > 0 {
+		running.Go(func() { i.once(ctx, "reconciliation", i.targets.Run) })
+	}
 	running.Go(func() { i.raiseEpochs(ctx) })
 	running.Wait()
 }

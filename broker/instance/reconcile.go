@@ -15,7 +15,6 @@ type Reconcile struct {
 	Every       time.Duration // zero: when an operator asks, and no more
 	Grace       time.Duration // zero: reconciler's default
 	DryRunFirst bool          // the schedule takes nothing back before an operator did
-	Epoch       func() int64  // of the installation; nil: 0
 }
 
 // openReconciler takes in each issuer that makes something outside.
@@ -30,7 +29,7 @@ func (i *Instance) openReconciler(base *Base, observe *reconcileMetrics) (err er
 	c := i.config.Reconcile
 	i.targets, err = reconciler.New(reconciler.Config{
 		Pool: base.Pool, Store: i.store, Audit: base.Recorder, Targets: targets, Installation: i.Installation, Tenant: Tenant,
-		Every: c.Every, Grace: c.Grace, DryRunFirst: c.DryRunFirst, Epoch: c.Epoch, Logger: i.config.Logger, Observe: observe,
+		Every: c.Every, Grace: c.Grace, DryRunFirst: c.DryRunFirst, Epoch: func() int64 { return base.Identity.Epoch }, Logger: i.config.Logger, Observe: observe,
 	})
 	return err
 }

@@ -72,12 +72,8 @@ func (i *Instance) unreconciled(ctx context.Context) (waiting, without []string)
 
 // reconciled are the issuers of which a comparison in this epoch ended well.
 func (i *Instance) reconciled(ctx context.Context) ([]string, error) {
-	var there bool
-	if err := i.pool.QueryRow(ctx, `SELECT to_regclass('reconciliations') IS NOT NULL`).Scan(&there); err != nil || !there {
-		return nil, err
-	}
 	const compared = `
-SELECT DISTINCT issuer FROM reconciliations WHERE tenant = $1 AND epoch >= $2 AND ended_at IS NOT NULL AND coalesce(error, '') = ''`
+SELECT DISTINCT issuer FROM reconciliations WHERE tenant = $1 AND epoch >= $2 AND ended_at IS NOT NULL AND error IS NULL AND NOT dry_run AND young = 0`
 	rows, err := i.pool.Query(ctx, compared, Tenant, i.restored.identity.Epoch)
 	if err != nil {
 		return nil, fmt.Errorf("reading reconciliations: %w", err)

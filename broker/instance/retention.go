@@ -19,7 +19,7 @@ func (i *Instance) openKeeper(registry *prometheus.Registry) (err error) {
 	c := i.config.Retention
 	i.keeper, err = retention.New(retention.Config{
 		Pool: i.pool, Now: i.store.Now, Leases: c.Leases, Audit: c.Audit, Archive: c.Archive, Observe: newRetentionMetrics(registry), Logger: i.config.Logger,
-		// Droppable: nobody has given the events a place yet that lasts, so that none may go.
+		Droppable: i.audit.Sequenced,
 	})
 	return err
 }

@@ -171,15 +171,16 @@ DELETE FROM reconciliations r WHERE tenant = $1 AND issuer = $2
 }
 
 // due says how long it is until a target is to be compared by schedule, and
-// whether that may take nothing back. What operators try dry doesn't count.
+// whether that may take nothing back. What operators try dry doesn't count, nor
+// what was compared before the database was restored.
 func (r *Reconciler) due(ctx context.Context, issuer string) (wait time.Duration, dry bool, err error) {
 	const last = `
 SELECT started_at, ended_at, error IS NOT NULL, young > 0 FROM reconciliations
-WHERE tenant = $1 AND issuer = $2 AND (actor = $3 OR NOT dry_run) ORDER BY started_at DESC LIMIT 1`
+WHERE tenant = $1 AND issuer = $2 AND (actor = $3 OR NOT dry_run) AND epoch >= $4 ORDER BY started_at DESC LIMIT 1`
 	var started time.Time
 	var ended *time.Time
 	var failed, young bool
-	switch err := r.config.Pool.QueryRow(ctx, last, r.config.Tenant, issuer, schedule).Scan(&started, &ended, &failed, &young); {
+	switch err := r.config.Pool.QueryRow(ctx, last, r.config.Tenant, issuer, schedule, r.config.Epoch()).Scan(&started, &ended, &failed, &young); {
 	case errors.Is(err, pgx.ErrNoRows):
 	case err != nil:
 		return 0, false, unavailable("looking when a target was compared", err)

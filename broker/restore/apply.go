@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/daypass/daypass/broker/audit"
+	"github.com/daypass/daypass/broker/audit/sequencer"
 	"github.com/daypass/daypass/broker/installation"
 	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/leases"
@@ -80,6 +81,14 @@ func (r *Restore) renew(ctx context.Context) (*Report, error) {
 	}
 	defer o.store.Close()
 	err = pgx.BeginFunc(ctx, r.config.Pool, func(tx pgx.Tx) error {
+		// What is written from here on is this installation's, and begins its log.
+		var began time.Time
+		if err := tx.QueryRow(ctx, `SELECT transaction_timestamp() - interval '1 second'`).Scan(&began); err != nil {
+			return err
+		}
+		if err := sequencer.BeginAnew(ctx, tx, began); err != nil {
+			return err
+		}
 		n, err := o.store.ForgetAll(ctx, tx, leases.Why{Actor: r.config.Actor, Reason: forgotten})
 		if err != nil {
 			return err

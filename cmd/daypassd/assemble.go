@@ -150,7 +150,10 @@ func databaseConfig(settings *config.Config) (*pgxpool.Config, error) {
 
 // assemble turns a configuration into the parts of a broker.
 func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger) (_ *instance.Config, _ func(), err error) {
-	parts := &instance.Config{ExternalURL: settings.ExternalURL, Logger: logger, Now: clock(), Checkpoint: checkpoint()}
+	began := time.Now()
+	parts := &instance.Config{
+		ExternalURL: settings.ExternalURL, Logger: logger, Now: clock(), Elapsed: func() time.Duration { return time.Since(began) }, Checkpoint: checkpoint(),
+	}
 	direct, err := databaseConfig(settings)
 	if err != nil {
 		return nil, nil, err

@@ -91,7 +91,10 @@ func examine(ctx context.Context, settings *config.Config, grace time.Duration) 
 	if err != nil {
 		return nil, err
 	}
-	what := fsck.Config{Pool: pool, Tenant: instance.Tenant, Grace: grace}
+	what := fsck.Config{
+		Pool: pool, Tenant: instance.Tenant, Grace: grace, KeptRows: settings.Retention.Leases.Std(), KeptEvents: settings.Retention.Audit.Std(),
+		Chain: func(ctx context.Context) error { return chain(ctx, pool, who.ID) },
+	}
 	if what.Verify, err = verifier(ctx, pool, sealer, who.ID); err != nil {
 		return nil, err
 	}

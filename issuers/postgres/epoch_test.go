@@ -34,7 +34,7 @@ func TestEpoch(t *testing.T) {
 		if _, err := issuer.Revoke(t.Context(), &issuers.RevokeRequest{Lease: lease}); err == nil || !strings.Contains(err.Error(), "later epoch") {
 			t.Errorf("%s revokes: %v", name, err)
 		}
-		if _, err := issuer.ListLeases(t.Context()); err == nil {
+		if _, err := issuer.List(t.Context(), &issuers.ListRequest{Installation: lease.Installation, Limit: 10}); err == nil {
 			t.Errorf("%s lists", name)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	auditlog "github.com/daypass/daypass/broker/audit/log"
 	"github.com/daypass/daypass/broker/ids"
@@ -86,6 +87,20 @@ var (
 	// ErrRange says that an export is asked for that the log doesn't have.
 	ErrRange = errors.New("the audit log has no such numbers")
 )
+
+// ForReading is one that gives no numbers and signs nothing, for [Sequencer.Size],
+// [Sequencer.Latest] and [Sequencer.Export].
+func ForReading(pool *pgxpool.Pool, installation string) *Sequencer {
+	return &Sequencer{config: Config{Pool: pool, Installation: installation}, origin: auditlog.Origin(installation)}
+}
+
+// Size is how many events have a number.
+func (s *Sequencer) Size(ctx context.Context) (size int64, err error) {
+	if err := s.config.Pool.QueryRow(ctx, `SELECT coalesce(max(seq) + 1, 0) FROM audit_log`).Scan(&size); err != nil {
+		return 0, fmt.Errorf("reading the audit log's size: %w", err)
+	}
+	return size, nil
+}
 
 // Latest is the note of the last checkpoint.
 func (s *Sequencer) Latest(ctx context.Context) (string, error) {
