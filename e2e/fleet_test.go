@@ -139,15 +139,15 @@ func newFleet(t *testing.T) *fleet {
 CREATE ROLE %[1]s_owner NOLOGIN; CREATE ROLE %[1]s_deploy NOLOGIN; GRANT %[1]s_owner TO %[1]s_deploy;
 CREATE SCHEMA app AUTHORIZATION %[1]s_owner; GRANT USAGE, CREATE ON SCHEMA app TO %[1]s_deploy;`, f.name))
 	f.writeConfig("daypass.yaml", f.name)
-	f.must("daypassd", "migrate", "--config", f.config)
-	setup := f.must("daypassd", "target", "setup", "postgres", "--keep-connect", "--config", f.config)
+	f.must("migrate", "--config", f.config)
+	setup := f.must("target", "setup", "postgres", "--keep-connect", "--config", f.config)
 	psql := exec.CommandContext(t.Context(), f.server.Bin("psql"), "-XAtq", f.server.DSN(f.target()))
 	psql.Stdin = strings.NewReader(setup)
 	if out, err := psql.CombinedOutput(); err != nil {
 		t.Fatalf("setting the target up: %v\n%s", err, out)
 	}
 	f.setTargetPassword("first-password-of-the-account")
-	f.admin = strings.TrimSpace(f.must("daypassd", "admin", "token", "create", "--config", f.config, "--role", "operator", "--owner", "e2e", "--ttl", "1h"))
+	f.admin = strings.TrimSpace(f.must("admin", "token", "create", "--config", f.config, "--role", "operator", "--owner", "e2e", "--ttl", "1h"))
 	leaks.secret("admin token", f.admin)
 	return f
 }
@@ -218,16 +218,16 @@ limits: {job_requests: 1000000, job_leases: 1000000}
 	return f.config
 }
 
-// must runs a program to its end and returns what it printed.
-func (f *fleet) must(program string, args ...string) string {
+// must runs daypassd to its end and returns what it printed.
+func (f *fleet) must(args ...string) string {
 	f.t.Helper()
-	cmd := exec.CommandContext(f.t.Context(), filepath.Join(programs, program), args...)
+	cmd := exec.CommandContext(f.t.Context(), filepath.Join(programs, "daypassd"), args...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	leaks.line(stderr.String())
 	if err != nil {
-		f.t.Fatalf("%s %s: %v\n%s", program, strings.Join(args, " "), err, stderr.String())
+		f.t.Fatalf("daypassd %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
 	}
 	return string(out)
 }

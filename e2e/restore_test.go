@@ -42,7 +42,7 @@ func TestRestore(t *testing.T) {
 	promoted := f.writeConfig("promoted.yaml", copied)
 	f.write("target.password", "first-password-of-the-account")
 
-	plan := f.must("daypassd", "restore", "--config", promoted, "--promote", "--dry-run")
+	plan := f.must("restore", "--config", promoted, "--promote", "--dry-run")
 	if !strings.Contains(plan, "Nothing was done") || !strings.Contains(plan, "app-db") || f.count(copied, `SELECT epoch FROM installation`) != 0 {
 		t.Fatalf("a dry run says and does: %s", plan)
 	}
@@ -52,7 +52,7 @@ func TestRestore(t *testing.T) {
 	} else if !strings.Contains(err.Error(), "--promote") || !strings.Contains(err.Error(), "--new-installation") {
 		t.Errorf("what to do isn't said: %v", err)
 	}
-	done := f.must("daypassd", "restore", "--config", promoted, "--promote")
+	done := f.must("restore", "--config", promoted, "--promote")
 	if !strings.Contains(done, "keeps it") {
 		t.Errorf("it doesn't say that the target keeps the epoch: %s", done)
 	}
@@ -116,7 +116,7 @@ func TestNewInstallation(t *testing.T) {
 	clone := f.writeConfig("staging.yaml", copied)
 	f.write("target.password", "first-password-of-the-account")
 	users := f.users()
-	done := f.must("daypassd", "restore", "--config", clone, "--new-installation")
+	done := f.must("restore", "--config", clone, "--new-installation")
 	if !strings.Contains(done, "1 are forgotten") {
 		t.Errorf("it says: %s", done)
 	}

@@ -68,7 +68,7 @@ func (c *Client) open(ctx context.Context, k call) (io.ReadCloser, time.Duration
 	}
 	patient := *c.http
 	patient.Timeout = 0
-	response, err := patient.Do(request)
+	response, err := patient.Do(request) //nolint:bodyclose // the stream closes it
 	if err != nil {
 		idle.Stop()
 		cancel(nil)

@@ -18,7 +18,7 @@ import (
 	"github.com/daypass/daypass/broker/leases"
 )
 
-var updatePlans = flag.Bool("update", false, "write testdata/plans anew") //nolint:gochecknoglobals // a flag of the test binary
+var updatePlans = flag.Bool("update", false, "write testdata/plans anew")
 
 // recorder takes down which statements are sent, with what.
 type recorder struct {
@@ -157,7 +157,7 @@ func TestPlans(t *testing.T) {
 			}
 			continue
 		}
-		if want, err := os.ReadFile(golden); err != nil || got != string(want) { //nolint:gosec // G304: a file of the tests
+		if want, err := os.ReadFile(golden); err != nil || got != string(want) {
 			t.Errorf("%s touches\n%swant\n%s(go test -update writes it anew): %v", step.name, got, want, err)
 		}
 	}

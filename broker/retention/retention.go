@@ -19,7 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
+	"math/rand/v2" //nolint:depguard // spreads brokers: nothing secret comes of it
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -168,26 +168,26 @@ func (k *Keeper) RunOnce(ctx context.Context) (done Done, err error) {
 	return done, err
 }
 
-// step runs f in a transaction of its own, under the lock of all brokers. false:
-// another one is at it.
-func (k *Keeper) step(ctx context.Context, f func(context.Context, pgx.Tx) error) (mine bool, err error) {
+// step runs f in a transaction of its own, under the lock of all brokers; not at
+// all while another one is at it.
+func (k *Keeper) step(ctx context.Context, f func(context.Context, pgx.Tx) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errors.New("it took longer than a minute"))
 	defer cancel()
-	err = pgx.BeginFunc(ctx, k.config.Pool, func(tx pgx.Tx) error {
+	return pgx.BeginFunc(ctx, k.config.Pool, func(tx pgx.Tx) error {
 		const prepare = `SELECT pg_try_advisory_xact_lock(hashtextextended('daypass retention', 0)), set_config('lock_timeout', $1, true), set_config('statement_timeout', '60s', true)`
+		var mine bool
 		var a, b string
 		if err := tx.QueryRow(ctx, prepare, lockTimeout).Scan(&mine, &a, &b); err != nil || !mine {
 			return err
 		}
 		return f(ctx, tx)
 	})
-	return mine, err
 }
 
 func (k *Keeper) makeAhead(ctx context.Context, t table, now time.Time) (made int, err error) {
 	for n := range ahead + 1 {
 		var added bool
-		if _, err = k.step(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		if err = k.step(ctx, func(ctx context.Context, tx pgx.Tx) error {
 			return tx.QueryRow(ctx, `SELECT add_partition($1, $2, $3)`, t.name, t.prefix, now.Add(time.Duration(n)*week)).Scan(&added)
 		}); err != nil {
 			break
@@ -257,7 +257,7 @@ func (k *Keeper) dropOld(ctx context.Context, t table, now time.Time) (dropped i
 	before := ids.From(t.prefix, now.Add(-t.keep))
 	for {
 		gone := ""
-		if _, err := k.step(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		if err := k.step(ctx, func(ctx context.Context, tx pgx.Tx) error {
 			found, err := list(ctx, tx, t.name)
 			if err != nil || len(found) == 0 || found[0].End > before {
 				return err
@@ -357,7 +357,7 @@ func (k *Keeper) deleteOrphans(ctx context.Context, now time.Time) (deleted int,
 func (k *Keeper) deleteInBatches(ctx context.Context, from, sql string, args []any) (deleted int, err error) {
 	for range batches {
 		n := 0
-		if _, err := k.step(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		if err := k.step(ctx, func(ctx context.Context, tx pgx.Tx) error {
 			tag, err := tx.Exec(ctx, sql, args...)
 			n = int(tag.RowsAffected())
 			return err

@@ -363,7 +363,7 @@ func TestSweep(t *testing.T) {
 				if err != nil {
 					t.Error(err)
 				}
-				if swept.Add(int32(len(found))); len(found) == 0 { //nolint:gosec // a sweep is small
+				if swept.Add(int32(len(found))); len(found) == 0 {
 					return
 				}
 			}

@@ -190,7 +190,7 @@ func (s *Sequencer) tell(ctx context.Context, message string, err error) {
 		return
 	}
 	s.told[message] = now
-	s.config.Logger.LogAttrs(ctx, slog.LevelError, message, slog.String("error", err.Error()))
+	s.config.Logger.ErrorContext(ctx, "the audit log is in trouble", "what", message, "error", err)
 }
 
 // RunOnce gives all events that are there their numbers, looks at some more that may

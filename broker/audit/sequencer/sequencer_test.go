@@ -36,7 +36,7 @@ func TestEventsGetNumbers(t *testing.T) {
 		t.Errorf("%d checkpoints, and the log says:\n%s", report.Checkpoints, w.log)
 	}
 	// From the middle, and in parts.
-	report, err = auditlog.VerifyBytes(w.export(s, 301, -1), auditlog.Proof{Keys: []*auditlog.Key{w.key}, Against: []string{note}})
+	report, err = auditlog.VerifyBytes(w.export(s, 301), auditlog.Proof{Keys: []*auditlog.Key{w.key}, Against: []string{note}})
 	if err != nil || report.From != 301 || report.Signed != 704 || report.Compared != 1 {
 		t.Errorf("%+v: %v", report, err)
 	}

@@ -65,7 +65,7 @@ func TestTampering(t *testing.T) {
 					w.tamper(sql)
 				}
 			}
-			_, err := auditlog.VerifyBytes(w.export(s, 0, -1), proof)
+			_, err := auditlog.VerifyBytes(w.export(s, 0), proof)
 			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("%v, want %q", err, test.want)
 			}
@@ -166,7 +166,7 @@ func TestForged(t *testing.T) {
 		t.Errorf("%d; the log says:\n%s", w.seen.forged, w.log)
 	}
 	w.sign(s)
-	if _, err := auditlog.VerifyBytes(w.export(s, 0, -1), auditlog.Proof{}); err == nil || !strings.Contains(err.Error(), "the body of event") {
+	if _, err := auditlog.VerifyBytes(w.export(s, 0), auditlog.Proof{}); err == nil || !strings.Contains(err.Error(), "the body of event") {
 		t.Error(err)
 	}
 }
@@ -186,7 +186,7 @@ func TestKeyChange(t *testing.T) {
 	s := w.sequencer(nil)
 	w.write(2)
 	w.sign(s)
-	report, err := auditlog.VerifyBytes(w.export(s, 0, -1), auditlog.Proof{Keys: []*auditlog.Key{old, next}})
+	report, err := auditlog.VerifyBytes(w.export(s, 0), auditlog.Proof{Keys: []*auditlog.Key{old, next}})
 	if err != nil || report.Signed != report.Size || report.SignedBy != next.ID() || report.Foreign != 0 {
 		t.Errorf("%+v: %v", report, err)
 	}
@@ -218,7 +218,7 @@ func TestBeginAnew(t *testing.T) {
 	for range 3 {
 		w.run(s)
 	}
-	report, err := auditlog.VerifyBytes(w.export(s, 0, -1), auditlog.Proof{})
+	report, err := auditlog.VerifyBytes(w.export(s, 0), auditlog.Proof{})
 	if err != nil || report.Size != 2 {
 		t.Errorf("%+v: %v", report, err)
 	}
@@ -286,7 +286,7 @@ func TestWithoutAKey(t *testing.T) {
 	if _, err := s.Latest(t.Context()); !errors.Is(err, sequencer.ErrNoCheckpoint) || !strings.Contains(s.Status(), "not signed") || !strings.Contains(w.log.String(), "are not signed") {
 		t.Errorf("%v, %q", err, s.Status())
 	}
-	report, err := auditlog.VerifyBytes(w.export(s, 0, -1), auditlog.Proof{})
+	report, err := auditlog.VerifyBytes(w.export(s, 0), auditlog.Proof{})
 	if err != nil || report.Size != 3 || !report.SelfConsistent() {
 		t.Errorf("%+v: %v", report, err)
 	}

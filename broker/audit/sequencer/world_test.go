@@ -238,10 +238,10 @@ func (w *world) tamper(sql string, args ...any) {
 	w.exec(sql, args...)
 }
 
-func (w *world) export(s *sequencer.Sequencer, from, to int64) []byte {
+func (w *world) export(s *sequencer.Sequencer, from int64) []byte {
 	w.t.Helper()
 	var out bytes.Buffer
-	if err := s.Export(w.t.Context(), from, to, func(l *auditlog.Line) error {
+	if err := s.Export(w.t.Context(), from, -1, func(l *auditlog.Line) error {
 		line, err := l.Encode()
 		out.Write(line)
 		return err
@@ -254,7 +254,7 @@ func (w *world) export(s *sequencer.Sequencer, from, to int64) []byte {
 // verified is an export that must verify with the world's key.
 func (w *world) verified(s *sequencer.Sequencer) *auditlog.Report {
 	w.t.Helper()
-	report, err := auditlog.VerifyBytes(w.export(s, 0, -1), auditlog.Proof{Keys: []*auditlog.Key{w.key}})
+	report, err := auditlog.VerifyBytes(w.export(s, 0), auditlog.Proof{Keys: []*auditlog.Key{w.key}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
