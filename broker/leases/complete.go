@@ -106,7 +106,7 @@ WITH asked AS (
         AS e(id, at, tenant, type, subject, count, body, leaf, mac, key_id)
 ), done AS (
     UPDATE leases l SET state = 'revoked', due_at = NULL, ended_at = e.at, events = e.count, stuck = false, last_error = NULL, handle = NULL
-    FROM asked e WHERE l.id = e.subject AND l.id = ANY ($5) AND l.state = 'revoking' AND l.events = e.count - 1 RETURNING l.id, e.id AS event
+    FROM asked e WHERE l.id = e.subject AND l.id BETWEEN $11 AND $12 AND l.state = 'revoking' AND l.events = e.count - 1 RETURNING l.id, e.id AS event
 )
 INSERT INTO audit_events (id, at, tenant, type, subject, count, body, leaf, mac, key_id)
 SELECT e.* FROM asked e JOIN done ON done.event = e.id RETURNING id`
@@ -117,12 +117,13 @@ func (s *Store) complete(ctx context.Context, batch []*completion) error {
 	text := func(of func(audit.Event) string) []string {
 		return column(batch, func(c *completion) string { return of(c.event) })
 	}
+	low, high := span(text(func(e audit.Event) string { return e.Subject }))
 	rows, err := s.config.Pool.Query(ctx, completeLeases,
 		text(func(e audit.Event) string { return e.ID }), column(batch, func(c *completion) time.Time { return c.event.At }),
 		text(func(e audit.Event) string { return e.Tenant }), text(func(e audit.Event) string { return string(e.Type) }),
 		text(func(e audit.Event) string { return e.Subject }), column(batch, func(c *completion) int32 { return int32(c.event.Count) }), //nolint:gosec // counts are small
 		text(func(e audit.Event) string { return e.Body }), column(batch, func(c *completion) []byte { return c.event.Leaf[:] }),
-		column(batch, func(c *completion) []byte { return c.event.MAC[:] }), text(func(e audit.Event) string { return e.KeyID }))
+		column(batch, func(c *completion) []byte { return c.event.MAC[:] }), text(func(e audit.Event) string { return e.KeyID }), low, high)
 	if err != nil {
 		return unavailable("recording revocations", err)
 	}

@@ -105,7 +105,7 @@ ORDER BY l.id FOR UPDATE OF l`
 		batch.Queue(`UPDATE leases SET events = events + 1 WHERE id = ANY($1) AND id BETWEEN $2 AND $3`, missing, missing[0], missing[len(missing)-1])
 		batch.Queue(`INSERT INTO missing_credentials (lease_id, tenant, issuer, since) SELECT id, $2, $3, $4 FROM unnest($1::text[]) AS missed(id) ON CONFLICT DO NOTHING`,
 			missing, s.config.Tenant, issuer, now)
-		audit.InsertIf(batch, events, leaseHasCount)
+		audit.InsertIf(batch, events, `EXISTS (SELECT FROM leases l WHERE l.id = e.subject AND l.events = e.count)`)
 		return commitBatch(ctx, tx, batch)
 	})
 	return marked, err

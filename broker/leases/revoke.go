@@ -36,30 +36,30 @@ const (
 UPDATE leases l SET state = c.state, due_at = c.due_at, ended_at = c.ended_at, events = c.count, stuck = false,
     revoking_at = CASE WHEN c.state = 'revoking' THEN c.at ELSE l.revoking_at END
 FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::int[], $7::timestamptz[]) AS c(id, was, state, due_at, ended_at, count, at)
-WHERE l.id = c.id AND l.state = c.was AND l.events = c.count - 1`
-
-	leaseHasCount = `EXISTS (SELECT FROM leases l WHERE l.id = e.subject AND l.events = e.count)`
+WHERE l.id = c.id AND l.id BETWEEN $8 AND $9 AND l.state = c.was AND l.events = c.count - 1`
 )
 
 // errOtherState: a lease was not as it was read, though its row was held.
 var errOtherState = errors.New("a lease changed while its row was held")
 
 func queueChanges(batch *pgx.Batch, changes []change) {
+	leaseIDs := column(changes, func(c change) string { return c.id })
+	low, high := span(leaseIDs)
 	batch.Queue(changeLeases,
-		column(changes, func(c change) string { return c.id }),
+		leaseIDs,
 		column(changes, func(c change) string { return string(c.from) }),
 		column(changes, func(c change) string { return string(c.state) }),
 		column(changes, func(c change) *time.Time { return c.dueAt }),
 		column(changes, func(c change) *time.Time { return c.endedAt }),
 		column(changes, func(c change) int32 { return int32(c.event.Count) }), //nolint:gosec // counts are small
-		column(changes, func(c change) time.Time { return c.event.At })).Exec(func(tag pgconn.CommandTag) error {
+		column(changes, func(c change) time.Time { return c.event.At }), low, high).Exec(func(tag pgconn.CommandTag) error {
 		// Here the whole transaction fails rather than leave an event of nothing.
 		if tag.RowsAffected() != int64(len(changes)) {
 			return errOtherState
 		}
 		return nil
 	})
-	audit.InsertIf(batch, column(changes, func(c change) audit.Event { return c.event }), leaseHasCount)
+	audit.InsertIf(batch, column(changes, func(c change) audit.Event { return c.event }), "true")
 }
 
 // end is the step that begins to end a live lease, or nil when it has begun

@@ -1,3 +1,6 @@
+-- +goose NO TRANSACTION
+-- Each statement may be run again, and holds its lock no longer than it takes itself.
+
 -- +goose Up
 
 -- Since when a lease is being taken back: a revocation is overdue by that, whatever
@@ -5,7 +8,9 @@
 ALTER TABLE leases ADD COLUMN IF NOT EXISTS revoking_at timestamptz;
 
 -- What is being taken back is few beside what lives: this is how it is counted,
--- listed and marked without reading the rest.
+-- listed and marked without reading the rest. A partitioned table takes no index
+-- CONCURRENTLY: leases can't be written while this one is made, some seconds for ten
+-- million.
 CREATE INDEX IF NOT EXISTS leases_revoking ON leases (issuer, id) WHERE state = 'revoking';
 
 -- Revocations of many leases: which, who wants it and why, and how far it is.
