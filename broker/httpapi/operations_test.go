@@ -19,11 +19,14 @@ import (
 	"github.com/daypass/daypass/broker/admin"
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/audit"
+	"github.com/daypass/daypass/broker/audit/sequencer"
 	"github.com/daypass/daypass/broker/brokertest"
 	members "github.com/daypass/daypass/broker/fleet"
 	"github.com/daypass/daypass/broker/httpapi"
+	"github.com/daypass/daypass/broker/jobs"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/limit"
+	"github.com/daypass/daypass/broker/reconciler"
 	"github.com/daypass/daypass/broker/reloader"
 	"github.com/daypass/daypass/broker/secrets"
 	"github.com/daypass/daypass/broker/switches"
@@ -198,6 +201,7 @@ func TestPanicIsAnswered(t *testing.T) {
 		JWKS:   func() ([]byte, error) { return nil, failure() },
 
 		Switches: &switches.Store{}, Members: func(context.Context) ([]members.Member, error) { return nil, nil },
+		AuditLog: &sequencer.Sequencer{}, Jobs: &jobs.Jobs{}, Targets: &reconciler.Reconciler{},
 		Secrets: &secrets.Store{}, Algorithms: func() []string { return nil },
 	})
 	if err != nil {

@@ -239,10 +239,15 @@ func (m *model) undo(t *rapid.T) {
 // crash throws the store away, with all that it keeps in memory. Another one goes
 // on, also with what the first had in hand.
 func (m *model) crash(t *rapid.T) {
+	last := m.f.Now()
 	m.f.Close()
 	next, err := leases.Open(t.Context(), m.f.settings)
 	if err != nil {
 		t.Fatal(err)
+	}
+	// The next one has measured the time anew, and may be a little behind.
+	for !next.Now().After(last) {
+		<-time.After(time.Millisecond)
 	}
 	m.f.Store = next
 }
