@@ -130,10 +130,9 @@ func newFleet(t *testing.T) *fleet {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = f.provider.Close() })
-	for _, database := range []string{f.name, f.target()} {
-		if err := f.server.CreateDatabase(t.Context(), database); err != nil {
-			t.Fatal(err)
-		}
+	devtest.MigratedAs(t, f.name)
+	if err := f.server.CreateDatabase(t.Context(), f.target()); err != nil {
+		t.Fatal(err)
 	}
 	f.sql(f.target(), fmt.Sprintf(`
 CREATE ROLE %[1]s_owner NOLOGIN; CREATE ROLE %[1]s_deploy NOLOGIN; GRANT %[1]s_owner TO %[1]s_deploy;

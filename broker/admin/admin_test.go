@@ -15,7 +15,6 @@ import (
 	"github.com/daypass/daypass/broker/ids"
 	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/issuers"
-	"github.com/daypass/daypass/migrations"
 )
 
 func TestMain(m *testing.M) { os.Exit(devtest.Main(m)) }
@@ -29,11 +28,8 @@ type fixture struct {
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	config, err := pgxpool.ParseConfig(devtest.Database(t))
+	config, err := pgxpool.ParseConfig(devtest.Migrated(t))
 	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := migrations.Up(t.Context(), config.ConnConfig.Copy()); err != nil {
 		t.Fatal(err)
 	}
 	f := &fixture{now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}

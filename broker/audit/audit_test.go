@@ -14,7 +14,6 @@ import (
 	"github.com/daypass/daypass/broker/devkit/devtest"
 	"github.com/daypass/daypass/broker/ids"
 	"github.com/daypass/daypass/broker/keys"
-	"github.com/daypass/daypass/migrations"
 )
 
 func TestMain(m *testing.M) { os.Exit(devtest.Main(m)) }
@@ -51,11 +50,8 @@ func event(t *testing.T, r *audit.Recorder, e audit.Entry) audit.Event {
 // open is a connection to a database with the broker's schema.
 func open(t *testing.T) *pgx.Conn {
 	t.Helper()
-	config, err := pgx.ParseConfig(devtest.Database(t))
+	config, err := pgx.ParseConfig(devtest.Migrated(t))
 	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := migrations.Up(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
 	conn, err := pgx.ConnectConfig(t.Context(), config)

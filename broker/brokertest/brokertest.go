@@ -193,11 +193,10 @@ func (b *Broker) found() {
 	t.Helper()
 	b.dsn, b.secrets = b.options.Database, &secrets{}
 	if b.dsn == "" {
-		b.dsn = devtest.Database(t)
+		b.dsn = devtest.Migrated(t)
 	}
 	b.DB, b.Other = newTarget(b.secrets), newTarget(b.secrets)
-	config := b.database()
-	if _, err := migrations.Up(t.Context(), config.ConnConfig.Copy()); err != nil {
+	if _, err := migrations.Up(t.Context(), b.database().ConnConfig.Copy()); err != nil {
 		t.Fatal(err)
 	}
 	b.sealer, b.Store = Keys(t)

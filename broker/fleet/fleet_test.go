@@ -17,7 +17,6 @@ import (
 
 	"github.com/daypass/daypass/broker/devkit/devtest"
 	"github.com/daypass/daypass/broker/fleet"
-	"github.com/daypass/daypass/migrations"
 )
 
 func TestMain(m *testing.M) { os.Exit(devtest.Main(m)) }
@@ -25,11 +24,8 @@ func TestMain(m *testing.M) { os.Exit(devtest.Main(m)) }
 // database is a migrated one, reached over TCP so that the network can fail.
 func database(t *testing.T) *pgx.ConnConfig {
 	t.Helper()
-	config, err := pgx.ParseConfig(devtest.Database(t))
+	config, err := pgx.ParseConfig(devtest.Migrated(t))
 	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := migrations.Up(t.Context(), config.Copy()); err != nil {
 		t.Fatal(err)
 	}
 	tcp, err := pgx.ParseConfig(devtest.Postgres(t).TCPDSN(config.Database))

@@ -16,7 +16,6 @@ import (
 	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/issuers"
-	"github.com/daypass/daypass/migrations"
 )
 
 func TestMain(m *testing.M) { os.Exit(devtest.Main(m)) }
@@ -32,16 +31,13 @@ type fixture struct {
 
 func newFixture(t *testing.T, change ...func(*leases.Config)) *fixture {
 	t.Helper()
-	dsn := devtest.Database(t)
+	dsn := devtest.Migrated(t)
 	config, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
 	config.MaxConns = 8
 	maps.Copy(config.ConnConfig.RuntimeParams, leases.PlannerSettings())
-	if _, err := migrations.Up(t.Context(), config.ConnConfig.Copy()); err != nil {
-		t.Fatal(err)
-	}
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)

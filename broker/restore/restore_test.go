@@ -15,7 +15,6 @@ import (
 	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/restore"
 	"github.com/daypass/daypass/broker/sealing"
-	"github.com/daypass/daypass/migrations"
 )
 
 func TestMain(m *testing.M) { os.Exit(devtest.Main(m)) }
@@ -23,11 +22,8 @@ func TestMain(m *testing.M) { os.Exit(devtest.Main(m)) }
 // apart is a database with a root, and what restores it.
 func apart(t *testing.T) (config *pgxpool.Config, sealer keys.Sealer, what restore.Config) {
 	t.Helper()
-	config, err := pgxpool.ParseConfig(devtest.Database(t))
+	config, err := pgxpool.ParseConfig(devtest.Migrated(t))
 	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := migrations.Up(t.Context(), config.ConnConfig.Copy()); err != nil {
 		t.Fatal(err)
 	}
 	sealer, _ = brokertest.Keys(t)

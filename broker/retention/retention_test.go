@@ -11,7 +11,6 @@ import (
 	"github.com/daypass/daypass/broker/devkit/devtest"
 	"github.com/daypass/daypass/broker/ids"
 	"github.com/daypass/daypass/broker/retention"
-	"github.com/daypass/daypass/migrations"
 )
 
 func TestMain(m *testing.M) { os.Exit(devtest.Main(m)) }
@@ -26,11 +25,8 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	config, err := pgxpool.ParseConfig(devtest.Database(t))
+	config, err := pgxpool.ParseConfig(devtest.Migrated(t))
 	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := migrations.Up(t.Context(), config.ConnConfig.Copy()); err != nil {
 		t.Fatal(err)
 	}
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)

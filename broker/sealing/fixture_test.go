@@ -14,7 +14,6 @@ import (
 	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/sealing"
 	"github.com/daypass/daypass/issuers"
-	"github.com/daypass/daypass/migrations"
 )
 
 func TestMain(m *testing.M) { os.Exit(devtest.Main(m)) }
@@ -112,14 +111,11 @@ func (c *clock) move(d time.Duration) {
 
 func newPool(t testing.TB) *pgxpool.Pool {
 	t.Helper()
-	config, err := pgxpool.ParseConfig(devtest.Database(t))
+	config, err := pgxpool.ParseConfig(devtest.Migrated(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	config.MaxConns = 8
-	if _, err := migrations.Up(t.Context(), config.ConnConfig.Copy()); err != nil {
-		t.Fatal(err)
-	}
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)

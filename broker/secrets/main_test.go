@@ -20,7 +20,6 @@ import (
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/issuertest"
 	"github.com/daypass/daypass/issuers/sealed"
-	"github.com/daypass/daypass/migrations"
 )
 
 func TestMain(m *testing.M) { os.Exit(devtest.Main(m)) }
@@ -42,15 +41,12 @@ type fixture struct {
 
 func newFixture(t *testing.T, change ...func(*secrets.Config)) *fixture {
 	t.Helper()
-	config, err := pgxpool.ParseConfig(devtest.Database(t))
+	config, err := pgxpool.ParseConfig(devtest.Migrated(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	config.MaxConns = 8
 	maps.Copy(config.ConnConfig.RuntimeParams, leases.PlannerSettings())
-	if _, err := migrations.Up(t.Context(), config.ConnConfig.Copy()); err != nil {
-		t.Fatal(err)
-	}
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)

@@ -24,7 +24,6 @@ import (
 	"github.com/daypass/daypass/broker/devkit/devtest"
 	"github.com/daypass/daypass/broker/ids"
 	"github.com/daypass/daypass/broker/keys"
-	"github.com/daypass/daypass/migrations"
 )
 
 func TestMain(m *testing.M) { os.Exit(devtest.Main(m)) }
@@ -101,11 +100,8 @@ func newSigner(t testing.TB) keys.Signer {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	config, err := pgxpool.ParseConfig(devtest.Database(t))
+	config, err := pgxpool.ParseConfig(devtest.Migrated(t))
 	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := migrations.Up(t.Context(), config.ConnConfig.Copy()); err != nil {
 		t.Fatal(err)
 	}
 	config.MaxConns = 16

@@ -30,6 +30,9 @@ type shared struct {
 	users     int
 	databases int
 	server    *devkit.Postgres
+
+	templating sync.Mutex
+	templated  *devkit.Postgres // the server that has the template
 }
 
 var binary shared //nolint:gochecknoglobals // one server for a test binary is the point of this package
@@ -73,14 +76,17 @@ func Database(tb testing.TB) string {
 	if err := server.CreateDatabase(tb.Context(), name); err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), stopTimeout)
-		defer cancel()
-		if err := server.DropDatabase(ctx, name); err != nil {
-			tb.Error(err)
-		}
-	})
+	tb.Cleanup(func() { drop(tb, server, name) })
 	return server.DSN(name)
+}
+
+func drop(tb testing.TB, server *devkit.Postgres, name string) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), stopTimeout)
+	defer cancel()
+	if err := server.DropDatabase(ctx, name); err != nil {
+		tb.Error(err)
+	}
 }
 
 func (s *shared) nextName() string {

@@ -1,0 +1,73 @@
+//go:build unix
+
+package devtest
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/daypass/daypass/broker/devkit"
+	"github.com/daypass/daypass/migrations"
+)
+
+// template is a database with the broker's schema, from which others are copied: making the schema takes ten times as long.
+const template = "test_template"
+
+// A copy knows that it is one, and would be refused: it is made an installation of its own.
+const stamp = `
+UPDATE installation SET id = substr(replace(gen_random_uuid()::text, '-', ''), 1, 12),
+    database_oid = (SELECT oid::text FROM pg_database WHERE datname = current_database())`
+
+// Migrated is [Database] with the broker's schema, as a new installation.
+func Migrated(tb testing.TB) string {
+	tb.Helper()
+	server := Postgres(tb)
+	name := binary.nextName()
+	MigratedAs(tb, name)
+	tb.Cleanup(func() { drop(tb, server, name) })
+	return server.DSN(name)
+}
+
+// MigratedAs makes such a database under a name. Whoever asks drops it.
+func MigratedAs(tb testing.TB, name string) {
+	tb.Helper()
+	server := Postgres(tb)
+	if err := binary.copyTemplate(tb.Context(), server, name); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func (s *shared) copyTemplate(ctx context.Context, server *devkit.Postgres, name string) error {
+	s.templating.Lock()
+	defer s.templating.Unlock()
+	if s.templated != server {
+		if err := server.CreateDatabase(ctx, template); err != nil {
+			return err
+		}
+		config, err := pgx.ParseConfig(server.DSN(template))
+		if err != nil {
+			return err
+		}
+		if _, err := migrations.Up(ctx, config); err != nil {
+			return err
+		}
+		s.templated = server
+	}
+	if err := run(ctx, server.DSN("postgres"), "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()+" TEMPLATE "+template); err != nil {
+		return fmt.Errorf("copying a database: %w", err)
+	}
+	return run(ctx, server.DSN(name), stamp)
+}
+
+func run(ctx context.Context, dsn, sql string) error {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // its work is done
+	_, err = conn.Exec(ctx, sql)
+	return err
+}
