@@ -36,8 +36,8 @@ var previous = sync.OnceValues(func() (program, missing string) {
 	if unpack.Stdin, err = archive.StdoutPipe(); err != nil {
 		return "", err.Error()
 	}
-	var said bytes.Buffer
-	archive.Stderr, unpack.Stderr = &said, &said
+	var said, unpacking bytes.Buffer
+	archive.Stderr, unpack.Stderr = &said, &unpacking
 	if err := unpack.Start(); err != nil {
 		return "", err.Error()
 	}
@@ -45,7 +45,7 @@ var previous = sync.OnceValues(func() (program, missing string) {
 		return "", "git archive: " + err.Error() + said.String()
 	}
 	if err := unpack.Wait(); err != nil {
-		return "", "tar: " + err.Error() + said.String()
+		return "", "tar: " + err.Error() + unpacking.String()
 	}
 	// Without its place in it, what was built once is built never again.
 	build := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(programs, "daypassd-previous"), "./cmd/daypassd")
