@@ -22,7 +22,7 @@ func (s *Store) RevokeJob(ctx context.Context, leaseID string, why Why) ([]*Leas
 WITH one AS (SELECT session_id, whose, job_key FROM leases WHERE tenant = $1 AND id = $2)
 SELECT s.id, s.events, s.revoked_at IS NOT NULL FROM sessions s WHERE s.id IN (
     SELECT session_id FROM one UNION
-    SELECT l.session_id FROM leases l JOIN one ON l.whose = one.whose AND l.job_key = one.job_key WHERE l.state IN ('issuing', 'active'))
+    SELECT l.session_id FROM leases l JOIN one ON l.whose = one.whose AND l.job_key = one.job_key WHERE l.ended_at IS NULL AND l.state <> 'revoking')
 ORDER BY s.token_digest FOR UPDATE`
 		rows, err := tx.Query(ctx, find, s.config.Tenant, leaseID)
 		if err != nil {

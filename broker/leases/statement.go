@@ -42,8 +42,12 @@ func reserveLeases(c *columns, p parts, at params) string {
 			}
 		}
 	}
+	// What is said of a state is what the index says that is meant: Postgres must not
+	// choose the other one, which it would read whole. It knows nothing of a new
+	// week's rows, and a plan that was made then stays until it does.
+	const ofGrant, ofJob = `l.state IN ('issuing', 'active')`, `l.ended_at IS NULL AND l.state <> 'revoking'`
 	held := func(most, condition string) string {
-		return `(SELECT count(*) FROM (SELECT FROM leases l WHERE ` + condition + ` AND l.state IN ('issuing', 'active') AND l.id > ` + at.since + ` LIMIT ` + most + `) AS held)`
+		return `(SELECT count(*) FROM (SELECT FROM leases l WHERE ` + condition + ` AND l.id > ` + at.since + ` LIMIT ` + most + `) AS held)`
 	}
 	write(true, `
 WITH wanted AS (
@@ -55,7 +59,7 @@ WITH wanted AS (
         OFFSET 0 FOR SHARE) found
 )`)
 	write(p.ofTenant, `, tenants AS MATERIALIZED (
-    SELECT t.whose, `, held("t.most", `l.whose = t.whose`), ` AS held FROM unnest(`, at.tenants, `::bytea[], `, at.limits, `::int[]) AS t(whose, most)
+    SELECT t.whose, `, held("t.most", `l.whose = t.whose AND `+ofJob), ` AS held FROM unnest(`, at.tenants, `::bytea[], `, at.limits, `::int[]) AS t(whose, most)
 )`)
 	write(true, `, judged AS (
     SELECT w.*, live.id AS session_id, live.expires_at AS session_expires_at, `)
@@ -82,14 +86,14 @@ WITH wanted AS (
         WHEN live.expires_at < w.expires_at THEN 'session ends'`)
 	write(p.ofGrant, `
         WHEN w.grant_most > 0 AND w.grant_most < w.of_grant + `,
-		held("w.grant_most", `l.tenant = `+at.tenant+` AND l.policy = w.policy AND l.grant_name = w.grant_name`), ` THEN 'max_active'`)
+		held("w.grant_most", `l.tenant = `+at.tenant+` AND l.policy = w.policy AND l.grant_name = w.grant_name AND `+ofGrant), ` THEN 'max_active'`)
 	write(p.ofJob, `
         WHEN w.grant_and_job_most > 0 AND w.grant_and_job_most < w.of_grant_and_job + `,
 		// Those of the job first: an index by policy and grant is of no use here.
 		`(SELECT count(*) FROM (SELECT FROM (
-            SELECT l.policy, l.grant_name FROM leases l WHERE l.whose = w.whose AND l.job_key = w.job_key AND l.state IN ('issuing', 'active') AND l.id > `+at.since+` OFFSET 0) AS l
+            SELECT l.policy, l.grant_name FROM leases l WHERE l.whose = w.whose AND l.job_key = w.job_key AND `+ofJob+` AND l.id > `+at.since+` OFFSET 0) AS l
             WHERE l.policy = w.policy AND l.grant_name = w.grant_name LIMIT w.grant_and_job_most) AS held)`, ` THEN 'max_active_per_job'
-        WHEN w.job_most > 0 AND w.job_most < w.of_job + `, held("w.job_most", `l.whose = w.whose AND l.job_key = w.job_key`), ` THEN 'job_leases'`)
+        WHEN w.job_most > 0 AND w.job_most < w.of_job + `, held("w.job_most", `l.whose = w.whose AND l.job_key = w.job_key AND `+ofJob), ` THEN 'job_leases'`)
 	write(p.ofTenant, `
         WHEN w.tenant_most > 0 AND w.tenant_most < w.of_tenant + tenants.held THEN 'tenant_leases'`)
 	write(true, `

@@ -31,8 +31,8 @@ BEGIN
     -- their place. The id stands in the first so that no plan prefers another index
     -- for the bound by which partitions are left aside.
     IF parent = 'leases' AND NOT EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-            WHERE i.indrelid = partition::regclass AND a.attname = 'whose') THEN
-        EXECUTE format('CREATE INDEX %I ON %I (whose, job_key, id) WHERE state IN (''issuing'', ''active'')', partition || '_live_job', partition);
+            WHERE i.indrelid = partition::regclass AND a.attname = 'whose' AND pg_get_expr(i.indpred, i.indrelid) LIKE '%ended_at%') THEN
+        EXECUTE format('CREATE INDEX %I ON %I (whose, job_key, id) WHERE ended_at IS NULL AND state <> ''revoking''', partition || '_held', partition);
     END IF;
     IF parent = 'audit_events' AND NOT EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
             WHERE i.indrelid = partition::regclass AND a.attname = 'subject') THEN
