@@ -54,6 +54,7 @@ LIVE ?= 0,1000000
 bench-leases: deps build ## measure the lease engine (LIVE=0,1000000,10000000: half an hour), write build/bench/bench-leases.json
 	@mkdir -p build/bench
 	go run ./e2e/bench -leases -scale $(LIVE) -out build/bench/bench-leases.json
+	go run ./e2e/bench/leases -out build/bench/bench-leases.json
 
 lint: $(LINT) ## golangci-lint with .golangci.yml
 	$(LINT) run ./...

@@ -57,7 +57,7 @@ const installation = "0123456789ab"
 
 func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	flags := flag.NewFlagSet("bench-leases", flag.ContinueOnError)
-	file := flags.String("out", "", "file for the rows as JSON; its folder is made (empty: none)")
+	file := flags.String("out", "", "file to add the rows to, as JSON; its folder is made (empty: none)")
 	only := flags.String("only", "", "sweep or lag; empty: both")
 	n := flags.Int("n", 10_000, "leases of one slice")
 	turns := flags.Int("slices", 5, "slices of each side of a row")
@@ -99,7 +99,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	if *file == "" {
 		return nil
 	}
-	return rows.Write(*file, measured)
+	return rows.Add(*file, measured)
 }
 
 func open(ctx context.Context, server *devkit.Postgres) (*bench, error) {

@@ -4,7 +4,9 @@ package rows
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -17,6 +19,22 @@ type Row struct {
 	Unit     string  `json:"unit"` // "1/s", "ms", "µs", "s", "allocations"
 	Baseline string  `json:"baseline"`
 	Ratio    float64 `json:"ratio"`
+}
+
+// Add is [Write] behind the rows that the file has, if it is there.
+func Add(file string, list []Row) error {
+	text, err := os.ReadFile(file) //nolint:gosec // G304: whoever runs the program names it
+	if errors.Is(err, fs.ErrNotExist) {
+		return Write(file, list)
+	}
+	if err != nil {
+		return fmt.Errorf("reading the rows: %w", err)
+	}
+	var all []Row
+	if err := json.Unmarshal(text, &all); err != nil {
+		return fmt.Errorf("reading the rows of %s: %w", file, err)
+	}
+	return Write(file, append(all, list...))
 }
 
 // Write writes rows to a file, whose folder it makes.
