@@ -124,7 +124,7 @@ func TestTwoBrokers(t *testing.T) {
 			b = second
 		}
 		asking.Go(func() {
-			if _, problem, err := b.exchange("4s", "app/db", "app/jwt"); err != nil || problem != nil {
+			if _, problem, err := b.patient("4s", "app/db", "app/jwt"); err != nil || problem != nil {
 				t.Errorf("exchange: %v %v", problem, err)
 			}
 		})

@@ -467,11 +467,24 @@ func (b *broker) exchange(ttl string, grants ...string) (*api.ExchangeResponse, 
 
 func (b *broker) mustExchange(ttl string, grants ...string) *api.ExchangeResponse {
 	b.f.t.Helper()
-	out, problem, err := b.exchange(ttl, grants...)
+	out, problem, err := b.patient(ttl, grants...)
 	if err != nil || problem != nil {
 		b.f.t.Fatalf("exchange: %v %v", problem, err)
 	}
 	return out
+}
+
+// patient asks again where it is told to, as clients do: a loaded machine may make
+// a database seem away.
+func (b *broker) patient(ttl string, grants ...string) (out *api.ExchangeResponse, problem *api.Problem, err error) {
+	b.f.t.Helper()
+	for range 10 {
+		out, problem, err = b.exchange(ttl, grants...)
+		if err != nil || problem == nil || problem.Code != api.CodeUnavailable {
+			break
+		}
+	}
+	return out, problem, err
 }
 
 // eventually polls until it holds; a loaded machine gets its time.

@@ -17,6 +17,7 @@ type write struct {
 	reserve  *Reservation
 	activate *Activation
 	err      error         // of this write; read after done is closed
+	again    bool          // it was sent twice: see cameLate
 	done     chan struct{} // closed when the transaction's outcome is known
 }
 
@@ -164,12 +165,33 @@ func (s *Store) commit(ctx context.Context, writes []*write) {
 	} else {
 		s.wrote(nil)
 	}
+	var again []*write
 	for _, w := range writes {
 		if err != nil {
 			w.err = unavailable("committing", err)
 		}
+		if s.cameLate(w) {
+			again = append(again, w)
+			continue
+		}
 		close(w.done)
 	}
+	if len(again) > 0 {
+		s.commit(ctx, again)
+	}
+}
+
+// cameLate says once of a write that its transaction began so long after it was
+// sent that it could not be told from one with a wrong clock, and that the clocks
+// are right: a connection that has just been opened prepares its statements first,
+// which takes a busy server its time. Nothing was written.
+func (s *Store) cameLate(w *write) bool {
+	var clock *ClockError
+	if w.again || !errors.As(w.err, &clock) || s.CheckClock() != nil {
+		return false
+	}
+	w.again = true
+	return true
 }
 
 // apart keeps two tries of one exchange out of one transaction, in which neither
