@@ -22,11 +22,19 @@ BEGIN
         RAISE EXCEPTION 'PostgreSQL 15 or later is needed';
     END IF;
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {{lit .OwnerRole}}) THEN
-        CREATE ROLE {{ident .OwnerRole}} NOLOGIN {{if .CreateRole}}CREATEROLE{{else}}SUPERUSER{{end}};
+        BEGIN
+            CREATE ROLE {{ident .OwnerRole}} NOLOGIN {{if .CreateRole}}CREATEROLE{{else}}SUPERUSER{{end}};
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN
+            NULL; -- another database of the server is being set up at this moment
+        END;
     END IF;
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {{lit .BrokerUser}}) THEN
         -- No password: set one with \password, which sends nothing but a verifier.
-        CREATE ROLE {{ident .BrokerUser}} LOGIN NOINHERIT;
+        BEGIN
+            CREATE ROLE {{ident .BrokerUser}} LOGIN NOINHERIT;
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN
+            NULL;
+        END;
     END IF;
     SELECT * INTO r FROM pg_catalog.pg_roles WHERE rolname = {{lit .OwnerRole}};
     IF r.rolcanlogin OR r.rolsuper <> {{not .CreateRole}} OR (NOT r.rolsuper AND NOT r.rolcreaterole) THEN
