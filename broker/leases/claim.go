@@ -143,15 +143,15 @@ const MaxSweep = 1000
 
 // sweepDue ends leases without reading them: their ids are all that it returns.
 // The ids are an array, so that whatever the planner believes of their number,
-// each is looked up by the primary key. The bounds ($5, $6) leave the partitions
-// of the last two days, in which what lives was issued; what is older, if a
-// sweep was ever that late, Claim finds.
+// each is looked up by the primary key; their bounds leave other partitions
+// aside. What is due is asked for without a bound: Postgres would read a range of
+// ids, which is all that lives, instead of the few that are due.
 const sweepDue = `
 WITH due AS MATERIALIZED (
     SELECT l.id FROM leases l
-    WHERE l.tenant = $1 AND l.issuer = $2 AND l.due_at <= $3 AND l.state = 'active' AND l.revocation = 'expiry' AND l.id BETWEEN $5 AND $6
+    WHERE l.tenant = $1 AND l.issuer = $2 AND l.due_at <= $3 AND l.state = 'active' AND l.revocation = 'expiry'
     ORDER BY l.due_at LIMIT $4 FOR UPDATE OF l SKIP LOCKED)
-UPDATE leases l SET state = 'expired', due_at = NULL, ended_at = $3 WHERE l.id = ANY (ARRAY(SELECT id FROM due)) AND l.id BETWEEN $5 AND $6 RETURNING l.id, l.expires_at`
+UPDATE leases l SET state = 'expired', due_at = NULL, ended_at = $3 WHERE l.id = ANY (ARRAY(SELECT id FROM due)) AND l.id BETWEEN (SELECT min(id) FROM due) AND (SELECT max(id) FROM due) RETURNING l.id, l.expires_at`
 
 // Swept is a lease that a sweep ended.
 type Swept struct {
@@ -166,7 +166,7 @@ type Swept struct {
 func (s *Store) Sweep(ctx context.Context, issuer string, limit int) (swept []Swept, err error) {
 	err = s.inTx(ctx, "sweeping expired leases", func(tx pgx.Tx) error {
 		now := s.Later()
-		rows, err := tx.Query(ctx, sweepDue, s.config.Tenant, issuer, now, min(limit, MaxSweep), ids.From(ids.Lease, now.Add(-liveFor)), ids.From(ids.Lease, now.Add(time.Hour)))
+		rows, err := tx.Query(ctx, sweepDue, s.config.Tenant, issuer, now, min(limit, MaxSweep))
 		if err != nil {
 			return unavailable("sweeping expired leases", err)
 		}

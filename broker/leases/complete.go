@@ -106,7 +106,7 @@ WITH asked AS (
         AS e(id, at, tenant, type, subject, count, body, leaf, mac, key_id)
 ), done AS (
     UPDATE leases l SET state = 'revoked', due_at = NULL, ended_at = e.at, events = e.count, stuck = false, last_error = NULL, handle = NULL
-    FROM asked e WHERE l.id = e.subject AND l.id BETWEEN $11 AND $12 AND l.state = 'revoking' AND l.events = e.count - 1 RETURNING l.id, e.id AS event
+    FROM asked e WHERE l.id = e.subject AND l.id = ANY ($5) AND l.id BETWEEN $11 AND $12 AND l.state = 'revoking' AND l.events = e.count - 1 RETURNING l.id, e.id AS event
 )
 INSERT INTO audit_events (id, at, tenant, type, subject, count, body, leaf, mac, key_id)
 SELECT e.* FROM asked e JOIN done ON done.event = e.id RETURNING id`

@@ -36,7 +36,7 @@ const (
 UPDATE leases l SET state = c.state, due_at = c.due_at, ended_at = c.ended_at, events = c.count, stuck = false,
     revoking_at = CASE WHEN c.state = 'revoking' THEN c.at ELSE l.revoking_at END
 FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::int[], $7::timestamptz[]) AS c(id, was, state, due_at, ended_at, count, at)
-WHERE l.id = c.id AND l.id BETWEEN $8 AND $9 AND l.state = c.was AND l.events = c.count - 1`
+WHERE l.id = c.id AND l.id = ANY ($1) AND l.id BETWEEN $8 AND $9 AND l.state = c.was AND l.events = c.count - 1`
 )
 
 // errOtherState: a lease was not as it was read, though its row was held.
