@@ -34,9 +34,11 @@ const (
 	liveOfAll = `l.tenant = $1 AND l.state IN ('issuing', 'active') AND (l.policy, l.grant_name, l.id) > ($2, $3, $4)`
 	liveOfOne = `l.tenant = $1 AND l.state IN ('issuing', 'active') AND l.policy = $2 AND (l.grant_name, l.id) > ($3, $4)`
 
+	// The sessions of those that are left out are not looked up.
 	livePage = `
 SELECT` + leaseColumns + `, coalesce(s.issuer, ''), s.claims, coalesce(s.claims_mac, ''), coalesce(s.token_expires_at, l.issued_at)
-FROM page l LEFT JOIN LATERAL (SELECT * FROM sessions WHERE id = l.session_id OFFSET 0) s ON true ORDER BY l.policy, l.grant_name, l.id`
+FROM page l LEFT JOIN LATERAL (SELECT * FROM sessions WHERE id = l.session_id AND l.policy_digest <> $6 OFFSET 0) s ON true
+ORDER BY l.policy, l.grant_name, l.id`
 )
 
 // Live reads one page of the live leases of jobs, and where it ended; last says
@@ -48,7 +50,7 @@ func (s *Store) Live(ctx context.Context, page LivePage) (found []Live, end Plac
 	}
 	rows, err := s.config.Pool.Query(ctx, `
 WITH page AS MATERIALIZED (SELECT * FROM leases l WHERE `+which+` ORDER BY l.policy, l.grant_name, l.id LIMIT $5)`+livePage,
-		s.config.Tenant, policy, page.After.grant, page.After.id, page.Limit)
+		s.config.Tenant, policy, page.After.grant, page.After.id, page.Limit, page.Digest)
 	if err != nil {
 		return nil, page.After, false, unavailable("reading live leases", err)
 	}

@@ -22,6 +22,9 @@ type Folder struct {
 	// Still is how long a folder must not change before it counts; zero: it is read
 	// once. One behind a symlink is read once in any case: it is replaced as a whole.
 	Still time.Duration
+	// Now is the clock that the files' times are of. Nil: the folder is watched for as
+	// long as Still says, however long ago it last changed.
+	Now func() time.Time
 }
 
 // Load reads the folder as one snapshot.
@@ -38,22 +41,62 @@ func (f Folder) Load(ctx context.Context, cfg policies.Config) (*policies.Set, e
 	return policies.Load(ctx, source, cfg)
 }
 
-// settle waits for as long as the folder should be still.
+// settle waits until the folder has been still for as long as it should be.
 func (f Folder) settle(ctx context.Context) error {
 	before, err := f.Stamp(ctx)
+	if err != nil {
+		return err
+	}
+	still, err := f.stillFor(ctx)
 	if err != nil {
 		return err
 	}
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(f.Still):
+	case <-time.After(f.Still - still):
 	}
 	after, err := f.Stamp(ctx)
 	if err == nil && before != after {
 		err = policies.ErrChanging
 	}
 	return err
+}
+
+// stillFor is for how long nothing in the folder has changed: by the times that the kernel
+// takes down (ctime), which nobody can set as rsync and tar set the others. Times to
+// come, and systems that don't tell, count as just now.
+func (f Folder) stillFor(ctx context.Context) (time.Duration, error) {
+	if f.Now == nil {
+		return 0, nil
+	}
+	now, still := f.Now(), f.Still
+	err := filepath.WalkDir(f.Path, func(path string, _ fs.DirEntry, err error) error {
+		switch {
+		case os.IsNotExist(err):
+			still = 0 // it went while we looked
+			return nil
+		case err != nil:
+			return err
+		case ctx.Err() != nil:
+			return ctx.Err()
+		}
+		info, err := os.Stat(path) // of what a symlink leads to
+		if err != nil {
+			still = 0
+			return nil //nolint:nilerr // it went, or leads nowhere: what is read is another's question
+		}
+		if age := now.Sub(changedAt(info, now)); age >= 0 {
+			still = min(still, age)
+		} else {
+			still = 0
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("looking at policy folder: %w", err)
+	}
+	return still, nil
 }
 
 // Digest is that of the files, read once.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -168,5 +169,33 @@ func TestConfigMap(t *testing.T) {
 	switchLink(t, filepath.Join(dir, "..data"), "..v2")
 	if newStamp, newDigest := look(); newStamp == stamp || newDigest == digest {
 		t.Errorf("after a switch: stamp %t, digest %t", newStamp != stamp, newDigest != digest)
+	}
+}
+
+// TestStillFolderIsNotWaitedFor: one that last changed long ago, by times that nobody
+// can set, is read at once. Else the test would take an hour, or end with its context.
+func TestStillFolderIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("no such times here")
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "a.yaml")
+	write(t, file, named("a"))
+	later := func() time.Time { return time.Now().Add(2 * time.Hour) }
+	folder := reloader.Folder{Path: dir, Still: time.Hour, Now: later}
+	if _, err := folder.Load(t.Context(), policies.Config{}); err != nil {
+		t.Errorf("a folder that nobody touched: %v", err)
+	}
+	// A copy that keeps its times is as new as it is.
+	old := time.Now().Add(-24 * time.Hour)
+	if err := os.Chtimes(file, old, old); err != nil {
+		t.Fatal(err)
+	}
+	folder.Now = time.Now
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := folder.Load(ctx, policies.Config{}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a folder that was just copied, with old times: %v, want it waited for", err)
 	}
 }

@@ -17,6 +17,8 @@ const (
 	// sweepAfter is when an exchange that began on the former set has ended for
 	// certain, with what it left behind on record.
 	sweepAfter = 30 * time.Second
+	// countTime is for how long of each interval live leases are counted: a twentieth.
+	countTime = interval / 20
 )
 
 // lost are live leases that a set wouldn't allow.
@@ -25,12 +27,16 @@ type lost struct {
 	shown []string // the first of them
 }
 
+func (l *lost) add(page []string) {
+	l.count += len(page)
+	l.shown = append(l.shown, page[:min(len(page), maxShown-len(l.shown))]...)
+}
+
 // lost looks for leases of these policies that a set wouldn't allow.
 func (r *Reloader) lost(ctx context.Context, set *policies.Set, changed []string) (lost, error) {
 	var found lost
 	err := r.eachLost(ctx, set, changed, func(page []string) error {
-		found.count += len(page)
-		found.shown = append(found.shown, page[:min(len(page), maxShown-len(found.shown))]...)
+		found.add(page)
 		return nil
 	})
 	return found, err
@@ -55,15 +61,9 @@ func (r *Reloader) eachLost(ctx context.Context, set *policies.Set, changed []st
 func (r *Reloader) eachLostOf(ctx context.Context, set *policies.Set, policy string, want func(policy string) bool, f func(page []string) error) error {
 	page := leases.LivePage{Policy: policy, Digest: set.Digest(), Limit: livePage}
 	for {
-		live, end, last, err := r.config.Store.Live(ctx, page)
+		gone, last, err := r.lostOn(ctx, set, &page, want)
 		if err != nil {
 			return err
-		}
-		var gone []string
-		for _, l := range live {
-			if (want == nil || want(l.Policy)) && !r.allows(ctx, set, &l) {
-				gone = append(gone, l.ID)
-			}
 		}
 		if len(gone) > 0 {
 			if err := f(gone); err != nil {
@@ -73,8 +73,23 @@ func (r *Reloader) eachLostOf(ctx context.Context, set *policies.Set, policy str
 		if last {
 			return nil
 		}
-		page.After = end
 	}
+}
+
+// lostOn are the leases of one page that a set wouldn't allow. The page is then the
+// next one; last says that there is none.
+func (r *Reloader) lostOn(ctx context.Context, set *policies.Set, page *leases.LivePage, want func(policy string) bool) (gone []string, last bool, err error) {
+	live, end, last, err := r.config.Store.Live(ctx, *page)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, l := range live {
+		if (want == nil || want(l.Policy)) && !r.allows(ctx, set, &l) {
+			gone = append(gone, l.ID)
+		}
+	}
+	page.After = end
+	return gone, last, nil
 }
 
 // allows: one whose session's claims were changed can't be decided, and is not
@@ -93,6 +108,8 @@ type sweep struct {
 	due       time.Time // zero: none
 	changed   []string  // policies
 	countOnly bool      // all policies, and nothing is revoked
+	counted   leases.LivePage // of countOnly: what is looked at next
+	found     lost            // and what was found so far
 }
 
 // sweepLater revokes now what a change doesn't allow, and once more when the
@@ -134,27 +151,44 @@ func (r *Reloader) sweepDue(ctx context.Context) {
 		return
 	}
 	var err error
+	done := true
 	if r.sweep.countOnly {
-		var found lost
-		if err = r.eachLostOf(ctx, r.Set(), "", nil, func(page []string) error {
-			found.count += len(page)
-			found.shown = append(found.shown, page[:min(len(page), maxShown-len(found.shown))]...)
-			return nil
-		}); err == nil {
-			r.config.Observe.NoLongerAllowed(found.count)
-			if found.count > 0 {
-				r.config.Logger.WarnContext(ctx, "leases are alive that the policies no longer allow; they can't be renewed", "digest", r.Set().Digest(), "leases", found.count, "revoked", false, "some", found.shown)
-			}
-		}
+		done, err = r.countOn(ctx)
 	} else {
 		err = r.revoke(ctx, r.sweep.changed)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		if ctx.Err() == nil {
 			r.config.Logger.WarnContext(ctx, "live leases could not be compared with the policies; it is tried again", "error", err)
 		}
 		r.sweep.due = r.config.Now().Add(sweepAfter)
-		return
+	case done:
+		r.sweep = sweep{}
 	}
-	r.sweep = sweep{}
+}
+
+// countOn counts for a moment, and goes on at the next look: nothing depends on it, and
+// there may be millions to compare beside the exchanges.
+func (r *Reloader) countOn(ctx context.Context) (done bool, err error) {
+	set, began := r.Set(), r.config.Now()
+	if r.sweep.counted.Digest != set.Digest() { // from the beginning
+		r.sweep.found, r.sweep.counted = lost{}, leases.LivePage{Digest: set.Digest(), Limit: livePage}
+	}
+	found := &r.sweep.found
+	for !done && r.config.Now().Sub(began) < countTime {
+		var page []string
+		if page, done, err = r.lostOn(ctx, set, &r.sweep.counted, nil); err != nil {
+			return false, err
+		}
+		found.add(page)
+	}
+	if !done {
+		return false, nil
+	}
+	r.config.Observe.NoLongerAllowed(found.count)
+	if found.count > 0 {
+		r.config.Logger.WarnContext(ctx, "leases are alive that the policies no longer allow; they can't be renewed", "digest", set.Digest(), "leases", found.count, "revoked", false, "some", found.shown)
+	}
+	return true, nil
 }

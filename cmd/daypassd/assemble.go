@@ -217,7 +217,7 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 	parts.OpenIssuers = func(ctx context.Context, with instance.IssuerParts) (map[string]broker.Issuer, error) {
 		return openIssuers(ctx, settings, with, parts)
 	}
-	folder := reloader.Folder{Path: settings.Policies.Dir, Still: stillTime}
+	folder := reloader.Folder{Path: settings.Policies.Dir, Still: stillTime, Now: time.Now}
 	parts.LoadPolicies = func(ctx context.Context, open map[string]broker.Issuer) (*policies.Set, error) {
 		return folder.Load(ctx, policyConfig(settings, &grantChecker{settings: settings, open: open}))
 	}
