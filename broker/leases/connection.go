@@ -32,9 +32,10 @@ const (
 // PlannerSettings are what the connections of Config.Pool should be set to. The
 // statements here ask for rows by their keys. With these settings each is planned
 // once for a connection, and for an index: a plan that was made while the tables
-// were empty would read them whole once they are full.
+// were empty would read them whole once they are full. Nor does any start processes of
+// its own: where a small table can't but be read whole, Postgres would, and take longer.
 func PlannerSettings() map[string]string {
-	return map[string]string{"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "jit": "off"}
+	return map[string]string{"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "max_parallel_workers_per_gather": "0", "jit": "off"}
 }
 
 // Prepare makes the configuration of a pool fit for Config.Pool, and for a server

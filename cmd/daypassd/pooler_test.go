@@ -122,7 +122,7 @@ func (p place) refused(t *testing.T) string {
 func TestPooler(t *testing.T) {
 	t.Parallel()
 	p, provider := newBroker(t)
-	const settings = "extra_float_digits, statement_timeout, lock_timeout, idle_in_transaction_session_timeout, plan_cache_mode, enable_seqscan, jit"
+	const settings = "extra_float_digits, statement_timeout, lock_timeout, idle_in_transaction_session_timeout, plan_cache_mode, enable_seqscan, max_parallel_workers_per_gather, jit"
 	lenient := startPooler(t, p.database, settings)
 	for name, url := range map[string]string{"strict": startPooler(t, p.database, "extra_float_digits"), "lenient": lenient} {
 		write(t, filepath.Join(p.dir, "db"), url)

@@ -82,7 +82,7 @@ func TestRun(t *testing.T) {
 	}
 	for name, baseline := range map[string]string{
 		"two brokers jwt 32 clients": "one broker jwt 32 clients", "two brokers jwt 32 clients cpu broker": "one broker jwt 32 clients cpu broker",
-		"jwt half load p99": "jwt half load p50", "parts: token check and signature cpu": "parts: token check and signature cpu",
+		"jwt half load p99": "jwt half load p50", "limit jwt half load p99": "limit jwt half load p50", "parts: token check and signature cpu": "parts: token check and signature cpu",
 	} {
 		row, found := byName[name]
 		if _, other := byName[baseline]; !found || !other || row.Baseline != baseline {
