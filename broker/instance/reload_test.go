@@ -3,18 +3,24 @@ package instance_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/daypass/daypass/broker/admin"
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/brokertest"
+	"github.com/daypass/daypass/broker/instance"
+	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/reloader"
 	"github.com/daypass/daypass/issuers"
+	"github.com/daypass/daypass/policies"
 )
 
 func renamed(name string) string {
@@ -86,6 +92,61 @@ func TestStartCountsLeases(t *testing.T) {
 		t.Errorf("it is %s", l.State)
 	}
 }
+
+// TestCountTakesTurns: with more leases than one look is long enough for, the count goes on at
+// the next, and tells its result once.
+func TestCountTakesTurns(t *testing.T) {
+	t.Parallel()
+	b := brokertest.New(t, brokertest.Options{Idle: true})
+	id := b.Exchange(b.Job(), "payments/deploy-db").Credentials[0].LeaseID
+	const copies = 450
+	b.Exec(`
+INSERT INTO leases SELECT (jsonb_populate_record(l, jsonb_build_object('id', left(id, -4) || 'Z' || lpad(i::text, 3, '0')))).*
+FROM leases l, generate_series(1, $2) AS i WHERE id = $1`, id, copies)
+	defer b.Exec(`DELETE FROM leases WHERE id LIKE left($1, -4) || 'Z%'`, id)
+	store, err := leases.Open(t.Context(), leases.Config{
+		Pool: b.Base.Pool, Audit: b.Base.Recorder, Handles: b.Base.Root.RowSealer(), Claims: b.Base.Root.Hasher(keys.SessionClaims),
+		Installation: b.Base.Installation, Tenant: instance.Tenant, Now: time.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	var compared int
+	var told []int
+	now := time.Now()
+	r, err := reloader.New(t.Context(), reloader.Config{
+		Load:  func(ctx context.Context) (*policies.Set, error) { return policies.Load(ctx, policies.Source{FS: fstest.MapFS{}}, policies.Config{}) },
+		Store: store, Logger: slog.New(slog.DiscardHandler), Observe: counted{&told},
+		Allowed: func(*policies.Set, *leases.Lease, *leases.Session) (*policies.Grant, error) {
+			compared++
+			return nil, errors.New("no")
+		},
+		Notify: func(string) {}, Now: func() time.Time { now = now.Add(time.Second); return now }, // each look is long
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int{200, 400, 1 + copies, 1 + copies} {
+		if len(told) > 0 && want < 1+copies {
+			t.Errorf("before the end it told %d", told)
+		}
+		if r.RunOnce(t.Context()); compared != want {
+			t.Errorf("%d leases compared, want %d", compared, want)
+		}
+	}
+	if !slices.Equal(told, []int{1 + copies}) {
+		t.Errorf("it told %d, want %d once", told, 1+copies)
+	}
+}
+
+type counted struct{ told *[]int }
+
+func (counted) Loaded(string, time.Time) {}
+func (counted) ReloadFailed(bool)        {}
+func (counted) Pending(bool)             {}
+
+func (c counted) NoLongerAllowed(n int) { *c.told = append(*c.told, n) }
 
 // TestSweepFindsLateLeases: an exchange that ran while the policies changed leaves
 // a lease that nobody listed; it is revoked all the same.

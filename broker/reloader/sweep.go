@@ -105,9 +105,9 @@ func (r *Reloader) allows(ctx context.Context, set *policies.Set, l *leases.Live
 
 // sweep is a look at the leases that is to come.
 type sweep struct {
-	due       time.Time // zero: none
-	changed   []string  // policies
-	countOnly bool      // all policies, and nothing is revoked
+	due       time.Time       // zero: none
+	changed   []string        // policies
+	countOnly bool            // all policies, and nothing is revoked
 	counted   leases.LivePage // of countOnly: what is looked at next
 	found     lost            // and what was found so far
 }
@@ -176,15 +176,15 @@ func (r *Reloader) countOn(ctx context.Context) (done bool, err error) {
 		r.sweep.found, r.sweep.counted = lost{}, leases.LivePage{Digest: set.Digest(), Limit: livePage}
 	}
 	found := &r.sweep.found
-	for !done && r.config.Now().Sub(began) < countTime {
+	for !done {
 		var page []string
 		if page, done, err = r.lostOn(ctx, set, &r.sweep.counted, nil); err != nil {
 			return false, err
 		}
 		found.add(page)
-	}
-	if !done {
-		return false, nil
+		if !done && r.config.Now().Sub(began) >= countTime {
+			return false, nil
+		}
 	}
 	r.config.Observe.NoLongerAllowed(found.count)
 	if found.count > 0 {
