@@ -141,10 +141,17 @@ func (c *client) mustLive(got *api.ExchangeResponse) {
 }
 
 func (c *client) exchange(token, key string, request api.ExchangeRequest) *api.ExchangeResponse {
-	got := &api.ExchangeResponse{}
+	got, began := &api.ExchangeResponse{}, time.Now()
 	if status := c.send(api.PathExchange, sent{token: token, key: key, body: request}, got); status != http.StatusOK {
 		return nil
 	}
+	c.report.given(strings.Join(slices.Collect(func(yield func(string) bool) {
+		for _, credential := range got.Credentials {
+			if !yield(credential.Kind) {
+				return
+			}
+		}
+	}), " and "), time.Since(began))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.given) < 200 {

@@ -28,6 +28,7 @@ type report struct {
 	answers map[string]int // path, status and code
 	reasons map[string]int // of what was refused
 	times   []moment
+	took    map[string][]time.Duration // by what was given
 }
 
 // moment is a few seconds of a run.
@@ -36,7 +37,7 @@ type moment struct{ given, refused, silent int }
 const momentLength = 5 * time.Second
 
 func newReport(began time.Time) *report {
-	return &report{began: began, answers: map[string]int{}, reasons: map[string]int{}}
+	return &report{began: began, answers: map[string]int{}, reasons: map[string]int{}, took: map[string][]time.Duration{}}
 }
 
 // numbers are what differs between two problems of one kind.
@@ -70,6 +71,13 @@ func (r *report) count(path string, status int, problem *api.Problem) {
 	}
 }
 
+// given takes down how long an exchange took that brought something.
+func (r *report) given(what string, took time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.took[what] = append(r.took[what], took)
+}
+
 // String implements fmt.Stringer.
 func (r *report) String() string {
 	r.mu.Lock()
@@ -83,6 +91,11 @@ func (r *report) String() string {
 	}
 	list("answers", r.answers)
 	list("why not", r.reasons)
+	for _, what := range slices.Sorted(maps.Keys(r.took)) {
+		took := slices.Sorted(slices.Values(r.took[what]))
+		fmt.Fprintf(&text, "%8d  %s given; half of them within %s, 99 of 100 within %s\n", len(took), what,
+			took[len(took)/2].Round(time.Millisecond), took[len(took)*99/100].Round(time.Millisecond))
+	}
 	fmt.Fprintf(&text, "exchanges given/refused/unanswered in each %s:\n ", momentLength)
 	for _, m := range r.times {
 		fmt.Fprintf(&text, " %d/%d/%d", m.given, m.refused, m.silent)
