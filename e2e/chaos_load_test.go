@@ -67,7 +67,7 @@ func newLoad(r *ruin, setup chaos.Setup) *load {
 }
 
 func (l *load) work(number int) {
-	c := &client{load: l, random: rand.New(rand.NewPCG(l.seed, uint64(number)))} //nolint:gosec // it is to be repeated
+	c := &client{load: l, random: rand.New(rand.NewPCG(l.seed, uint64(number)))}
 	for time.Now().Before(l.end) && !l.t.Failed() {
 		c.job()
 		l.sleep(l.pace)

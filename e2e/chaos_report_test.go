@@ -41,7 +41,7 @@ func newReport(began time.Time) *report {
 }
 
 // numbers are what differs between two problems of one kind.
-var numbers = regexp.MustCompile(`[0-9][0-9.]*`) //nolint:gochecknoglobals // a constant
+var numbers = regexp.MustCompile(`[0-9][0-9.]*`)
 
 func (r *report) count(path string, status int, problem *api.Problem) {
 	r.mu.Lock()
@@ -172,14 +172,14 @@ func (l *load) judge() {
 			l.t.Error("a database user that was given out can still log in")
 		}
 	}
-	if n := l.fleet.count(l.name, `SELECT count(*) FROM leases WHERE id = ANY($1)`, leaseIDs); n != len(leaseIDs) {
+	if n := l.count(l.name, `SELECT count(*) FROM leases WHERE id = ANY($1)`, leaseIDs); n != len(leaseIDs) {
 		l.t.Errorf("%d credentials were given out, and %d of them have a lease", len(leaseIDs), n)
 	}
-	over := l.fleet.count(l.name, `SELECT count(*) FROM leases WHERE id = ANY($1) AND state IN ('revoked', 'expired')`, slices.Collect(maps.Keys(l.revoked)))
+	over := l.count(l.name, `SELECT count(*) FROM leases WHERE id = ANY($1) AND state IN ('revoked', 'expired')`, slices.Collect(maps.Keys(l.revoked)))
 	if over != len(l.revoked) {
 		l.t.Errorf("%d leases were said to be revoked, or about to be, and %d of them are over", len(l.revoked), over)
 	}
-	if n := l.fleet.count(l.name, `
+	if n := l.count(l.name, `
 SELECT count(*) FROM audit_events a JOIN audit_events b ON b.subject = a.subject AND b.count > a.count
 WHERE a.type IN ('lease.revoking', 'lease.revoked', 'lease.expired', 'lease.forgotten') AND b.type IN ('lease.issued', 'lease.renewed')`); n != 0 {
 		l.t.Errorf("%d leases were brought back after they had begun to end", n)
@@ -189,7 +189,7 @@ WHERE a.type IN ('lease.revoking', 'lease.revoked', 'lease.expired', 'lease.forg
 
 // account is the sum of a run.
 func (l *load) account(users, credentials int) string {
-	count := func(what string) int { return l.fleet.count(l.name, `SELECT count(*) FROM `+what) }
+	count := func(what string) int { return l.count(l.name, `SELECT count(*) FROM `+what) }
 	return fmt.Sprintf(`credentials given out: %d, of them %d database users and %d JWTs; each has its lease
 revocations that were answered: %d; none was lost
 leases on record: %d, of them issued %d, revoked %d, run out %d; users left on the target: 0

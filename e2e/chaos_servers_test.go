@@ -49,7 +49,7 @@ func newServers(t *testing.T, pair bool) *servers {
 			t.Error(err)
 		}
 	})
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // G302: the server's account has to pass
+	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	s := &servers{t: t, base: dir}

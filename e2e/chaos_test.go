@@ -444,7 +444,7 @@ func (r *ruin) try(err error) {
 // heal starts what doesn't run, and waits until the fleet is well.
 func (r *ruin) heal() {
 	r.t.Helper()
-	r.fleet.server = r.servers.primary()
+	r.server = r.servers.primary()
 	for _, p := range r.places {
 		if b := p.now(); b == nil || !r.mustRun(p, b) {
 			r.await(p)

