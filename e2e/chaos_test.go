@@ -28,7 +28,7 @@ import (
 // now and then and a disk that gets full, SEED chooses the schedule; `make chaos`
 // runs it so.
 func TestChaos(t *testing.T) {
-	setup, clients := chaos.Setup{Seed: 7, Length: 20 * time.Second, Brokers: 3, Kinds: chaos.Everywhere()}, 16
+	setup, clients := chaos.Setup{Seed: 7, Length: 15 * time.Second, Brokers: 3, Kinds: chaos.Everywhere()}, 12
 	long := os.Getenv("CHAOS") != ""
 	if long {
 		var err error
