@@ -74,6 +74,17 @@ func (l *load) work(number int) {
 	}
 }
 
+// tell says now and then how far it is.
+func (l *load) tell() {
+	for time.Now().Before(l.end) && !l.t.Failed() {
+		l.sleep(min(30*time.Second, time.Until(l.end)))
+		l.mu.Lock()
+		given, revoked := len(l.given), len(l.revoked)
+		l.mu.Unlock()
+		l.t.Logf("after %s: %d credentials given out, %d revocations answered", time.Since(l.began).Round(time.Second), given, revoked)
+	}
+}
+
 // job is what one CI job does: it asks for credentials, again where it got no
 // answer, and then renews them, gives them back or forgets them.
 func (c *client) job() {

@@ -61,6 +61,9 @@ func TestChaos(t *testing.T) {
 	for i := range clients {
 		running.Go(func() { load.work(i) })
 	}
+	if long {
+		running.Go(load.tell)
+	}
 	running.Wait()
 	t.Logf("after %s all is to be well again", time.Since(load.began).Round(time.Second))
 	r.heal()

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/daypass/daypass/broker/leases"
@@ -125,5 +126,29 @@ func TestUnknownOutcome(t *testing.T) {
 	}
 	if err := s.Reserve(t.Context(), lost); err != nil {
 		t.Errorf("and once more: %v", err)
+	}
+}
+
+// TestFatalErrors: a server that ends a session is one that is away, and tells
+// nothing of what became of a transaction, whatever its language and reason.
+func TestFatalErrors(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		err           pgconn.PgError
+		unknown, away bool
+	}{
+		"an operator ended it":              {pgconn.PgError{Severity: "FATAL", SeverityUnlocalized: "FATAL", Code: "57P01"}, true, true},
+		"the same in Polish":                {pgconn.PgError{Severity: "KATASTROFALNY", SeverityUnlocalized: "FATAL", Code: "57P01"}, true, true},
+		"a crash, as told by an old server": {pgconn.PgError{Severity: "PANIC", Code: "XX000"}, true, true},
+		"a broker stood still in it":        {pgconn.PgError{Severity: "FATAL", SeverityUnlocalized: "FATAL", Code: "25P03"}, true, true},
+		"it waited for another one":         {pgconn.PgError{Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: "55P03"}, false, true},
+		"a mistake of ours":                 {pgconn.PgError{Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: "42601"}, false, false},
+	} {
+		if leases.Unknown(&test.err) != test.unknown {
+			t.Errorf("%s: unknown is %v", name, !test.unknown)
+		}
+		if err := leases.Unavailable("testing", &test.err); errors.Is(err, leases.ErrUnavailable) != test.away {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

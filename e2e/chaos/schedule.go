@@ -67,6 +67,18 @@ func (k Kind) place() string {
 	}
 }
 
+// deadline is how long those wait that it keeps waiting; zero: nobody does.
+func (k Kind) deadline() time.Duration {
+	switch k {
+	case StopBroker, HangIssuer: // an issue, a transaction that stands still
+		return 11 * time.Second
+	case SilentDatabase, SilentTarget: // a statement
+		return 6 * time.Second
+	default:
+		return 0
+	}
+}
+
 // mending is how long it takes until another fault may have the same place.
 func (k Kind) mending() time.Duration {
 	switch k {
@@ -152,6 +164,9 @@ func Plan(s Setup) Schedule {
 		deck = deck[1:]
 		if f.Kind.place() == "broker" || random.IntN(8) == 0 {
 			f.For *= 2 // the others go on; but sometimes nobody does for longer
+		}
+		if s.Length >= shortRun && random.IntN(4) == 0 {
+			f.For += f.Kind.deadline()
 		}
 		switch f.Kind {
 		case StepClock:
