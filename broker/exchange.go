@@ -397,10 +397,7 @@ func (b *Broker) issue(ctx context.Context, r *leases.Reservation, o *order) (er
 	ctx, cancel := context.WithTimeoutCause(ctx, b.config.IssueTime, fmt.Errorf("issuer %s took longer than %s", o.grant.Issuer, b.config.IssueTime))
 	defer cancel()
 	response, err := o.issuer.Issue(ctx, &issuers.IssueRequest{
-		Lease: issuers.Lease{
-			Installation: b.config.Installation, Tenant: b.config.Tenant, ID: o.lease.ID, Policy: o.grant.Policy, Grant: o.grant.Name, Role: o.grant.Role,
-			IssuedAt: r.Now, ExpiresAt: o.lease.ExpiresAt, IssueDeadline: o.lease.IssueDeadline,
-		},
+		Lease:      b.named(r, o),
 		Parameters: o.grant.Parameters, CSR: o.wanted.CSR, PublicKey: o.wanted.PublicKey,
 	})
 	if sent, ok := errors.AsType[*issuers.SentError](err); ok {
@@ -411,38 +408,6 @@ func (b *Broker) issue(ctx context.Context, r *leases.Reservation, o *order) (er
 	}
 	o.response = response
 	return nil
-}
-
-// undo gives everything of a failed exchange to the revoker, the caller's
-// context or not. Where even that can't be written, what was minted is revoked
-// from here, and the lease, still issuing, comes to the revoker by its deadline.
-func (b *Broker) undo(ctx context.Context, r *leases.Reservation, orders []*order, reason string) {
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), undoTimeout, errors.New("undoing a failed exchange took too long"))
-	defer cancel()
-	leaseIDs := make([]string, len(orders))
-	for i, o := range orders {
-		leaseIDs[i] = o.lease.ID
-	}
-	err := b.config.Store.Undo(ctx, r, leases.Why{Actor: "daypassd", Reason: reason})
-	if err == nil {
-		for _, o := range orders {
-			b.config.Notify(o.grant.Issuer)
-		}
-		return
-	}
-	b.config.Logger.ErrorContext(ctx, "a failed exchange could not be written down; revoking what it made from here", "error", err, "leases", leaseIDs)
-	for _, o := range orders {
-		if o.response == nil {
-			continue
-		}
-		named := issuers.Lease{
-			Installation: b.config.Installation, Tenant: b.config.Tenant, ID: o.lease.ID, Policy: o.grant.Policy, Grant: o.grant.Name, Role: o.grant.Role,
-			IssuedAt: r.Now, ExpiresAt: o.lease.ExpiresAt, IssueDeadline: o.lease.IssueDeadline,
-		}
-		if _, err := o.issuer.Revoke(ctx, &issuers.RevokeRequest{Lease: named, Handle: o.response.Handle}); err != nil {
-			b.config.Logger.ErrorContext(ctx, "revoking failed; the revoker will come to it", "error", err, "lease", o.lease.ID)
-		}
-	}
 }
 
 // minFingerprintBits is how much nobody must be able to guess of a value before

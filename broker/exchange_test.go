@@ -166,6 +166,26 @@ func TestAllOrNothing(t *testing.T) {
 	}
 }
 
+// TestPanicWhileItIsUndone: what was made can neither be put on record nor handed
+// to the revoker, and one of the issuers panics when it is to take it back. The job
+// hears of the database, and the other issuer is asked all the same.
+func TestPanicWhileItIsUndone(t *testing.T) {
+	t.Parallel()
+	b := brokertest.New(t, brokertest.Options{})
+	b.DB.Set(brokertest.Hooks{Revoke: func(context.Context, *issuers.RevokeRequest) error { panic("a mistake in an issuer") }})
+	b.Other.Set(brokertest.Hooks{Issued: func(context.Context, *issuers.IssueRequest) error {
+		b.CloseDatabase()
+		return nil
+	}})
+	wantCode(t, b.TryExchange(b.Job(), "payments/deploy-db", "payments/other-db"), 503, api.CodeUnavailable)
+	if len(b.DB.Live()) != 1 || len(b.Other.Live()) != 0 {
+		t.Errorf("%d and %d users are there, want the one whose issuer panicked", len(b.DB.Live()), len(b.Other.Live()))
+	}
+	b.DB.Set(brokertest.Hooks{})
+	b.OpenDatabase()
+	settled(t, b) // the revoker comes to it
+}
+
 // TestRevokedWhileItWasIssued: somebody ended the lease before it was activated.
 func TestRevokedWhileItWasIssued(t *testing.T) {
 	t.Parallel()

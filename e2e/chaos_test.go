@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -19,83 +18,65 @@ import (
 
 	"github.com/daypass/daypass/broker/devkit"
 	"github.com/daypass/daypass/broker/devkit/devtest"
-	"github.com/daypass/daypass/broker/fsck"
 	"github.com/daypass/daypass/e2e/chaos"
 )
 
 // TestChaos is a fleet at work while everything around it goes wrong, by the
 // schedule of a seed. At the end nothing may be lost: every credential that a
 // client was given had a lease, each lease came to its end, and no user is left on
-// the target. CHAOS=1h makes it long, SEED chooses the schedule; `make chaos` runs
-// it so.
+// the target. CHAOS=1h makes it long, with a synchronous standby that is promoted
+// now and then and a disk that gets full, SEED chooses the schedule; `make chaos`
+// runs it so.
 func TestChaos(t *testing.T) {
-	length, seed := 20*time.Second, uint64(7)
-	if text := os.Getenv("CHAOS"); text != "" {
+	setup, clients := chaos.Setup{Seed: 7, Length: 15 * time.Second, Brokers: 3, Kinds: chaos.Everywhere()}, 12
+	long := os.Getenv("CHAOS") != ""
+	if long {
 		var err error
-		if length, err = time.ParseDuration(text); err != nil {
+		if setup.Length, err = time.ParseDuration(os.Getenv("CHAOS")); err != nil {
 			t.Fatal(err)
 		}
-		seed = uint64(time.Now().UnixNano())
+		setup.Seed, setup.Kinds = uint64(time.Now().UnixNano()), chaos.Kinds()
+		clients = 40 // of whom many wait for what is hung
 	} else {
 		t.Parallel()
 	}
 	if text := os.Getenv("SEED"); text != "" {
 		var err error
-		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+		if setup.Seed, err = strconv.ParseUint(text, 10, 64); err != nil {
 			t.Fatal(err)
 		}
 	}
-	const brokers, clients = 3, 16 // who mostly wait
-	r := &ruin{fleet: newRuinedFleet(t), plan: chaos.Plan(seed, length, brokers)}
-	t.Logf("again with: SEED=%d CHAOS=%s make chaos", seed, length)
+	r := &ruin{plan: chaos.Plan(setup), brokers: setup.Brokers}
+	r.fleet, r.servers = newRuinedFleet(t, long)
+	t.Logf("again with: SEED=%d CHAOS=%s make chaos", setup.Seed, setup.Length)
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("SEED=%d CHAOS=%s\n%s", seed, length, r.plan)
+			t.Logf("SEED=%d CHAOS=%s\n%s", setup.Seed, setup.Length, r.plan)
 		}
 	})
-	r.open(brokers)
-	load := &load{ruin: r, seed: seed, end: time.Now().Add(length)}
+	r.open()
+	load := newLoad(r, setup)
 	var running sync.WaitGroup
 	running.Go(func() { r.run() })
 	for i := range clients {
 		running.Go(func() { load.work(i) })
 	}
+	if long {
+		running.Go(load.tell)
+	}
 	running.Wait()
-	t.Logf("after %s all is to be well again", time.Since(load.end.Add(-length)).Round(time.Second))
+	t.Logf("after %s all is to be well again", time.Since(load.began).Round(time.Second))
 	r.heal()
 	load.judge()
 }
 
-// newRuinedFleet is a fleet whose database has a server of its own, which keeps
-// what it was given to keep through a crash, and whose every way leads through a
-// proxy.
-func newRuinedFleet(t *testing.T) *fleet {
+// newRuinedFleet is a fleet whose database has servers of its own.
+func newRuinedFleet(t *testing.T, pair bool) (*fleet, *servers) {
 	t.Helper()
 	f := &fleet{t: t, targets: devtest.Postgres(t), dir: t.TempDir(), name: fmt.Sprintf("e2e_%d_%d", os.Getpid(), fleets.Add(1))}
-	// The server's account has to reach it, which it can't in a folder of t.TempDir.
-	dir, err := os.MkdirTemp("", "daypass-chaos-") //nolint:usetesting // see above
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	// Without fsync only a crash of the whole machine loses something.
-	if f.server, err = devkit.StartPostgres(t.Context(), devkit.PostgresConfig{
-		Dir: dir, TCP: true, Settings: map[string]string{"fsync": "off", "max_connections": "200"},
-	}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := f.server.Stop(t.Context()); err != nil {
-			t.Error(err)
-		}
-	})
+	s := newServers(t, pair)
+	f.server = s.primary()
+	var err error
 	if f.provider, err = devkit.StartProvider(t.Context(), devkit.ProviderConfig{Algorithm: "ES256"}); err != nil {
 		t.Fatal(err)
 	}
@@ -103,22 +84,30 @@ func newRuinedFleet(t *testing.T) *fleet {
 	if err := errors.Join(f.server.CreateDatabase(t.Context(), f.name), f.targets.CreateDatabase(t.Context(), f.target())); err != nil {
 		t.Fatal(err)
 	}
+	if pair {
+		if err := s.follow(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	f.sql(f.target(), fmt.Sprintf(`
 CREATE ROLE %[1]s_owner NOLOGIN; CREATE ROLE %[1]s_deploy NOLOGIN; GRANT %[1]s_owner TO %[1]s_deploy;
 CREATE SCHEMA app AUTHORIZATION %[1]s_owner; GRANT USAGE, CREATE ON SCHEMA app TO %[1]s_deploy;`, f.name))
-	return f
+	return f, s
 }
 
 // ruin does what the schedule says to a fleet.
 type ruin struct {
 	*fleet
 
-	plan             chaos.Schedule
-	database, target *chaos.Proxy
-	places           []*brokerPlace
-	done             map[chaos.Kind]int
-	mu               sync.Mutex // of done
-	server           sync.Mutex // the database server is started and stopped by one at a time
+	servers *servers
+	plan    chaos.Schedule
+	brokers int
+	target  *chaos.Proxy
+	places  []*brokerPlace
+
+	mu   sync.Mutex
+	done map[chaos.Kind]int
+	all  []*broker // that ran
 }
 
 // brokerPlace is one of the fleet's, whichever process runs there now.
@@ -143,18 +132,14 @@ func (p *brokerPlace) set(b *broker) {
 }
 
 // open sets the target up and starts the brokers.
-func (r *ruin) open(brokers int) {
+func (r *ruin) open() {
 	r.t.Helper()
 	r.done = map[chaos.Kind]int{}
-	proxy := func(server *devkit.Postgres) *chaos.Proxy {
-		p, err := chaos.NewProxy(r.t.Context(), func() string { return "127.0.0.1:" + itoa(server.Port()) })
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		r.t.Cleanup(func() { _ = p.Close() })
-		return p
+	var err error
+	if r.target, err = chaos.NewProxy(r.t.Context(), func() string { return "127.0.0.1:" + itoa(r.targets.Port()) }); err != nil {
+		r.t.Fatal(err)
 	}
-	r.database, r.target = proxy(r.fleet.server), proxy(r.targets)
+	r.t.Cleanup(func() { _ = r.target.Close() })
 	r.writeConfig()
 	r.daypassd("migrate", "--config", r.config)
 	setup := r.daypassd("target", "setup", "postgres", "--keep-connect", "--config", r.config)
@@ -165,7 +150,7 @@ func (r *ruin) open(brokers int) {
 	}
 	r.setTargetPassword("first-password-of-the-account")
 	r.admin = strings.TrimSpace(r.daypassd("admin", "token", "create", "--config", r.config, "--role", "operator", "--owner", "e2e", "--ttl", "24h"))
-	for i := range brokers {
+	for i := range r.brokers {
 		p := &brokerPlace{number: i, faults: filepath.Join(r.dir, "faults", itoa(i))}
 		if err := os.MkdirAll(p.faults, 0o700); err != nil {
 			r.t.Fatal(err)
@@ -200,7 +185,7 @@ func (r *ruin) writeConfig() {
 	}
 	r.write("pin", "a-pin-for-tests")
 	r.write("target.password", "not yet")
-	url := r.write("url", strings.Replace(r.fleet.server.TCPDSN(r.name), ":"+itoa(r.fleet.server.Port())+"/", ":"+itoa(r.database.Port())+"/", 1))
+	url := r.write("url", r.servers.url(r.name))
 	r.write("policies/app.yaml", `
 policy: app
 owner: team@example.com
@@ -302,6 +287,7 @@ func (r *ruin) do(f chaos.Fault) {
 	if b == nil {
 		return // it could not be started before
 	}
+	r.mustRun(p, b)
 	switch f.Kind {
 	case chaos.KillBroker:
 		p.set(nil)
@@ -326,8 +312,23 @@ func (r *ruin) revive(p *brokerPlace) {
 	b, err := r.tryStart(r.config, "DAYPASS_FAULTS="+p.faults)
 	if err != nil {
 		b, p.why = nil, err
+	} else {
+		r.mu.Lock()
+		r.all = append(r.all, b)
+		r.mu.Unlock()
 	}
 	p.set(b)
+}
+
+// mustRun looks whether a broker that nobody ended runs.
+func (r *ruin) mustRun(p *brokerPlace, b *broker) bool {
+	select {
+	case <-b.exited:
+		r.t.Errorf("broker %d ended by itself:\n%s", p.number, tail(b.lines()))
+		return false
+	default:
+		return true
+	}
 }
 
 // await revives until it works.
@@ -343,32 +344,51 @@ func (r *ruin) await(p *brokerPlace) {
 
 func (r *ruin) doDatabase(f chaos.Fault) {
 	switch f.Kind {
-	case chaos.KillDatabase:
-		r.server.Lock()
-		defer r.server.Unlock()
-		r.fleet.server.Kill()
-		r.sleep(f.For)
-		r.try(r.fleet.server.Restart(r.t.Context()))
-	case chaos.RestartDatabase:
-		r.server.Lock()
-		defer r.server.Unlock()
-		r.try(r.fleet.server.Restart(r.t.Context()))
-	case chaos.CloseDatabase:
-		r.alter(r.fleet.server, r.name, `ALLOW_CONNECTIONS false`)
-		r.sleep(f.For)
-		r.alter(r.fleet.server, r.name, `ALLOW_CONNECTIONS true`)
-	case chaos.FreezeDatabase: // what a server does whose disk is full, as far as a test without root can fill one
-		r.alter(r.fleet.server, r.name, `SET default_transaction_read_only = on`)
-		r.sleep(f.For)
-		r.alter(r.fleet.server, r.name, `RESET default_transaction_read_only`)
 	case chaos.CutDatabase:
-		r.database.Cut()
+		r.servers.network((*chaos.Proxy).Cut)
 	case chaos.SlowDatabase:
-		r.during(r.database, chaos.Slow, f)
+		r.servers.network(func(p *chaos.Proxy) { p.Set(chaos.Slow, f.By) })
+		r.sleep(f.For)
+		r.servers.network(func(p *chaos.Proxy) { p.Set(chaos.Pass, 0) })
 	case chaos.SilentDatabase:
-		r.during(r.database, chaos.Silent, f)
+		r.servers.network(func(p *chaos.Proxy) { p.Set(chaos.Silent, 0) })
+		r.sleep(f.For)
+		r.servers.network(func(p *chaos.Proxy) { p.Set(chaos.Pass, 0) })
 	case chaos.DeafDatabase:
-		r.during(r.database, chaos.LoseAnswers, f)
+		r.servers.network(func(p *chaos.Proxy) { p.Set(chaos.LoseAnswers, 0) })
+		r.sleep(f.For)
+		r.servers.network(func(p *chaos.Proxy) { p.Set(chaos.Pass, 0) })
+	default:
+		r.servers.ruining.Lock()
+		defer r.servers.ruining.Unlock()
+		r.doServer(f, r.servers.primary())
+	}
+}
+
+func (r *ruin) doServer(f chaos.Fault, primary *devkit.Postgres) {
+	kind := f.Kind
+	if kind == chaos.FillDisk && r.servers.disk == nil {
+		kind = chaos.FreezeDatabase
+	}
+	switch kind {
+	case chaos.KillDatabase:
+		primary.Kill()
+		r.sleep(f.For)
+		r.try(primary.Restart(r.t.Context()))
+	case chaos.RestartDatabase:
+		r.try(primary.Restart(r.t.Context()))
+	case chaos.FailOver:
+		r.try(r.servers.failOver(f.For))
+	case chaos.FillDisk:
+		r.try(r.servers.fill(2 * f.For))
+	case chaos.CloseDatabase:
+		r.alter(primary, r.name, `ALLOW_CONNECTIONS false`)
+		r.sleep(f.For)
+		r.alter(primary, r.name, `ALLOW_CONNECTIONS true`)
+	case chaos.FreezeDatabase:
+		r.alter(primary, r.name, `SET default_transaction_read_only = on`)
+		r.sleep(f.For)
+		r.alter(primary, r.name, `RESET default_transaction_read_only`)
 	default:
 		r.t.Errorf("nobody knows how to %s", f.Kind)
 	}
@@ -404,14 +424,14 @@ func (r *ruin) during(p *chaos.Proxy, mode chaos.Mode, f chaos.Fault) {
 
 // alter changes a database, and ends all connections to it, so that it counts.
 func (r *ruin) alter(server *devkit.Postgres, database, how string) {
-	r.server.Lock()
-	defer r.server.Unlock()
 	conn, err := pgx.Connect(r.t.Context(), server.DSN("postgres"))
 	if err != nil {
 		r.t.Errorf("%s: %v", how, err)
 		return
 	}
-	defer conn.Close(r.t.Context()) //nolint:errcheck // its work is done
+	defer conn.Close(r.t.Context())                                     //nolint:errcheck // its work is done
+	_, err = conn.Exec(r.t.Context(), `SET synchronous_commit = local`) // whatever its standby does
+	r.try(err)
 	_, err = conn.Exec(r.t.Context(), `ALTER DATABASE `+database+` `+how)
 	r.try(err)
 	_, err = conn.Exec(r.t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1`, database)
@@ -427,16 +447,11 @@ func (r *ruin) try(err error) {
 // heal starts what doesn't run, and waits until the fleet is well.
 func (r *ruin) heal() {
 	r.t.Helper()
+	r.server = r.servers.primary()
 	for _, p := range r.places {
-		if b := p.now(); b != nil {
-			select {
-			case <-b.exited:
-				r.t.Errorf("broker %d ended by itself:\n%s", p.number, tail(b.lines()))
-			default:
-				continue
-			}
+		if b := p.now(); b == nil || !r.mustRun(p, b) {
+			r.await(p)
 		}
-		r.await(p)
 	}
 	for _, p := range r.places {
 		p.now().awaitProbe()
@@ -449,14 +464,3 @@ func (r *ruin) heal() {
 }
 
 func tail(lines []string) string { return strings.Join(lines[max(0, len(lines)-10):], "\n") }
-
-// clean runs fsck, as an operator would.
-func (r *ruin) clean() {
-	r.t.Helper()
-	cmd := command(r.t.Context(), filepath.Join(programs, "daypassd"), "fsck", "--config", r.config, "--output", "json", "--grace", "30s")
-	out, err := cmd.Output()
-	report := &fsck.Report{}
-	if wrong := json.Unmarshal(out, report); wrong != nil || err != nil || !report.Clean() || report.Walks[0].Rows == 0 {
-		r.t.Errorf("fsck: %v %v\n%s", err, wrong, out)
-	}
-}

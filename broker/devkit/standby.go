@@ -19,16 +19,23 @@ const (
 // StartStandby copies the server and starts the copy as its streaming standby, with the same superuser and password. The copy lives in a
 // temporary folder until its Stop. Settings that are nil are the primary's.
 func (p *Postgres) StartStandby(ctx context.Context, settings map[string]string) (*Postgres, error) {
+	return p.StartStandbyIn(ctx, "", settings)
+}
+
+// StartStandbyIn is the same with a folder for the copy, which has nothing in it and is kept: see PostgresConfig.Dir.
+func (p *Postgres) StartStandbyIn(ctx context.Context, dir string, settings map[string]string) (*Postgres, error) {
 	if settings == nil {
 		settings = p.cfg.Settings
 	}
-	s := &Postgres{cfg: PostgresConfig{TCP: p.cfg.TCP, Ephemeral: true, Settings: settings, Log: p.cfg.Log}, acc: p.acc, bin: p.bin, password: p.password}
+	s := &Postgres{cfg: PostgresConfig{Dir: dir, TCP: p.cfg.TCP, Ephemeral: dir == "", Settings: settings, Log: p.cfg.Log}, acc: p.acc, bin: p.bin, password: p.password}
 	var err error
 	if s.home, err = openHome(ctx, s.cfg, s.acc, s.bin); err != nil {
 		return nil, err
 	}
 	if err := s.follow(ctx, p); err != nil {
-		err = errors.Join(err, s.home.discard(s.acc))
+		if s.home.temp {
+			err = errors.Join(err, s.home.discard(s.acc))
+		}
 		s.home.release()
 		return nil, err
 	}
@@ -37,7 +44,11 @@ func (p *Postgres) StartStandby(ctx context.Context, settings map[string]string)
 
 // follow copies the primary into the new home, and starts it there.
 func (p *Postgres) follow(ctx context.Context, primary *Postgres) error {
-	for name, content := range map[string]string{ephemeralName: "", passwordName: p.password, passFileName: "*:*:*:*:" + p.password} {
+	files := map[string]string{passwordName: p.password, passFileName: "*:*:*:*:" + p.password}
+	if p.cfg.Ephemeral {
+		files[ephemeralName] = ""
+	}
+	for name, content := range files {
 		if err := p.home.WriteFile(name, []byte(content+"\n"), 0o600); err != nil {
 			return fmt.Errorf("preparing a standby: %w", err)
 		}

@@ -67,6 +67,7 @@ const (
 	remembered = 25 * time.Hour
 
 	readTimeout = 10 * time.Second
+	endTimeout  = 2 * time.Second // of a lock or a transaction: the connection is closed then, which ends it too
 	makeTimeout = 2 * time.Minute // RSA keys take their time in some tokens
 	maxBackoff  = 5 * time.Minute
 )

@@ -119,7 +119,12 @@ func (r *Ring) inStep(ctx context.Context, actor string, f func(context.Context,
 	if err != nil {
 		return false, unavailable("a step of the signing keys", err)
 	}
-	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // after the commit there is nothing to roll back, and before it the connection's end does it
+	defer func() {
+		// After the commit there is nothing to roll back, and before it the connection's end does it.
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+		defer cancel()
+		_ = tx.Rollback(ending)
+	}()
 	if _, err := tx.Exec(ctx, lockSteps, r.config.Tenant); err != nil {
 		return false, unavailable("a step of the signing keys", err)
 	}

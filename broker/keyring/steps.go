@@ -151,7 +151,9 @@ func (r *Ring) make(ctx context.Context, view *snapshot) (_ []Done, err error) {
 		return nil, nil
 	}
 	defer func() {
-		if _, failed := conn.Exec(context.WithoutCancel(ctx), endMaking, planned.Label); failed != nil {
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+		defer cancel()
+		if _, failed := conn.Exec(ending, endMaking, planned.Label); failed != nil {
 			err = errors.Join(err, unavailable("making a signing key", failed))
 		}
 	}()

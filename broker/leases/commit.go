@@ -222,7 +222,7 @@ func apart(writes []*write) (now, later []*write) {
 func refused(err error) bool {
 	var pg *pgconn.PgError
 	var connecting *pgconn.ConnectError
-	return !errors.As(err, &connecting) && errors.As(err, &pg) && (!transient(pg.Code) || pg.Code[:2] == "40" || pg.Code == "55P03")
+	return !errors.As(err, &connecting) && errors.As(err, &pg) && !fatal(pg) && (!transient(pg.Code) || pg.Code[:2] == "40" || pg.Code == "55P03")
 }
 
 // dispatch is when a transaction was sent, and the number that it holds a lock by

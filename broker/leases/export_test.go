@@ -19,3 +19,6 @@ func (j *Judge) Look(elapsed time.Duration, there, row, ours time.Time) (wrong s
 	}
 	return wrong, later, raise
 }
+
+// Unknown says whether an error leaves open what became of a transaction.
+func Unknown(err error) bool { return unknown(err) }

@@ -229,6 +229,10 @@ func (s *Store) handleRow(lease string) keys.RowID {
 	}
 }
 
+// rollbackTimeout is how long a transaction that came to nothing may take to end.
+// Its connection is closed then, which ends it too.
+const rollbackTimeout = 2 * time.Second
+
 // inTx runs f in a transaction that f commits; what f leaves open is rolled back.
 func (s *Store) inTx(ctx context.Context, doing string, f func(pgx.Tx) error) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
@@ -238,8 +242,11 @@ func (s *Store) inTx(ctx context.Context, doing string, f func(pgx.Tx) error) (e
 		return unavailable(doing, err)
 	}
 	defer func() {
-		// After a commit this does nothing. It must not hang on the caller's context.
-		if rollback := tx.Rollback(context.WithoutCancel(ctx)); rollback != nil && err == nil && !errors.Is(rollback, pgx.ErrTxClosed) {
+		// After a commit this does nothing. It must not hang on the caller's context, nor
+		// on a server that says nothing.
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+		defer cancel()
+		if rollback := tx.Rollback(ending); rollback != nil && err == nil && !errors.Is(rollback, pgx.ErrTxClosed) {
 			err = unavailable(doing, rollback)
 		}
 	}()

@@ -23,7 +23,7 @@ func unknown(err error) bool {
 		return false
 	}
 	var pg *pgconn.PgError
-	return !errors.As(err, &pg) || pg.Severity == "FATAL" || pg.Severity == "PANIC"
+	return !errors.As(err, &pg) || fatal(pg)
 }
 
 // settle finds out what became of writes whose transaction was sent and not

@@ -1,15 +1,21 @@
 package leases_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net"
+	"os"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/daypass/daypass/broker/ids"
 	"github.com/daypass/daypass/broker/leases"
 )
 
@@ -125,5 +131,101 @@ func TestUnknownOutcome(t *testing.T) {
 	}
 	if err := s.Reserve(t.Context(), lost); err != nil {
 		t.Errorf("and once more: %v", err)
+	}
+}
+
+// TestFatalErrors: a server that ends a session is one that is away, and tells
+// nothing of what became of a transaction, whatever its language and reason.
+func TestFatalErrors(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		err           pgconn.PgError
+		unknown, away bool
+	}{
+		"an operator ended it":              {pgconn.PgError{Severity: "FATAL", SeverityUnlocalized: "FATAL", Code: "57P01"}, true, true},
+		"the same in Polish":                {pgconn.PgError{Severity: "KATASTROFALNY", SeverityUnlocalized: "FATAL", Code: "57P01"}, true, true},
+		"a crash, as told by an old server": {pgconn.PgError{Severity: "PANIC", Code: "XX000"}, true, true},
+		"a broker stood still in it":        {pgconn.PgError{Severity: "FATAL", SeverityUnlocalized: "FATAL", Code: "25P03"}, true, true},
+		"it waited for another one":         {pgconn.PgError{Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: "55P03"}, false, true},
+		"a mistake of ours":                 {pgconn.PgError{Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: "42601"}, false, false},
+	} {
+		if leases.Unknown(&test.err) != test.unknown {
+			t.Errorf("%s: unknown is %v", name, !test.unknown)
+		}
+		if err := leases.Unavailable("testing", &test.err); errors.Is(err, leases.ErrUnavailable) != test.away {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// mute is a connection on which the end of a transaction is lost, and everything
+// after it, and which nobody closes.
+type mute struct {
+	net.Conn
+	silent atomic.Bool
+	late   chan struct{}
+	once   sync.Once
+}
+
+func (m *mute) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("rollback")) {
+		m.silent.Store(true)
+	}
+	if m.silent.Load() {
+		return len(p), nil
+	}
+	return m.Conn.Write(p)
+}
+
+func (m *mute) Read(p []byte) (int, error) {
+	if m.silent.Load() {
+		<-m.late
+		return 0, os.ErrDeadlineExceeded
+	}
+	return m.Conn.Read(p)
+}
+
+func (m *mute) SetDeadline(at time.Time) error {
+	if m.silent.Load() && !at.IsZero() {
+		m.once.Do(func() { close(m.late) })
+	}
+	return m.Conn.SetDeadline(at)
+}
+
+// TestSilentRollback: a server that falls silent when a transaction is to end holds
+// nobody up for long.
+func TestSilentRollback(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	config := f.pool.Config().Copy()
+	var dialer net.Dialer
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dialer.DialContext(ctx, network, address)
+		return &mute{Conn: conn, late: make(chan struct{})}, err
+	}
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	settings := f.settings
+	settings.Pool = pool
+	s, err := leases.Open(t.Context(), settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	answered := make(chan error, 1)
+	go func() {
+		_, err := s.RevokeJob(t.Context(), ids.New(ids.Lease, time.Now()), leases.Why{Actor: "somebody", Reason: "a test"})
+		answered <- err
+	}()
+	select {
+	case err := <-answered:
+		if !errors.Is(err, leases.ErrNotFound) {
+			t.Error(err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("it waits for ever")
 	}
 }

@@ -1,6 +1,7 @@
 package leases
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,7 +111,7 @@ func (s *Store) Ping(ctx context.Context) error {
 func unavailable(doing string, err error) error {
 	var connecting *pgconn.ConnectError
 	var pg *pgconn.PgError
-	if !errors.As(err, &connecting) && errors.As(err, &pg) && !transient(pg.Code) {
+	if !errors.As(err, &connecting) && errors.As(err, &pg) && !transient(pg.Code) && !fatal(pg) {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
 	return fmt.Errorf("%s: %w: %w", doing, ErrUnavailable, err)
@@ -128,6 +129,14 @@ func transient(code string) bool {
 		return true
 	}
 	return code == readOnly || code == "55P03"
+}
+
+// fatal says that the server ended the session: it stops, an operator ended it, or
+// it waited too long for a broker that stood still in a transaction. Severity is
+// in the server's language.
+func fatal(pg *pgconn.PgError) bool {
+	severity := cmp.Or(pg.SeverityUnlocalized, pg.Severity)
+	return severity == "FATAL" || severity == "PANIC"
 }
 
 // Unavailable tells of an error of the database what [ErrUnavailable] says, for

@@ -67,6 +67,7 @@ const (
 	maxText = 1000 // of a description or an owner, in bytes
 
 	transactionTimeout = 10 * time.Second
+	rollbackTimeout    = 2 * time.Second // its connection is closed then, which ends it too
 )
 
 // Secret is what is known of a secret, but for its values.
@@ -202,8 +203,11 @@ func (s *Store) inTx(ctx context.Context, doing string, f func(context.Context, 
 		return unavailable(doing, err)
 	}
 	defer func() {
-		// After a commit this does nothing. It must not hang on the caller's context.
-		if rollback := tx.Rollback(context.WithoutCancel(ctx)); rollback != nil && err == nil && !errors.Is(rollback, pgx.ErrTxClosed) {
+		// After a commit this does nothing. It must not hang on the caller's context, nor
+		// on a server that says nothing.
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+		defer cancel()
+		if rollback := tx.Rollback(ending); rollback != nil && err == nil && !errors.Is(rollback, pgx.ErrTxClosed) {
 			err = unavailable(doing, rollback)
 		}
 	}()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
 
@@ -80,8 +81,8 @@ func examine(ctx context.Context, settings *config.Config, grace time.Duration) 
 	}
 	// What is no broker goes by another name.
 	database.ConnConfig.RuntimeParams["application_name"] = "daypassd fsck"
-	database.ConnConfig.RuntimeParams["default_transaction_read_only"] = "on"
 	database.MaxConns = 2
+	readOnly(database)
 	pool, err := pgxpool.NewWithConfig(ctx, database)
 	if err != nil {
 		return nil, fmt.Errorf("opening database: %w", err)
@@ -105,6 +106,22 @@ func examine(ctx context.Context, settings *config.Config, grace time.Duration) 
 	defer closeTargets()
 	what.Targets, what.Unlisted = listers(settings, who.ID, open)
 	return fsck.Run(ctx, what)
+}
+
+// readOnly makes connections that write nothing. Only once they are there: of
+// several hosts the one that takes writes is chosen, and a session that was
+// begun as one that doesn't would be taken for a standby's.
+func readOnly(database *pgxpool.Config) {
+	prepare := database.AfterConnect
+	database.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if prepare != nil {
+			if err := prepare(ctx, conn); err != nil {
+				return err
+			}
+		}
+		_, err := conn.Exec(ctx, `SET default_transaction_read_only = on`)
+		return err
+	}
 }
 
 // verifier checks events by the root that there was when they were written.

@@ -6,7 +6,9 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,9 +17,12 @@ import (
 
 func TestTheSameSeedGivesTheSameSchedule(t *testing.T) {
 	t.Parallel()
+	of := func(seed uint64) chaos.Schedule {
+		return chaos.Plan(chaos.Setup{Seed: seed, Length: time.Minute, Brokers: 3, Kinds: chaos.Kinds()})
+	}
 	for seed := range uint64(200) {
-		plan := chaos.Plan(seed, time.Minute, 3)
-		if !slices.Equal(plan, chaos.Plan(seed, time.Minute, 3)) || plan.String() == "" {
+		plan := of(seed)
+		if !slices.Equal(plan, of(seed)) || plan.String() == "" {
 			t.Fatalf("seed %d gives two schedules", seed)
 		}
 		seen := map[chaos.Kind]int{}
@@ -31,7 +36,7 @@ func TestTheSameSeedGivesTheSameSchedule(t *testing.T) {
 			t.Errorf("seed %d: %d kinds of %d", seed, len(seen), len(chaos.Kinds()))
 		}
 	}
-	if slices.Equal(chaos.Plan(1, time.Minute, 3), chaos.Plan(2, time.Minute, 3)) {
+	if slices.Equal(of(1), of(2)) {
 		t.Error("two seeds give one schedule")
 	}
 }
@@ -143,5 +148,39 @@ func TestProxy(t *testing.T) {
 	proxy.Cut()
 	if err := ask(last, long); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("cut: %v", err)
+	}
+}
+
+// TestDisk fills one for real where the machine allows it.
+func TestDisk(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	disk, err := chaos.NewDisk(dir, 1<<20)
+	if err != nil {
+		if !errors.Is(err, os.ErrPermission) && !errors.Is(err, errors.ErrUnsupported) {
+			t.Error(err)
+		}
+		return // not everybody may mount
+	}
+	t.Cleanup(func() {
+		if err := disk.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	write := func(name string) error { return os.WriteFile(filepath.Join(dir, name), make([]byte, 64<<10), 0o600) }
+	if err := write("before"); err != nil {
+		t.Fatal(err)
+	}
+	if err := disk.Fill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := write("full"); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("writing to a full disk: %v", err)
+	}
+	if err := disk.Free(); err != nil {
+		t.Fatal(err)
+	}
+	if err := write("after"); err != nil {
+		t.Errorf("writing to a disk that has room again: %v", err)
 	}
 }

@@ -22,6 +22,8 @@ const (
 	PanickingIssuer Kind = "an issuer panics"         //
 	KillDatabase    Kind = "kill the database server" // as a crash would; started again at the end
 	RestartDatabase Kind = "restart the database server"
+	FailOver        Kind = "fail the database over"           // its primary dies for good, its standby is promoted and gets one of its own
+	FillDisk        Kind = "fill the database's disk"         // until nothing more fits
 	CloseDatabase   Kind = "close the database"               // nobody gets in
 	FreezeDatabase  Kind = "make the database read-only"      //
 	CutDatabase     Kind = "cut the database's connections"   //
@@ -38,6 +40,11 @@ const (
 
 // Kinds are all of them.
 func Kinds() []Kind {
+	return append(Everywhere(), FailOver, FillDisk)
+}
+
+// Everywhere are those that need no second server and no file system of their own.
+func Everywhere() []Kind {
 	return []Kind{
 		KillBroker, StopBroker, DeployBroker, StepClock, HangIssuer, LyingIssuer, PanickingIssuer, KillDatabase, RestartDatabase, CloseDatabase, FreezeDatabase,
 		CutDatabase, SlowDatabase, SilentDatabase, DeafDatabase, CloseTarget, CutTarget, SlowTarget, SilentTarget, DeafTarget, RefuseTarget,
@@ -49,7 +56,7 @@ func (k Kind) place() string {
 	switch k {
 	case KillBroker, StopBroker, DeployBroker, StepClock, HangIssuer, LyingIssuer, PanickingIssuer:
 		return "broker"
-	case KillDatabase, RestartDatabase, CloseDatabase, FreezeDatabase:
+	case KillDatabase, RestartDatabase, FailOver, FillDisk, CloseDatabase, FreezeDatabase:
 		return "database"
 	case CutDatabase, SlowDatabase, SilentDatabase, DeafDatabase:
 		return "database's network"
@@ -57,6 +64,30 @@ func (k Kind) place() string {
 		return "target"
 	default:
 		return "target's network"
+	}
+}
+
+// deadline is how long those wait that it keeps waiting; zero: nobody does.
+func (k Kind) deadline() time.Duration {
+	switch k {
+	case StopBroker, HangIssuer: // an issue, a transaction that stands still
+		return 11 * time.Second
+	case SilentDatabase, SilentTarget: // a statement
+		return 6 * time.Second
+	default:
+		return 0
+	}
+}
+
+// mending is how long it takes until another fault may have the same place.
+func (k Kind) mending() time.Duration {
+	switch k {
+	case FailOver: // the new primary is copied
+		return 4 * time.Second
+	case FillDisk:
+		return 2 * time.Second
+	default:
+		return 200 * time.Millisecond
 	}
 }
 
@@ -92,11 +123,26 @@ func (s Schedule) String() string {
 	return strings.Join(lines, "\n")
 }
 
-// Plan makes the schedule of a seed: the same one each time. Kinds are dealt like
-// cards, so that each comes once before one comes twice; no two faults have the
-// same place at once, and faults in different places may meet.
-func Plan(seed uint64, length time.Duration, brokers int) Schedule {
-	random := rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // it is to be repeated
+// Setup is what a schedule is made from: the same one each time.
+type Setup struct {
+	Seed    uint64
+	Length  time.Duration
+	Brokers int
+	Kinds   []Kind
+}
+
+const (
+	// A long run has storms, each with a calm after it: it shows how fast all is well
+	// again, and gives the fleet something to lose in the next one.
+	stormEvery, stormFor = 24 * time.Second, 12 * time.Second
+	shortRun             = time.Minute // one storm
+)
+
+// Plan makes the schedule of a seed. Kinds are dealt like cards, so that each
+// comes once before one comes twice; no two faults have the same place at once,
+// and faults in different places may meet.
+func Plan(s Setup) Schedule {
+	random := rand.New(rand.NewPCG(s.Seed, s.Seed)) //nolint:gosec // it is to be repeated
 	between := func(from, to time.Duration) time.Duration {
 		return (from + time.Duration(random.Int64N(int64(to-from)))).Round(time.Millisecond)
 	}
@@ -104,16 +150,23 @@ func Plan(seed uint64, length time.Duration, brokers int) Schedule {
 	var deck []Kind
 	var plan Schedule
 	// In a short run too, each kind gets its turn.
-	rest := min(time.Second, length/time.Duration(len(Kinds())+2))
-	for at := between(rest/2, rest); at < length; at += between(rest/2, rest*3/2) {
+	rest := min(time.Second, s.Length/time.Duration(len(s.Kinds)+2))
+	for at := between(rest/2, rest); at < s.Length; at += between(rest/2, rest*3/2) {
+		if s.Length >= shortRun && at%stormEvery > stormFor {
+			at = at.Truncate(stormEvery) + stormEvery
+			continue
+		}
 		if len(deck) == 0 {
-			deck = Kinds()
+			deck = slices.Clone(s.Kinds)
 			random.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
 		}
-		f := Fault{At: at, For: between(200*time.Millisecond, 1200*time.Millisecond), Broker: random.IntN(brokers), Kind: deck[0]}
+		f := Fault{At: at, For: between(200*time.Millisecond, 1200*time.Millisecond), Broker: random.IntN(s.Brokers), Kind: deck[0]}
 		deck = deck[1:]
 		if f.Kind.place() == "broker" || random.IntN(8) == 0 {
 			f.For *= 2 // the others go on; but sometimes nobody does for longer
+		}
+		if s.Length >= shortRun && random.IntN(4) == 0 {
+			f.For += f.Kind.deadline()
 		}
 		switch f.Kind {
 		case StepClock:
@@ -127,7 +180,7 @@ func Plan(seed uint64, length time.Duration, brokers int) Schedule {
 			place = fmt.Sprint(place, f.Broker)
 		}
 		f.At = max(f.At, free[place])
-		free[place] = f.At + f.For + 200*time.Millisecond
+		free[place] = f.At + f.For + f.Kind.mending()
 		plan = append(plan, f)
 	}
 	slices.SortStableFunc(plan, func(a, b Fault) int { return int(a.At - b.At) })
