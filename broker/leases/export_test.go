@@ -19,3 +19,6 @@ func (j *Judge) Look(elapsed time.Duration, there, row, ours time.Time) (wrong s
 	}
 	return wrong, later, raise
 }
+
+// LockOf lets tests hold what is counted.
+func LockOf(kind string, of ...[]byte) int64 { return lockOf(kind, of...) }
