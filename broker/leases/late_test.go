@@ -32,7 +32,7 @@ type lane struct {
 
 // cancelRequest is how a client that lost its connection asks the server to stop.
 // What lost the connection loses that too.
-var cancelRequest = []byte{0, 0, 0, 16, 4, 210, 22, 46} //nolint:gochecknoglobals // a constant
+var cancelRequest = []byte{0, 0, 0, 16, 4, 210, 22, 46}
 
 func (l *lane) Write(p []byte) (int, error) {
 	if bytes.HasPrefix(p, cancelRequest) {
