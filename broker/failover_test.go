@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/daypass/daypass/broker/admin"
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/brokertest"
 	"github.com/daypass/daypass/broker/devkit"
@@ -202,15 +203,24 @@ func cancelledCommit(t *testing.T, p *pair, b *brokertest.Broker) {
 		t.Fatal(err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // its work is done
+	operator := b.Admin(admin.Operator)
+	asks := map[string]func() *brokertest.Answer{
+		"an exchange": func() *brokertest.Answer { return b.TryExchange(b.Job(), "payments/sign") },
+		"a new static secret": func() *brokertest.Answer {
+			return b.Do(http.MethodPut, api.PathSecrets+"/payments/new", operator, map[string]any{"owner": "x@example.com", "values": map[string]string{"value": b.Hide("a-value-that-nobody-keeps")}})
+		},
+	}
 	p.standby.Kill()
 	var asking sync.WaitGroup
 	var answered atomic.Bool
 	asking.Go(func() {
 		defer answered.Store(true)
 		for told := false; !told; told = strings.Contains(b.Log.String(), "did not reach the synchronous standby") {
-			if a := b.TryExchange(b.Job(), "payments/sign"); a.Status != http.StatusServiceUnavailable {
-				t.Errorf("without its standby the database confirmed to nobody, and the exchange answered %d", a.Status)
-				return
+			for what, ask := range asks {
+				if a := ask(); a.Status != http.StatusServiceUnavailable {
+					t.Errorf("without its standby the database confirmed to nobody, and %s was answered with %d\n%s", what, a.Status, a.Body)
+					return
+				}
 			}
 		}
 	})

@@ -177,6 +177,51 @@ func TestDueComesFirst(t *testing.T) {
 	})
 }
 
+// TestTakenFromTheQueueByOneThatDied: another broker takes it over when the claim
+// runs out, not before, and each lease ends once.
+func TestTakenFromTheQueueByOneThatDied(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	j, r := f.jobs(t, 100), f.revoker(t)
+	const n = 6
+	for range n {
+		f.Exchange(f.Job(), "payments/deploy-db")
+	}
+	job, err := j.Create(t.Context(), jobs.Selector{Issuer: brokertest.IssuerDB}, why())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.step(t, j)
+	dead, _, err := f.store.ClaimQueued(t.Context(), brokertest.IssuerDB, n-2, time.Hour)
+	if err != nil || len(dead) != n-2 {
+		t.Fatalf("%d were taken: %v", len(dead), err)
+	}
+	for want := range 2 {
+		if worked, err := r.RunOnce(t.Context(), brokertest.IssuerDB); err != nil || worked != 2-2*want {
+			t.Fatalf("%d were worked on while the claims of the dead one hold: %v", worked, err)
+		}
+	}
+	if n := len(f.DB.Live()); n != len(dead) {
+		t.Errorf("%d users are left, want those that it had claimed", n)
+	}
+	f.Exec(`UPDATE leases SET due_at = now() - interval '1 second' WHERE due_at > now()`) // an hour later
+	brokertest.Poll(t, "the job is done", func() bool {
+		f.Exec(`UPDATE revocation_jobs SET claimed_until = now() - interval '1 minute' WHERE state = 'running'`)
+		f.step(t, j)
+		if _, err := r.RunOnce(t.Context(), brokertest.IssuerDB); err != nil {
+			t.Fatal(err)
+		}
+		job, err = j.Get(t.Context(), job.ID)
+		return err == nil && job.State == jobs.Done
+	})
+	if done, err := f.store.Complete(t.Context(), dead[0].Lease); err != nil || done {
+		t.Errorf("one that was dead ended it again: %v %v", done, err)
+	}
+	if got := f.Count(`SELECT count(*) FROM audit_events WHERE type = 'lease.revoked'`); got != n || job.Ended != n || len(f.DB.Live()) != 0 {
+		t.Errorf("%d ends on record of %d leases, %d users left, %+v", got, n, len(f.DB.Live()), job)
+	}
+}
+
 // TestThousands: three thousand leases, two who walk and two who revoke.
 func TestThousands(t *testing.T) {
 	t.Parallel()

@@ -22,18 +22,18 @@ type Claimed struct {
 
 // Claim takes up to limit leases of an issuer that are due: never finished,
 // come to their end, or to be revoked. No other broker takes them before the
-// claim runs out. Those of which nothing outside has to be undone end here, and
-// are counted.
-func (s *Store) Claim(ctx context.Context, issuer string, limit int, claim time.Duration) (claimed []Claimed, expired int, err error) {
+// claim runs out. Those of which nothing outside has to be undone end here.
+func (s *Store) Claim(ctx context.Context, issuer string, limit int, claim time.Duration) (claimed []Claimed, expired []Swept, err error) {
 	return s.claim(ctx, claiming{issuer: issuer, limit: limit, claim: claim, which: dueLeases})
 }
 
 // BeginDue begins to end up to limit leases of an issuer that are due, and claims
 // none: they stay due. It keeps the record true while a target is away: what has
-// come to its end is no longer active, whoever asks.
-func (s *Store) BeginDue(ctx context.Context, issuer string, limit int) (begun int, err error) {
+// come to its end is no longer active, whoever asks. begun counts those that ended
+// here too, since nothing outside has to be undone.
+func (s *Store) BeginDue(ctx context.Context, issuer string, limit int) (begun int, expired []Swept, err error) {
 	claimed, expired, err := s.claim(ctx, claiming{issuer: issuer, limit: limit, which: dueLeases + ` AND l.state IN ('issuing', 'active')`})
-	return len(claimed) + expired, err
+	return len(claimed) + len(expired), expired, err
 }
 
 // claiming is how leases are claimed.
@@ -46,7 +46,7 @@ type claiming struct {
 
 const dueLeases = ` WHERE l.tenant = $1 AND l.issuer = $2 AND l.due_at <= $3`
 
-func (s *Store) claim(ctx context.Context, c claiming) (claimed []Claimed, expired int, err error) {
+func (s *Store) claim(ctx context.Context, c claiming) (claimed []Claimed, expired []Swept, err error) {
 	var due []*Lease
 	var until time.Time
 	err = s.inTx(ctx, "claiming due leases", func(tx pgx.Tx) error {
@@ -65,11 +65,11 @@ func (s *Store) claim(ctx context.Context, c claiming) (claimed []Claimed, expir
 		return s.endDue(ctx, tx, due, until)
 	})
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	for _, l := range due {
 		if l.State.Ended() {
-			expired++
+			expired = append(expired, Swept{ID: l.ID, ExpiresAt: l.ExpiresAt})
 			continue
 		}
 		claimed = append(claimed, s.opened(ctx, l, until, c.claim > 0))
@@ -153,7 +153,7 @@ WITH due AS MATERIALIZED (
     ORDER BY l.due_at LIMIT $4 FOR UPDATE OF l SKIP LOCKED)
 UPDATE leases l SET state = 'expired', due_at = NULL, ended_at = $3 WHERE l.id = ANY (ARRAY(SELECT id FROM due)) AND l.id BETWEEN (SELECT min(id) FROM due) AND (SELECT max(id) FROM due) RETURNING l.id, l.expires_at`
 
-// Swept is a lease that a sweep ended.
+// Swept is a lease that came to its end, and left nothing to undo outside.
 type Swept struct {
 	ID        string
 	ExpiresAt time.Time

@@ -263,5 +263,5 @@ func (s *Store) commitOnce(ctx context.Context, writes []*write) (sent dispatch,
 	if len(activations) > 0 {
 		s.queueActivations(batch, activations)
 	}
-	return sent, sendBatch(ctx, conn, batch)
+	return sent, conn.SendBatch(ctx, batch).Close()
 }

@@ -1,8 +1,6 @@
 package leases
 
 import (
-	"context"
-	"errors"
 	"maps"
 	"net"
 	"time"
@@ -40,8 +38,9 @@ func PlannerSettings() map[string]string {
 
 // Prepare makes the configuration of a pool fit for Config.Pool, and for a server
 // that goes away and comes back as another: statements and locks have deadlines, of
-// several hosts the one that takes writes is chosen, and a connection that can't
-// be trusted any more isn't used again.
+// several hosts the one that takes writes is chosen, a connection that can't be
+// trusted any more isn't used again, and a commit that its synchronous standby does
+// not have is none.
 func Prepare(config *pgxpool.Config) {
 	c := config.ConnConfig
 	maps.Copy(c.RuntimeParams, map[string]string{"statement_timeout": "5000", "lock_timeout": "3000", "idle_in_transaction_session_timeout": "10000"})
@@ -64,12 +63,7 @@ func Prepare(config *pgxpool.Config) {
 		// read-only, and stays so: another connection may do.
 		return err.Code != readOnly && (before == nil || before(conn, err))
 	}
-	c.OnNotice = func(conn *pgconn.PgConn, notice *pgconn.Notice) {
-		if notice.Routine == waitForStandby { // messages are translated; this is not
-			conn.CustomData()[unreplicatedKey] = true
-		}
-	}
-	config.AfterRelease = func(conn *pgx.Conn) bool { return replicated(conn) == nil }
+	confirmed(&c.Config)
 }
 
 // severalHosts tells several servers from one that is tried with TLS and without.
@@ -82,31 +76,4 @@ func severalHosts(c *pgx.ConnConfig) bool {
 	return false
 }
 
-const (
-	readOnly        = "25006"             // read_only_sql_transaction
-	waitForStandby  = "SyncRepWaitForLSN" // the server's routine that waits for a synchronous standby
-	unreplicatedKey = "daypass.unreplicated"
-)
-
-// errUnreplicated says that a commit is in the server's own log alone, although it
-// was to wait for a standby: somebody cancelled the wait (pg_cancel_backend, or a
-// client that gave up), which the server tells with a warning and calls a success.
-// A failover would lose it, so it is no commit that anybody may hear of.
-var errUnreplicated = errors.New("a commit did not reach the synchronous standby: somebody cancelled its wait")
-
-// replicated says whether what was committed on this connection can be told.
-func replicated(conn *pgx.Conn) error {
-	if _, cancelled := conn.PgConn().CustomData()[unreplicatedKey]; cancelled {
-		return errUnreplicated
-	}
-	return nil
-}
-
-// sendBatch sends a batch and returns nil once it is committed, on a standby too
-// where there is a synchronous one.
-func sendBatch(ctx context.Context, conn *pgxpool.Conn, batch *pgx.Batch) error {
-	if err := conn.SendBatch(ctx, batch).Close(); err != nil {
-		return err
-	}
-	return replicated(conn.Conn())
-}
+const readOnly = "25006" // read_only_sql_transaction

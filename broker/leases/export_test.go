@@ -1,6 +1,9 @@
 package leases
 
-import "time"
+import (
+	"io"
+	"time"
+)
 
 // Judge lets tests look at made-up clocks.
 type Judge struct{ known *moment }
@@ -20,5 +23,11 @@ func (j *Judge) Look(elapsed time.Duration, there, row, ours time.Time) (wrong s
 	return wrong, later, raise
 }
 
-// Unknown says whether an error leaves open what became of a transaction.
+// LockOf lets tests hold what is counted.
+func LockOf(kind string, of ...[]byte) int64 { return lockOf(kind, of...) }
+
+// Unknown says whether a transaction that ended so may have been committed.
 func Unknown(err error) bool { return unknown(err) }
+
+// Commits reads what a server says.
+func Commits(from io.Reader) io.Reader { return newCommits(from) }

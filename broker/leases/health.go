@@ -58,10 +58,10 @@ func Outage(err error) string {
 	switch {
 	case errors.Is(err, pgconn.ErrReadOnlyConnection):
 		return "no host of database.url takes writes: all that answer are read-only, or standbys"
+	case errors.As(err, &pg) && pg.Code == transactionUnknown:
+		return pg.Message
 	case errors.As(err, &pg):
 		return whyRefused(pg.Code, errors.As(err, &connecting))
-	case errors.Is(err, errUnreplicated):
-		return errUnreplicated.Error()
 	case errors.Is(err, context.DeadlineExceeded):
 		return "the database does not answer in time (hint: with synchronous replication a commit waits for a standby, however long that is away)"
 	}

@@ -338,8 +338,8 @@ func (m *model) claim(t *rapid.T) {
 		m.claims = append(m.claims, modelClaim{claimed[i], l.events})
 		claimed = slices.Delete(claimed, i, i+1)
 	}
-	if expired != want || len(claimed) != 0 {
-		t.Fatalf("%d expired, want %d; claimed what isn't due: %v", expired, want, claimed)
+	if len(expired) != want || len(claimed) != 0 {
+		t.Fatalf("%d expired, want %d; claimed what isn't due: %v", len(expired), want, claimed)
 	}
 }
 

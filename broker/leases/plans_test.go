@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/daypass/daypass/broker/leases"
 )
@@ -98,21 +97,7 @@ func plan(t *testing.T, f *fixture, s statement) string {
 func TestPlans(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	record := &recorder{}
-	config := f.pool.Config().Copy()
-	config.ConnConfig.Tracer = record
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	settings := f.settings
-	settings.Pool = pool
-	s, err := leases.Open(t.Context(), settings)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Close)
+	s, record := f.traced(t)
 	limited := func() *leases.Reservation {
 		r := f.reservation(f.job(), "deploy-db")
 		r.JobKey, r.Whose, r.MaxPerJob, r.MaxPerTenant = key("job"), key("whose"), 10, 10

@@ -226,12 +226,22 @@ type Overdue struct {
 }
 
 // OverdueBefore reads what is overdue. What it costs grows with what is
-// overdue, not with what is alive.
+// overdue, not with what is alive: the index of due times begins with the issuer,
+// so the issuers are looked up first, each by the one before it.
 func (s *Store) OverdueBefore(ctx context.Context, before time.Time) ([]Overdue, error) {
 	const overdue = `
-SELECT issuer, count(*) FILTER (WHERE expires_at < $2 OR state = 'revoking'), count(*) FILTER (WHERE stuck),
-    min(coalesce(revoking_at, expires_at)) FILTER (WHERE expires_at < $2 OR state = 'revoking') FROM leases
-WHERE tenant = $1 AND due_at IS NOT NULL AND (state = 'revoking' OR due_at < $2) GROUP BY issuer`
+WITH RECURSIVE names AS (
+    (SELECT issuer FROM leases WHERE due_at IS NOT NULL ORDER BY issuer LIMIT 1)
+    UNION ALL
+    SELECT (SELECT l.issuer FROM leases l WHERE l.due_at IS NOT NULL AND l.issuer > n.issuer ORDER BY l.issuer LIMIT 1) FROM names n WHERE n.issuer IS NOT NULL
+), late AS (
+    SELECT found.* FROM names n CROSS JOIN LATERAL (
+        SELECT l.issuer, l.expires_at < $2 AS overdue, l.stuck, l.expires_at AS since FROM leases l
+        WHERE l.tenant = $1 AND l.issuer = n.issuer AND l.due_at < $2 AND l.state <> 'revoking' OFFSET 0) found
+    UNION ALL
+    SELECT l.issuer, true, l.stuck, coalesce(l.revoking_at, l.expires_at) FROM leases l WHERE l.tenant = $1 AND l.state = 'revoking'
+)
+SELECT issuer, count(*) FILTER (WHERE overdue), count(*) FILTER (WHERE stuck), min(since) FILTER (WHERE overdue) FROM late GROUP BY issuer`
 	rows, err := s.config.Pool.Query(ctx, overdue, s.config.Tenant, before)
 	if err != nil {
 		return nil, unavailable("counting overdue leases", err)

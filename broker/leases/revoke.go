@@ -260,9 +260,6 @@ func commitBatch(ctx context.Context, tx pgx.Tx, batch *pgx.Batch) error {
 	if err := tx.Commit(ctx); err != nil {
 		return unavailable("committing", err)
 	}
-	if err := replicated(tx.Conn()); err != nil {
-		return unavailable("committing", err)
-	}
 	return nil
 }
 

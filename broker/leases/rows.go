@@ -13,12 +13,15 @@ import (
 
 const (
 	// What is counted is locked until the commit, so that of two brokers the second
-	// one sees what the first has taken.
+	// one sees what the first has taken. The transaction's own number comes before
+	// anything that it may have to wait for: see settle.
 	lockGrants = `
+SELECT pg_advisory_xact_lock($2)
+UNION ALL
 SELECT pg_advisory_xact_lock(hashtextextended('daypass max_active ' || name, 0))
 FROM (SELECT DISTINCT unnest($1::text[]) AS name ORDER BY 1) AS wanted`
 
-	// The same by numbers, which come in order: see lockOf.
+	// The same by numbers, in the order that they come in: see lockOf.
 	lockNumbers = `SELECT count(pg_advisory_xact_lock(number)) FROM unnest($1::bigint[]) AS wanted(number)`
 
 	// Neither a token that came before nor one with the jti of another opens a
@@ -57,11 +60,10 @@ func (s *Store) queueReservations(batch *pgx.Batch, writes []*write, sent dispat
 	}
 	count := s.counting(writes)
 	if len(count.grants) > 0 {
-		batch.Queue(lockGrants, count.grants)
+		batch.Queue(lockGrants, count.grants, sent.number)
 	}
-	count.locks = append(count.locks, sent.number)
 	slices.Sort(count.locks)
-	batch.Queue(lockNumbers, slices.Compact(count.locks))
+	batch.Queue(lockNumbers, append([]int64{sent.number}, slices.Compact(count.locks)...))
 	queueSessions(batch, s.config.Tenant, writes, sent.at)
 	s.queueLeases(batch, writes, count, sent.at)
 	if len(rules) > 0 {

@@ -26,8 +26,8 @@ func TestLifeOfALease(t *testing.T) {
 	if got := f.state(t, id); got != leases.Active {
 		t.Fatalf("after Activate it is %s", got)
 	}
-	if claimed, expired, err := f.Claim(t.Context(), "db", 10, time.Minute); err != nil || len(claimed) != 0 || expired != 0 {
-		t.Fatalf("a lease that isn't due was claimed: %v %d %v", claimed, expired, err)
+	if claimed, expired, err := f.Claim(t.Context(), "db", 10, time.Minute); err != nil || len(claimed) != 0 || len(expired) != 0 {
+		t.Fatalf("a lease that isn't due was claimed: %v %v %v", claimed, expired, err)
 	}
 	f.due(t)
 	claimed, _, err := f.Claim(t.Context(), "db", 10, time.Minute)
@@ -75,8 +75,8 @@ func TestSelfContainedCredentialExpiresWithoutWork(t *testing.T) {
 	}
 	f.due(t)
 	claimed, expired, err := f.Claim(t.Context(), "db", 10, time.Minute)
-	if err != nil || len(claimed) != 0 || expired != 1 {
-		t.Fatalf("claimed %v, expired %d: %v", claimed, expired, err)
+	if err != nil || len(claimed) != 0 || len(expired) != 1 {
+		t.Fatalf("claimed %v, expired %v: %v", claimed, expired, err)
 	}
 	if got := f.state(t, r.Leases[0].ID); got != leases.Expired {
 		t.Fatalf("it is %s", got)

@@ -89,7 +89,8 @@ func (r *Revoker) round(ctx context.Context, l *loop, queue chan<- piece) (time.
 	probing := false
 	if l.lane.open() {
 		// What came to its end is no longer active, whether its target answers or not.
-		begun, err := r.config.Store.BeginDue(ctx, l.issuer, beginBatch)
+		begun, expired, err := r.config.Store.BeginDue(ctx, l.issuer, beginBatch)
+		r.ended(l, expired)
 		if err != nil || begun == beginBatch {
 			return 0, err
 		}
@@ -130,12 +131,7 @@ func (r *Revoker) claim(ctx context.Context, l *loop, room int) (claimed []lease
 		if err != nil {
 			return nil, 0, err
 		}
-		now := r.config.Store.Later()
-		if r.config.Observe != nil {
-			for _, s := range swept {
-				r.config.Observe.Revoked(l.issuer, max(0, now.Sub(s.ExpiresAt)))
-			}
-		}
+		r.ended(l, swept)
 		if worked = len(swept); worked == leases.MaxSweep {
 			return nil, worked, nil
 		}
@@ -145,11 +141,12 @@ func (r *Revoker) claim(ctx context.Context, l *loop, room int) (claimed []lease
 	if err != nil {
 		return nil, worked, err
 	}
-	if expired > 0 {
+	if len(expired) > 0 {
+		r.ended(l, expired)
 		l.sweeps.Store(true)
 	}
-	worked += len(claimed) + expired
-	if room -= len(claimed); room > 0 && expired == 0 {
+	worked += len(claimed) + len(expired)
+	if room -= len(claimed); room > 0 && len(expired) == 0 {
 		queued, took, err := r.config.Store.ClaimQueued(ctx, l.issuer, room, hold)
 		if err != nil {
 			r.config.Logger.ErrorContext(ctx, "looking for what jobs revoke failed", "issuer", l.issuer, "error", err)
@@ -158,6 +155,17 @@ func (r *Revoker) claim(ctx context.Context, l *loop, room int) (claimed []lease
 		claimed, worked = append(claimed, queued...), worked+took
 	}
 	return claimed, worked, nil
+}
+
+// ended tells who looks of leases that came to their end and left nothing to undo.
+func (r *Revoker) ended(l *loop, leases []leases.Swept) {
+	if r.config.Observe == nil {
+		return
+	}
+	now := r.config.Store.Later()
+	for _, s := range leases {
+		r.config.Observe.Revoked(l.issuer, max(0, now.Sub(s.ExpiresAt)))
+	}
 }
 
 func (r *Revoker) release(ctx context.Context, c leases.Claimed) {

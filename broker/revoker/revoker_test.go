@@ -30,9 +30,16 @@ type fixture struct {
 }
 
 // observer counts what a revoker says.
-type observer struct{ revoked, failed, stuck atomic.Int32 }
+type observer struct {
+	revoked, failed, stuck atomic.Int32
+	longest                atomic.Int64 // lag
+}
 
-func (o *observer) Revoked(string, time.Duration) { o.revoked.Add(1) }
+func (o *observer) Revoked(_ string, lag time.Duration) {
+	o.revoked.Add(1)
+	for before := o.longest.Load(); int64(lag) > before && !o.longest.CompareAndSwap(before, int64(lag)); before = o.longest.Load() {
+	}
+}
 
 func (o *observer) Failed(_ string, stuck bool) {
 	o.failed.Add(1)

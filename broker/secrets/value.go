@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/daypass/daypass/broker/keys"
+	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/sealed"
 )
@@ -72,7 +73,8 @@ func (s *Store) seal(ctx context.Context, secretID string, version int, values V
 	defer clear(encoded)
 	out, err := s.config.Sealer.Seal(ctx, s.place(secretID, version), encoded)
 	if err != nil {
-		return nil, fmt.Errorf("sealing version %d of %s: %w", version, secretID, err)
+		// The HSM, or the database that data keys are kept in, is away.
+		return nil, fmt.Errorf("sealing version %d of %s: %w: %w", version, secretID, leases.ErrUnavailable, err)
 	}
 	return out, nil
 }
