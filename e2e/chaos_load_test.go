@@ -54,6 +54,9 @@ const (
 	clockSlack = 2 * time.Second
 	// patience is how long a client waits for an answer.
 	patience = 20 * time.Second
+	// least is how many credentials prove something, and busy how long a slow machine
+	// gets for them.
+	least, busy = 20, 3 * time.Minute
 	// logTime is how long a broker's line about a request may take to be read.
 	logTime = 2 * time.Second
 )
@@ -68,10 +71,18 @@ func newLoad(r *ruin, setup chaos.Setup) *load {
 
 func (l *load) work(number int) {
 	c := &client{load: l, random: rand.New(rand.NewPCG(l.seed, uint64(number)))}
-	for time.Now().Before(l.end) && !l.t.Failed() {
+	for (time.Now().Before(l.end) || l.thin()) && !l.t.Failed() {
 		c.job()
 		l.sleep(l.pace)
 	}
+}
+
+// thin says that too little was given out to prove anything, on a machine that was
+// too busy: clients go on for a while, when nothing goes wrong any more.
+func (l *load) thin() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.given) < least && time.Now().Before(l.end.Add(busy))
 }
 
 // tell says now and then how far it is.

@@ -140,7 +140,7 @@ func (r *ruin) complaints() string {
 		}
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "brokers: %d processes; what they logged as errors:\n", len(r.all))
+	fmt.Fprintf(&text, "brokers: %d processes, %d starts that came to nothing; what they logged as errors:\n", len(r.all), r.futile)
 	for _, name := range slices.Sorted(maps.Keys(counts)) {
 		fmt.Fprintf(&text, "%8d  %s\n", counts[name], name)
 	}

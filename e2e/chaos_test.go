@@ -108,6 +108,8 @@ type ruin struct {
 	mu   sync.Mutex
 	done map[chaos.Kind]int
 	all  []*broker // that ran
+
+	futile int // starts of a broker that came to nothing
 }
 
 // brokerPlace is one of the fleet's, whichever process runs there now.
@@ -285,7 +287,7 @@ func (r *ruin) do(f chaos.Fault) {
 	}
 	b := p.now()
 	if b == nil {
-		return // it could not be started before
+		return // it can't be started yet
 	}
 	r.mustRun(p, b)
 	switch f.Kind {
@@ -293,17 +295,27 @@ func (r *ruin) do(f chaos.Fault) {
 		p.set(nil)
 		b.kill()
 		r.sleep(f.For)
-		r.revive(p)
+		r.supervise(p)
 	case chaos.StopBroker:
 		b.signal(syscall.SIGSTOP)
 		r.sleep(f.For)
 		b.signal(syscall.SIGCONT)
 	case chaos.DeployBroker:
 		b.signal(syscall.SIGTERM)
-		r.revive(p)
+		r.supervise(p)
 		<-b.exited
 	default:
 		r.t.Errorf("nobody knows how to %s", f.Kind)
+	}
+}
+
+// supervise starts a broker again as often as it can't.
+func (r *ruin) supervise(p *brokerPlace) {
+	for r.revive(p); p.now() == nil && r.t.Context().Err() == nil; r.revive(p) {
+		r.mu.Lock()
+		r.futile++
+		r.mu.Unlock()
+		r.sleep(200 * time.Millisecond)
 	}
 }
 

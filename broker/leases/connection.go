@@ -48,6 +48,7 @@ func Prepare(config *pgxpool.Config) {
 	c.ConnectTimeout = connectTimeout
 	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAliveIdle, Interval: keepAliveEvery, Count: keepAliveTries}}
 	c.DialFunc = dialer.DialContext
+	(&gate{}).guard(&c.Config)
 	if severalHosts(c) {
 		c.ConnectTimeout = hostTimeout
 		if c.ValidateConnect == nil {

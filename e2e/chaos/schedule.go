@@ -83,7 +83,7 @@ func (k Kind) deadline() time.Duration {
 func (k Kind) mending() time.Duration {
 	switch k {
 	case FailOver: // the new primary is copied
-		return 4 * time.Second
+		return 8 * time.Second
 	case FillDisk:
 		return 2 * time.Second
 	default:
