@@ -141,18 +141,24 @@ func newFleet(t *testing.T) *fleet {
 	f.sql(f.target(), fmt.Sprintf(`
 CREATE ROLE %[1]s_owner NOLOGIN; CREATE ROLE %[1]s_deploy NOLOGIN; GRANT %[1]s_owner TO %[1]s_deploy;
 CREATE SCHEMA app AUTHORIZATION %[1]s_owner; GRANT USAGE, CREATE ON SCHEMA app TO %[1]s_deploy;`, f.name))
+	f.found()
+	return f
+}
+
+// found makes the installation, and sets its target up.
+func (f *fleet) found() {
+	f.t.Helper()
 	f.writeConfig("daypass.yaml", f.name)
 	f.must("migrate", "--config", f.config)
 	setup := f.must("target", "setup", "postgres", "--keep-connect", "--config", f.config)
-	psql := exec.CommandContext(t.Context(), f.server.Bin("psql"), "-XAtq", f.server.DSN(f.target()))
+	psql := exec.CommandContext(f.t.Context(), f.on(f.target()).Bin("psql"), "-XAtq", f.on(f.target()).DSN(f.target()))
 	psql.Stdin = strings.NewReader(setup)
 	if out, err := psql.CombinedOutput(); err != nil {
-		t.Fatalf("setting the target up: %v\n%s", err, out)
+		f.t.Fatalf("setting the target up: %v\n%s", err, out)
 	}
 	f.setTargetPassword("first-password-of-the-account")
 	f.admin = strings.TrimSpace(f.must("admin", "token", "create", "--config", f.config, "--role", "operator", "--owner", "e2e", "--ttl", "1h"))
 	leaks.secret("admin token", f.admin)
-	return f
 }
 
 func (f *fleet) target() string  { return f.name + "_target" }
@@ -217,7 +223,7 @@ issuers:
 policies: {dir: %q}
 limits: {job_requests: 1000000, job_leases: 1000000}
 `, url, f.dir+"/keys", f.dir+"/pin", f.dir+"/keys", f.dir+"/pin", f.provider.IssuerURL("github"),
-		f.server.Port(), f.target(), f.account(), f.dir+"/target.password", f.name, f.name, f.dir+"/policies"))
+		f.on(f.target()).Port(), f.target(), f.account(), f.dir+"/target.password", f.name, f.name, f.dir+"/policies"))
 	return f.config
 }
 

@@ -1,12 +1,16 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/daypass/daypass/broker/api"
+	"github.com/daypass/daypass/broker/devkit"
 )
 
 // ready is what /readyz says.
@@ -80,7 +84,7 @@ func TestRestore(t *testing.T) {
 	eventually(t, "what lived is taken back", func() bool { return f.users() == 0 })
 	eventually(t, "it is ready once the target was compared", func() bool { return second.ready().Ready })
 	eventually(t, "new job tokens work", func() bool { // one of the second of the promotion doesn't
-		got, _, err := second.exchange("10m", "app/db")
+		got, _, err := second.exchange("10m", "app/db", "app/jwt")
 		return err == nil && got != nil
 	})
 
@@ -97,6 +101,21 @@ func TestRestore(t *testing.T) {
 	}
 	eventually(t, "it says why", func() bool { return strings.Contains(strings.Join(first.lines(), "\n"), "later epoch") })
 	first.kill()
+
+	// What was signed after a backup is on record nowhere: with its key revoked it
+	// verifies no more, and another key signs.
+	second.kill()
+	keys := f.count(copied, `SELECT count(*) FROM signing_keys WHERE ended_at IS NULL`)
+	done = f.must("restore", "--config", promoted, "--promote", "--revoke-signing-keys")
+	if n := f.count(copied, `SELECT count(*) FROM signing_keys WHERE state = 'revoked'`); n != keys || keys == 0 {
+		t.Errorf("%d signing keys are revoked, want %d: %s", n, keys, done)
+	}
+	f.config = promoted
+	third := f.start()
+	eventually(t, "another key signs", func() bool {
+		got, _, err := third.exchange("10m", "app/jwt")
+		return err == nil && got != nil
+	})
 }
 
 // TestNewInstallation: a clone gets an id of its own, beside the original.
@@ -131,4 +150,78 @@ func TestNewInstallation(t *testing.T) {
 	if n := f.users(); n != users {
 		t.Errorf("the original had %d users, and has %d", users, n)
 	}
+}
+
+// TestCopyOfTheFiles: a copy of the database server's files has the original's
+// identity, and can't be told from it. When one of the two is promoted, the targets
+// tell the other, which does no harm from then on.
+func TestCopyOfTheFiles(t *testing.T) {
+	t.Parallel()
+	f := newRuinedFleet(t)
+	f.found()
+	b := f.start()
+	b.awaitProbe()
+	b.mustExchange("10m", "app/db")
+	b.kill()
+	var data string
+	conn := f.connect(f.name)
+	err := conn.QueryRow(t.Context(), `SHOW data_directory`).Scan(&data)
+	conn.Close(t.Context()) //nolint:errcheck // its work is done
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.server.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	home := filepath.Dir(data)
+	copied := home + "-copy"
+	t.Cleanup(func() {
+		if err := os.RemoveAll(copied); err != nil {
+			t.Error(err)
+		}
+	})
+	f.run("cp", "-a", home, copied)
+	again := func(dir string) *devkit.Postgres {
+		server, err := devkit.StartPostgres(t.Context(), devkit.PostgresConfig{Dir: dir, TCP: true, Settings: map[string]string{"fsync": "off"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return server
+	}
+	f.server = again(home) // which newRuinedFleet stops
+	twin := *f
+	twin.server = again(copied)
+	t.Cleanup(func() {
+		if err := twin.server.Stop(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	})
+	twin.writeConfig("twin.yaml", f.name)
+	f.write("target.password", "first-password-of-the-account")
+	const same = `SELECT count(*) FROM installation WHERE system_identifier = (SELECT system_identifier::text FROM pg_control_system())
+AND database_oid = (SELECT oid::text FROM pg_database WHERE datname = current_database())`
+	if twin.count(f.name, same) != 1 || f.count(f.name, same) != 1 {
+		t.Fatal("the copy can be told from the original, and this test shows nothing")
+	}
+	if done := twin.must("restore", "--config", twin.config, "--promote"); !strings.Contains(done, "keeps it") {
+		t.Errorf("it doesn't say that the target keeps the epoch: %s", done)
+	}
+	second := twin.start()
+	eventually(t, "what lived is taken back by the copy", func() bool { return f.users() == 0 })
+	eventually(t, "the copy works", func() bool {
+		got, _, err := second.exchange("10m", "app/db")
+		return err == nil && got != nil
+	})
+	first := f.start()
+	users := f.users()
+	got, problem, err := first.exchange("10m", "app/db")
+	if err != nil || got != nil || problem.Code != api.CodeIssuerFailed {
+		t.Fatalf("the original issues: %+v %v", problem, err)
+	}
+	eventually(t, "it says why", func() bool { return strings.Contains(strings.Join(first.lines(), "\n"), "later epoch") })
+	if n := f.users(); n != users || n == 0 {
+		t.Errorf("the original changed the %d users of the target: %d", users, n)
+	}
+	first.kill()
+	second.kill()
 }

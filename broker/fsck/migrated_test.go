@@ -124,7 +124,9 @@ func newAged(t *testing.T) *aged {
 	a.renewed, a.givenUp = b.Exchange(b.Job(), "payments/deploy-db", "payments/sign"), b.Exchange(b.Job(), "payments/deploy-db")
 	a.ids["active"] = a.renewed.Credentials[0].LeaseID
 	a.ids["revoking"], a.ids["forgotten"], a.ids["issuing"] = lease(), lease(), lease()
-	b.DB.Set(brokertest.Hooks{Revoke: func(context.Context, *issuers.RevokeRequest) error { return fmt.Errorf("%w: it owns a table", issuers.ErrBlocked) }})
+	b.DB.Set(brokertest.Hooks{Revoke: func(context.Context, *issuers.RevokeRequest) error {
+		return fmt.Errorf("%w: it owns a table", issuers.ErrBlocked)
+	}})
 	for _, state := range []string{"revoking", "forgotten"} {
 		act(a.ids[state], "revoke") // it says how far it came
 		brokertest.Poll(t, "it waits for a person", func() bool { return b.Count(`SELECT count(*) FROM leases WHERE id = $1 AND stuck`, a.ids[state]) == 1 })
@@ -215,7 +217,9 @@ func (a *aged) goesOn(t *testing.T, b *brokertest.Broker) {
 	do("a new job", http.StatusOK, b.TryExchange(b.Job(), "payments/deploy-db"))
 	b.Exec(`UPDATE leases SET due_at = now() - interval '1 second' WHERE due_at IS NOT NULL AND revocation = 'immediate'`)
 	brokertest.Poll(t, "all that lived is taken back", func() bool { return len(b.DB.Live()) == 0 })
-	brokertest.Poll(t, "and on record", func() bool { return b.Count(`SELECT count(*) FROM leases WHERE due_at IS NOT NULL AND revocation = 'immediate'`) == 0 })
+	brokertest.Poll(t, "and on record", func() bool {
+		return b.Count(`SELECT count(*) FROM leases WHERE due_at IS NOT NULL AND revocation = 'immediate'`) == 0
+	})
 	for _, state := range []string{"revoking", "issuing", "active"} {
 		if n := b.Count(`SELECT count(*) FROM leases WHERE id = $1 AND state = 'revoked'`, a.ids[state]); n != 1 {
 			t.Errorf("the one that was %s was not revoked", state)

@@ -17,13 +17,19 @@ import (
 
 	"github.com/daypass/daypass/broker/devkit"
 	"github.com/daypass/daypass/broker/leases"
+	"github.com/daypass/daypass/migrations"
 )
 
-// unconfirmed is a pool on a server whose synchronous standby is not there, and
-// somebody who cancels each wait for it.
-func unconfirmed(t *testing.T) *pgxpool.Pool {
+// lonely is a server that takes a synchronous standby which isn't there, and an
+// observer on it who waits for nothing.
+type lonely struct {
+	*devkit.Postgres
+	observer *pgx.Conn
+}
+
+func newLonely(t *testing.T) *lonely {
 	t.Helper()
-	server, err := devkit.StartPostgres(t.Context(), devkit.PostgresConfig{Ephemeral: true, Settings: map[string]string{"synchronous_standby_names": "absent"}})
+	server, err := devkit.StartPostgres(t.Context(), devkit.PostgresConfig{Ephemeral: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,42 +38,72 @@ func unconfirmed(t *testing.T) *pgxpool.Pool {
 			t.Error(err)
 		}
 	})
-	config, err := pgxpool.ParseConfig(server.DSN("postgres"))
+	l := &lonely{Postgres: server}
+	if err := l.CreateDatabase(t.Context(), "daypass"); err != nil {
+		t.Fatal(err)
+	}
+	if l.observer, err = pgx.Connect(t.Context(), l.DSN("daypass")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.observer.Close(context.WithoutCancel(t.Context())) }) // the server may have ended it
+	return l
+}
+
+// config is how a broker's pool connects there. Tests' servers confirm before
+// anything is safe; here they must not.
+func (l *lonely) config(t *testing.T) *pgxpool.Config {
+	t.Helper()
+	config, err := pgxpool.ParseConfig(l.DSN("daypass"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	leases.Prepare(config)
-	config.ConnConfig.RuntimeParams["statement_timeout"] = "0"
 	config.ConnConfig.RuntimeParams["synchronous_commit"] = "on"
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
+	return config
+}
+
+func (l *lonely) exec(t *testing.T, sql string, args ...any) {
+	t.Helper()
+	if _, err := l.observer.Exec(t.Context(), sql, args...); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(pool.Close)
-	conn, err := pgx.Connect(t.Context(), server.DSN("postgres")) // which waits for nothing
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := conn.Exec(t.Context(), `CREATE TABLE kept (n int)`); err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for ctx.Err() == nil {
-			const cancel = `WITH now AS MATERIALIZED (SELECT pg_sleep(0.01)) SELECT pg_cancel_backend(pid) FROM pg_stat_activity, now WHERE wait_event = 'SyncRep'`
-			if _, err := conn.Exec(ctx, cancel); err != nil && ctx.Err() == nil {
-				t.Error(err)
-			}
-		}
-	}()
-	t.Cleanup(func() {
-		stop()
-		<-done
-		_ = conn.Close(context.WithoutCancel(ctx)) // its work is done
+}
+
+// standby says which one confirms.
+func (l *lonely) standby(t *testing.T, name string) {
+	t.Helper()
+	l.exec(t, `ALTER SYSTEM SET synchronous_standby_names = '`+name+`'`)
+	l.exec(t, `SELECT pg_reload_conf()`)
+}
+
+// demand returns once commits wait for a standby that isn't there.
+func (l *lonely) demand(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	l.standby(t, "absent")
+	until(t, "commits wait", func() bool {
+		return l.cancelled(t, func() error { _, err := pool.Exec(t.Context(), `INSERT INTO kept VALUES (0)`); return err }) != nil
 	})
-	return pool
+}
+
+// waits returns the backend that waits for the standby; 0: none.
+func (l *lonely) waits(t *testing.T) (backend int) {
+	t.Helper()
+	if err := l.observer.QueryRow(t.Context(), `SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`).Scan(&backend); err != nil {
+		t.Fatal(err)
+	}
+	return backend
+}
+
+// cancelled calls f while every wait for the standby is cancelled.
+func (l *lonely) cancelled(t *testing.T, f func() error) error {
+	t.Helper()
+	told := make(chan error, 1)
+	go func() { told <- f() }()
+	until(t, "somebody is told of a commit", func() bool {
+		l.exec(t, `SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`)
+		return len(told) > 0
+	})
+	return <-told
 }
 
 // TestUnreplicatedIsNoSuccess: a commit whose wait for the synchronous standby was
@@ -75,7 +111,14 @@ func unconfirmed(t *testing.T) *pgxpool.Pool {
 // of which nobody knows the outcome. The server calls it a success.
 func TestUnreplicatedIsNoSuccess(t *testing.T) {
 	t.Parallel()
-	pool := unconfirmed(t)
+	l := newLonely(t)
+	l.exec(t, `CREATE TABLE kept (n int)`)
+	pool, err := pgxpool.NewWithConfig(t.Context(), l.config(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	l.demand(t, pool)
 	ctx := t.Context()
 	const insert = `INSERT INTO kept VALUES ($1)`
 	inTx := func(f func(pgx.Tx) error) error { return pgx.BeginFunc(ctx, pool, f) }
@@ -121,7 +164,7 @@ func TestUnreplicatedIsNoSuccess(t *testing.T) {
 			return err
 		},
 	} {
-		err := commit()
+		err := l.cancelled(t, commit)
 		var pg *pgconn.PgError
 		switch {
 		case err == nil:
@@ -136,9 +179,43 @@ func TestUnreplicatedIsNoSuccess(t *testing.T) {
 			t.Errorf("%s: an operator is told %q", name, leases.Outage(err))
 		}
 	}
-	// What needs no standby needs no connection of its own either.
 	if _, err := pool.Exec(ctx, `DO $$ BEGIN RAISE WARNING 'SyncRepWaitForLSN'; END $$`); err != nil {
 		t.Errorf("another warning: %v", err)
+	}
+	l.standby(t, "")
+	pool.Close()
+	l.readBack(t)
+}
+
+// readBack: a reservation whose wait was cancelled stands on this server, which
+// would be lost with it. Whoever waits for it is told once the standby has it.
+func (l *lonely) readBack(t *testing.T) {
+	t.Helper()
+	config := l.config(t)
+	if _, err := migrations.Up(t.Context(), config.ConnConfig.Copy()); err != nil {
+		t.Fatal(err)
+	}
+	f := newFixtureOn(t, config)
+	f.reserve(t, "deploy-db") // its statements are prepared
+	l.demand(t, f.pool)
+	r := f.reservation(f.job(), "deploy-db")
+	told := make(chan error, 1)
+	go func() { told <- f.Reserve(t.Context(), r) }()
+	var first int
+	until(t, "its commit waits", func() bool { first = l.waits(t); return first != 0 })
+	l.exec(t, `SELECT pg_cancel_backend($1)`, first)
+	until(t, "what is read back waits", func() bool { second := l.waits(t); return second != 0 && second != first || len(told) > 0 })
+	select {
+	case err := <-told:
+		t.Fatalf("no standby has it, and the answer is %v", err)
+	default:
+	}
+	l.standby(t, "")
+	if err := <-told; err != nil {
+		t.Errorf("it is safe, and the answer is %v", err)
+	}
+	if n := f.count(t, `SELECT count(*) FROM leases WHERE id = $1`, r.Leases[0].ID); n != 1 {
+		t.Errorf("%d leases, want the one", n)
 	}
 }
 

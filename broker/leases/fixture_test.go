@@ -31,13 +31,18 @@ type fixture struct {
 
 func newFixture(t *testing.T, change ...func(*leases.Config)) *fixture {
 	t.Helper()
-	dsn := devtest.Migrated(t)
-	config, err := pgxpool.ParseConfig(dsn)
+	config, err := pgxpool.ParseConfig(devtest.Migrated(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	config.MaxConns = 8
 	maps.Copy(config.ConnConfig.RuntimeParams, leases.PlannerSettings())
+	return newFixtureOn(t, config, change...)
+}
+
+// newFixtureOn is the same on a migrated database that the test has.
+func newFixtureOn(t *testing.T, config *pgxpool.Config, change ...func(*leases.Config)) *fixture {
+	t.Helper()
+	config.MaxConns = 8
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)

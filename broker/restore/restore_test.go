@@ -54,6 +54,22 @@ func row(installation string) keys.RowID {
 	}
 }
 
+// keepSecret stores a value as the one version of a static secret.
+func keepSecret(t *testing.T, base *instance.Base, value []byte) {
+	t.Helper()
+	for _, sql := range []string{
+		`INSERT INTO secrets (id, tenant, name, description, owner, rotate_every_seconds, rotate_fields, hook, versions, events, created_at) VALUES ('sec_1', 'main', 'a', '', 'o', 0, '{}', '', 1, 1, now())`,
+		`INSERT INTO secret_versions (secret_id, version, state, origin, fields, created_at, created_by, verified_at, promoted_at, value) VALUES ('sec_1', 1, 'current', 'put', '{}', now(), 'o', now(), now(), '\x00')`,
+	} {
+		if _, err := base.Pool.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := base.Pool.Exec(t.Context(), `UPDATE secret_versions SET value = $1`, value); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestNewInstallationKeepsSecrets: what was sealed for the original opens for the
 // new one, and no longer for the original; and where the sealing key isn't there,
 // it is given up only when somebody says so.
@@ -71,17 +87,7 @@ func TestNewInstallationKeepsSecrets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, sql := range []string{
-		`INSERT INTO secrets (id, tenant, name, description, owner, rotate_every_seconds, rotate_fields, hook, versions, events, created_at) VALUES ('sec_1', 'main', 'a', '', 'o', 0, '{}', '', 1, 1, now())`,
-		`INSERT INTO secret_versions (secret_id, version, state, origin, fields, created_at, created_by, verified_at, promoted_at, value) VALUES ('sec_1', 1, 'current', 'put', '{}', now(), 'o', now(), now(), '\x00')`,
-	} {
-		if _, err := before.Pool.Exec(t.Context(), sql); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := before.Pool.Exec(t.Context(), `UPDATE secret_versions SET value = $1`, sealed); err != nil {
-		t.Fatal(err)
-	}
+	keepSecret(t, before, sealed)
 	before.Pool.Close()
 
 	other, _ := brokertest.Keys(t)
