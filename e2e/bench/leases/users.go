@@ -28,8 +28,6 @@ const (
 	// hands are the connections that take users away: as many as an issuer has
 	// where its configuration says nothing.
 	hands = 8
-	// aliveBatch keeps the locks of one transaction within max_locks_per_transaction.
-	aliveBatch = 500
 )
 
 // target is a database that users are made on and taken from.

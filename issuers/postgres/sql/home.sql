@@ -131,8 +131,6 @@ BEGIN
     EXECUTE format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS INHERIT CONNECTION LIMIT %s PASSWORD %L VALID UNTIL %L IN ROLE "%s"',
         v_name, p_role.connection_limit, p_verifier, to_char(p_valid_until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00',
         array_to_string(p_role.member_of, '", "')); -- a CHECK keeps quotes out of these names
-    -- The mark that hand_over_user looks for, in every database: comments on roles are the server's, not a database's.
-    EXECUTE format('COMMENT ON ROLE %I IS %L', v_name, 'daypass ' || p_installation || ' ' || p_lease || ' ' || p_role.role);
     -- This key is where a create and a revocation meet: the second waits for the first, and sees it.
     INSERT INTO {{.S}}.users (installation, lease_id, role_oid, user_name, role, created_at)
     VALUES (p_installation, p_lease, to_regrole(v_name)::oid, v_name, p_role.role, clock_timestamp())
@@ -268,6 +266,11 @@ BEGIN
     SELECT array_agg(DISTINCT coalesce(d.datname::text, current_database()::text)) INTO present_in
     FROM pg_shdepend s LEFT JOIN pg_database d ON d.oid = s.dbid
     WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = u.role_oid;
+    -- The mark that hand_over_user looks for, in every database: comments on roles are the server's, not a database's. Most users
+    -- have nothing to hand over, and need none.
+    IF present_in IS NOT NULL AND shobj_description(u.role_oid, 'pg_authid') IS NULL THEN
+        EXECUTE format('COMMENT ON ROLE %I IS %L', u.user_name, 'daypass ' || p_installation || ' ' || p_lease || ' ' || u.role);
+    END IF;
 END
 $daypass$;
 
