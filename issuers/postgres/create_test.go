@@ -69,7 +69,6 @@ func patient(c *postgres.Config) {
 const committedIn = "SELECT count(DISTINCT xmin::text) FROM daypass.users WHERE ended_at IS NULL"
 
 func TestUsersAreMadeTogether(t *testing.T) {
-	t.Parallel()
 	tg := newTarget(t, options{})
 	issuer := tg.issuer(t, patient)
 	leases := make([]issuers.Lease, 20)
@@ -96,7 +95,6 @@ func TestUsersAreMadeTogether(t *testing.T) {
 }
 
 func TestOneThatIsRefusedKeepsNobody(t *testing.T) {
-	t.Parallel()
 	tg := newTarget(t, options{})
 	issuer := tg.issuer(t, patient)
 	leases := make([]issuers.Lease, 6)
@@ -120,7 +118,6 @@ func TestOneThatIsRefusedKeepsNobody(t *testing.T) {
 
 // A target that was set up for an earlier version makes users one at a time.
 func TestUsersAreMadeByAnEarlierSetUp(t *testing.T) {
-	t.Parallel()
 	tg := newTarget(t, options{})
 	tg.admin(t, tg.databases[0], "DROP FUNCTION daypass.create_users")
 	issuer := tg.issuer(t, patient)
@@ -141,7 +138,6 @@ func TestUsersAreMadeByAnEarlierSetUp(t *testing.T) {
 
 // A call that hangs keeps those behind it no longer than its patience.
 func TestUsersDontWaitForACallThatHangs(t *testing.T) {
-	t.Parallel()
 	tg := newTarget(t, options{})
 	issuer := tg.issuer(t, patient, func(c *postgres.Config) { c.MaxConnections = 2 })
 	held, other := newLease(tg), newLease(tg)
@@ -164,7 +160,6 @@ func TestUsersDontWaitForACallThatHangs(t *testing.T) {
 }
 
 func TestCreateUsersTakesOneOfEach(t *testing.T) {
-	t.Parallel()
 	tg := newTarget(t, options{})
 	conn := tg.brokerConn(t, tg.databases[0])
 	one, two := newLease(tg), newLease(tg)
