@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -70,9 +71,17 @@ func (i *Issuer) create(ctx context.Context, c *creation) (string, error) {
 			i.callForAll(ctx, c, i.config.MaxConnections)
 			impatient.Reset(patience)
 		case <-ctx.Done():
+			all.forget(c)
 			return "", ctx.Err()
 		}
 	}
+}
+
+// forget takes away what nobody waits for any more, if nobody has begun with it.
+func (all *creations) forget(c *creation) {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	all.waiting = slices.DeleteFunc(all.waiting, func(w *creation) bool { return w == c })
 }
 
 // callForAll begins to make what waits, unless c is being made already or there
@@ -129,7 +138,8 @@ func (i *Issuer) createAll(ctx context.Context, batch []*creation) {
 		i.creating.alone.Store(i.config.Now().Add(askAgainTime).UnixNano())
 	}
 	for _, c := range batch {
-		if c.err = err; refused && !errors.Is(classify(ctx, "", err), issuers.ErrUnavailable) {
+		// An ERROR is an answer: all of it was rolled back, whoever it was about.
+		if c.err = err; refused && answer.Severity == "ERROR" {
 			i.createOne(ctx, c)
 		}
 	}
