@@ -9,11 +9,15 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/url"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/daypass/daypass/broker/ids"
 )
 
 const (
@@ -30,39 +34,78 @@ const (
 // over TCP, as the broker does.
 func (s *stage) bare(iterations int) func(context.Context, int) ([]worker, func(), error) {
 	return func(ctx context.Context, clients int) ([]worker, func(), error) {
-		verifiers := make([]string, readyVerifiers)
-		for i := range verifiers {
-			var err error
-			if verifiers[i], err = verifier(iterations); err != nil {
-				return nil, nil, err
-			}
-		}
-		var open []*pgx.Conn
-		closeAll := func() {
-			for _, conn := range open {
-				_ = conn.Close(ctx) // what was written is committed
-			}
+		verifiers, err := verifiersOf(iterations)
+		if err != nil {
+			return nil, nil, err
 		}
 		until := time.Now().Add(userLife).UTC().Format(time.RFC3339)
 		unique := rand.Text()[:8]
-		var workers []worker
 		var made atomic.Int64
-		for range clients {
-			conn, err := pgx.Connect(ctx, s.postgres.TCPDSN(targetDatabase))
-			if err != nil {
-				closeAll()
-				return nil, nil, err
-			}
-			open = append(open, conn)
-			workers = append(workers, func(ctx context.Context, n int) error {
-				statement := fmt.Sprintf("CREATE ROLE \"%s%s_%d\" LOGIN PASSWORD '%s' VALID UNTIL '%s' IN ROLE %s",
-					barePrefix, unique, made.Add(1), verifiers[n%readyVerifiers], until, targetGroup)
-				_, err := conn.PgConn().Exec(ctx, statement).ReadAll()
-				return err
-			})
-		}
-		return workers, closeAll, nil
+		return connected(ctx, clients, s.postgres.TCPDSN(targetDatabase), func(ctx context.Context, conn *pgx.Conn, n int) error {
+			statement := fmt.Sprintf("CREATE ROLE \"%s%s_%d\" LOGIN PASSWORD '%s' VALID UNTIL '%s' IN ROLE %s",
+				barePrefix, unique, made.Add(1), verifiers[n%readyVerifiers], until, targetGroup)
+			_, err := conn.PgConn().Exec(ctx, statement).ReadAll()
+			return err
+		})
 	}
+}
+
+// function makes clients that create users by the function of the set-up, each
+// over a connection of the account that may call it.
+func (s *stage) function(iterations int) func(context.Context, int) ([]worker, func(), error) {
+	return func(ctx context.Context, clients int) ([]worker, func(), error) {
+		verifiers, err := verifiersOf(iterations)
+		if err != nil {
+			return nil, nil, err
+		}
+		password, err := os.ReadFile(s.path("target.password"))
+		if err != nil {
+			return nil, nil, err
+		}
+		dsn, err := url.Parse(s.postgres.TCPDSN(targetDatabase))
+		if err != nil {
+			return nil, nil, err
+		}
+		dsn.User = url.UserPassword(brokerAccount, string(password))
+		role := map[int]string{4096: "careful", 1: "fast"}[iterations]
+		return connected(ctx, clients, dsn.String(), func(ctx context.Context, conn *pgx.Conn, n int) error {
+			now := time.Now()
+			_, err := conn.Exec(ctx, "SELECT daypass.create_user($1, $2, $3, $4, $5, $6)",
+				ids.New(ids.Lease, now), s.installation, role, verifiers[n%readyVerifiers], now.Add(userLife), now.Add(time.Minute))
+			return err
+		})
+	}
+}
+
+// connected makes one worker for each client, with a connection of its own.
+func connected(ctx context.Context, clients int, dsn string, work func(context.Context, *pgx.Conn, int) error) (workers []worker, closeAll func(), err error) {
+	var open []*pgx.Conn
+	closeAll = func() {
+		for _, conn := range open {
+			_ = conn.Close(ctx) // what was written is committed
+		}
+	}
+	for range clients {
+		conn, err := pgx.Connect(ctx, dsn)
+		if err != nil {
+			closeAll()
+			return nil, nil, err
+		}
+		open = append(open, conn)
+		workers = append(workers, func(ctx context.Context, n int) error { return work(ctx, conn, n) })
+	}
+	return workers, closeAll, nil
+}
+
+func verifiersOf(iterations int) ([]string, error) {
+	verifiers := make([]string, readyVerifiers)
+	for i := range verifiers {
+		var err error
+		if verifiers[i], err = verifier(iterations); err != nil {
+			return nil, err
+		}
+	}
+	return verifiers, nil
 }
 
 // verifier is what a server keeps of a random password (RFC 5803).

@@ -32,7 +32,7 @@ func (s *stage) leases(ctx context.Context, wanted *regexp.Regexp, each time.Dur
 		list = append(list, more...)
 		return err
 	}
-	if err := run(s.jwt(1), s.jwt(8), s.jwt(32), s.jwt(128), s.user(8, 4096, ""), s.user(8, 1, "")); err != nil {
+	if err := run(s.jwt(1), s.jwt(8), s.jwt(32), s.jwt(128), s.user(8, 4096, ""), s.user(8, 1, ""), s.userByFunction(8, 4096), s.userByFunction(8, 1)); err != nil {
 		return nil, err
 	}
 	if wanted.MatchString("two brokers") {

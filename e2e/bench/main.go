@@ -13,6 +13,8 @@
 //     the work that can't be left out, and nothing else.
 //   - For database users, the bare CREATE ROLE on the same server, over as many
 //     connections of a superuser as there are clients, with ready-made verifiers.
+//     Rows "by the function" stand beside the function that the broker's account
+//     may call instead, called by nobody else.
 //
 // Absolute figures are of one machine and its neighbours. So each round measures
 // the limit and the broker one right after the other, each row is the median of

@@ -49,6 +49,7 @@ func (s *stage) plan(wanted *regexp.Regexp) []pair {
 		for _, clients := range crowds {
 			add(s.user(clients, iterations, ""))
 		}
+		add(s.userByFunction(8, iterations))
 	}
 	return pairs
 }
@@ -76,6 +77,17 @@ func (s *stage) user(clients, iterations int, where string) pair {
 		limit: side{name: "limit " + name, connect: s.bare(iterations), tidy: s.dropBare, cpu: s.cpuOf()},
 	}
 }
+
+// userByFunction is the same beside the target's function, called without a broker:
+// what is left to the broker once its account on the target may do nothing else.
+func (s *stage) userByFunction(clients, iterations int) pair {
+	p := s.user(clients, iterations, byFunction)
+	p.limit.connect = s.function(iterations)
+	p.limit.tidy = func(context.Context) error { return nil } // its users stay, as the broker's do
+	return p
+}
+
+const byFunction = ", by the function"
 
 const jwtBody = `{"grants":["bench/jwt"]}`
 

@@ -88,6 +88,7 @@ func (s *stage) prepareTarget(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.installation = id
 	groups := "CREATE ROLE " + targetOwner + " NOLOGIN; CREATE ROLE " + targetGroup + " NOLOGIN; GRANT " + targetOwner + " TO " + targetGroup
 	if err := s.runSQL(ctx, groups); err != nil {
 		return err

@@ -32,6 +32,7 @@ type stage struct {
 	broker   *child
 	thin     *child
 
+	installation string // of the broker, as the target knows it
 	databaseTime func() (time.Duration, error)
 	undo         []func(context.Context) error // in reverse order
 }

@@ -50,7 +50,7 @@ func TestTheBrokersAccountIsLimited(t *testing.T) {
 			{fmt.Sprintf("SELECT daypass.hand_over_user('%s', '%s', '%s')", stranger.ID, stranger.Installation, u.name()), "DP004"},
 			// Steps out of order.
 			{fmt.Sprintf("SELECT daypass.drop_user('%s', '%s')", u.lease.ID, u.lease.Installation), "DP008"},
-			{fmt.Sprintf("SELECT daypass.hand_over_user('%s', '%s', '%s')", u.lease.ID, u.lease.Installation, u.name()), "DP008"},
+			{fmt.Sprintf("SELECT daypass.hand_over_user('%s', '%s', '%s')", u.lease.ID, u.lease.Installation, u.name()), "DP004"}, // not cut yet: nothing marks it
 			// Another installation's.
 			{fmt.Sprintf("SELECT daypass.bar_user('%s', 'otherotherot')", u.lease.ID), "DP004"},
 			{"SELECT daypass.list_users('otherotherot')", "DP004"},

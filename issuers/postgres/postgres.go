@@ -51,11 +51,12 @@ type Issuer struct {
 	pools    map[string]*pgxpool.Pool // by database
 	home     *pgxpool.Pool            // the first database, with the record of users
 	sql      statements
+	creating creations
 }
 
 // statements are the calls, with the schema filled in.
 type statements struct {
-	create, renew, bar, cut, handOver, drop, list, raise string
+	create, createAll, renew, bar, cut, handOver, drop, list, raise string
 }
 
 // New prepares an issuer. It makes no connection: a target that is down keeps
@@ -70,14 +71,15 @@ func New(ctx context.Context, config Config) (*Issuer, error) {
 		config: config,
 		pools:  make(map[string]*pgxpool.Pool, len(config.Target.Databases)),
 		sql: statements{
-			create:   "SELECT " + schema + ".create_user($1, $2, $3, $4, $5, $6)",
-			renew:    "SELECT " + schema + ".renew_user($1, $2, $3)",
-			bar:      "SELECT existed, coalesce(user_name, '') FROM " + schema + ".bar_user($1, $2)",
-			cut:      "SELECT sessions, prepared, prepared_in, present_in FROM " + schema + ".cut_user($1, $2)",
-			handOver: "SELECT " + schema + ".hand_over_user($1, $2, $3)",
-			drop:     "SELECT " + schema + ".drop_user($1, $2)",
-			list:     "SELECT lease_id, user_name, created_at, stands, more FROM " + schema + ".list_page($1, $2, $3)",
-			raise:    "SELECT " + schema + ".raise_epoch($1, $2)",
+			create:    "SELECT " + schema + ".create_user($1, $2, $3, $4, $5, $6)",
+			createAll: "SELECT " + schema + ".create_users($1, $2, $3, $4, $5, $6)",
+			renew:     "SELECT " + schema + ".renew_user($1, $2, $3)",
+			bar:       "SELECT existed, coalesce(user_name, '') FROM " + schema + ".bar_user($1, $2)",
+			cut:       "SELECT sessions, prepared, prepared_in, present_in FROM " + schema + ".cut_user($1, $2)",
+			handOver:  "SELECT " + schema + ".hand_over_user($1, $2, $3)",
+			drop:      "SELECT " + schema + ".drop_user($1, $2)",
+			list:      "SELECT lease_id, user_name, created_at, stands, more FROM " + schema + ".list_page($1, $2, $3)",
+			raise:     "SELECT " + schema + ".raise_epoch($1, $2)",
 		},
 	}
 	i.password = &passwordSource{admin: config.Admin, warn: func(file string) {
@@ -137,6 +139,7 @@ func (i *Issuer) CheckParameters(role string, parameters json.RawMessage) error 
 }
 
 // Issue implements [issuers.Issuer]: one round trip, unless the connection is new.
+// Calls that come together may share it.
 func (i *Issuer) Issue(ctx context.Context, req *issuers.IssueRequest) (*issuers.IssueResponse, error) {
 	lease := req.Lease
 	if err := i.CheckParameters(lease.Role, req.Parameters); err != nil {
@@ -151,20 +154,16 @@ func (i *Issuer) Issue(ctx context.Context, req *issuers.IssueRequest) (*issuers
 		return nil, errorf(issuers.ErrRejected, "%v", err)
 	}
 	i.config.Checkpoint(StepIssueBefore)
-	var user *string
-	err = i.home.QueryRow(ctx, i.sql.create, lease.ID, lease.Installation, lease.Role, secret, lease.ExpiresAt, lease.IssueDeadline).Scan(&user)
+	user, err := i.create(ctx, &creation{lease: lease, verifier: secret})
 	if err != nil {
 		return nil, classify(ctx, "creating the user", err)
 	}
-	if user == nil {
-		return nil, errorf(issuers.ErrRejected, "creating the user: the target's function was given nothing")
-	}
 	i.config.Checkpoint(StepIssueAfter)
-	handle, err := json.Marshal(map[string]string{"user": *user})
+	handle, err := json.Marshal(map[string]string{"user": user})
 	if err != nil {
 		return nil, errorf(issuers.ErrRejected, "writing the handle: %v", err)
 	}
-	return &issuers.IssueResponse{Values: i.values(*user, password), Handle: handle}, nil
+	return &issuers.IssueResponse{Values: i.values(user, password), Handle: handle}, nil
 }
 
 // own refuses leases that were made by another installation: a row of a cloned

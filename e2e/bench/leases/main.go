@@ -6,7 +6,9 @@
 // A sweep of leases that came to their end stands beside the bare UPDATE that
 // claims and ends as many rows, and beside the same with an event for each. The
 // lag is how long after its end each of many leases was ended that all fall due
-// within one second.
+// within one second. Database users that fall due at once are taken away by the
+// broker beside the bare statements that lose nothing, on the same target and over
+// as many connections.
 package main
 
 import (
@@ -59,16 +61,16 @@ const installation = "0123456789ab"
 func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	flags := flag.NewFlagSet("bench-leases", flag.ContinueOnError)
 	file := flags.String("out", "", "file to add the rows to, as JSON; its folder is made (empty: none)")
-	only := flags.String("only", "", "sweep or lag; empty: both")
+	only := flags.String("only", "", "sweep, lag or users; empty: all")
 	n := flags.Int("n", 10_000, "leases of one slice")
 	turns := flags.Int("slices", 5, "slices of each side of a row")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if *n < 1 || *turns < 1 || !slices.Contains([]string{"", "sweep", "lag"}, *only) {
-		return errors.New("-n and -slices are at least 1, -only is sweep or lag")
+	if *n < 1 || *turns < 1 || !slices.Contains([]string{"", "sweep", "lag", "users"}, *only) {
+		return errors.New("-n and -slices are at least 1, -only is sweep, lag or users")
 	}
-	server, err := devkit.StartPostgres(ctx, devkit.PostgresConfig{Ephemeral: true, Settings: map[string]string{"fsync": "on", "synchronous_commit": "on"}})
+	server, err := devkit.StartPostgres(ctx, devkit.PostgresConfig{Ephemeral: true, TCP: true, Settings: map[string]string{"fsync": "on", "synchronous_commit": "on"}})
 	if err != nil {
 		return err
 	}
@@ -80,17 +82,22 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	defer b.pool.Close()
 	defer b.store.Close()
 	var measured []rows.Row
-	if *only != "lag" {
-		if measured, err = b.sweep(ctx, *n, *turns); err != nil {
-			return err
+	for _, part := range []struct {
+		name string
+		do   func() ([]rows.Row, error)
+	}{
+		{"sweep", func() ([]rows.Row, error) { return b.sweep(ctx, *n, *turns) }},
+		{"lag", func() ([]rows.Row, error) { return b.lag(ctx, *n) }},
+		{"users", func() ([]rows.Row, error) { return b.users(ctx, server, max(1, *n/10), *turns) }},
+	} {
+		if *only != "" && *only != part.name {
+			continue
 		}
-	}
-	if *only != "sweep" {
-		lag, err := b.lag(ctx, *n)
+		some, err := part.do()
 		if err != nil {
-			return err
+			return fmt.Errorf("measuring %s: %w", part.name, err)
 		}
-		measured = append(measured, lag...)
+		measured = append(measured, some...)
 	}
 	for _, r := range measured {
 		if _, err := fmt.Fprintf(out, "%-52s %12.3f %-5s %6.2f of %s\n", r.Name, r.Value, r.Unit, r.Ratio, r.Baseline); err != nil {

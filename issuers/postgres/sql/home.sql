@@ -69,18 +69,32 @@ BEGIN
 END
 $daypass$;
 
--- create_user makes the user of a lease and returns its name. Late (DP001), revoked before (DP002), made before (DP003),
--- not set up (DP004), malformed (DP005) and from an older copy of the broker's database (DP009) are refused.
-CREATE OR REPLACE FUNCTION {{.S}}.create_user(p_lease text, p_installation text, p_role text, p_verifier text,
-    p_valid_until timestamptz, p_deadline timestamptz) RETURNS text
-LANGUAGE plpgsql STRICT SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan AS $daypass$
+-- usable_role returns what users of a role are, once account, installation, role, groups and epoch allow that one is made.
+CREATE OR REPLACE FUNCTION {{.S}}.usable_role(p_installation text, p_role text) RETURNS {{.S}}.roles
+LANGUAGE plpgsql AS $daypass$
 DECLARE
-    v_role    record;
-    c_letters CONSTANT text := '0123456789abcdefghijklmnopqrstuvwxyz';
-    v_random  bytea := uuid_send(gen_random_uuid());
-    v_name    text;
+    r {{.S}}.roles;
     v_problem text;
+BEGIN
+    SELECT r1.* INTO r FROM {{.S}}.roles r1, {{.S}}.brokers b
+    WHERE r1.account = session_user AND r1.role = p_role AND r1.in_use
+      AND b.account = session_user AND b.installation = p_installation;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'role % is not set up for account % and installation %', p_role, session_user, p_installation
+            USING ERRCODE = 'DP004', HINT = 'Run what "daypassd target setup postgres" prints once more.';
+    END IF;
+    v_problem := {{.S}}.group_problem(r.member_of);
+    IF v_problem IS NOT NULL THEN
+        RAISE EXCEPTION '%', v_problem USING ERRCODE = 'DP004';
+    END IF;
+    PERFORM {{.S}}.check_epoch(p_installation);
+    RETURN r;
+END
+$daypass$;
+
+-- check_user refuses what no user can be made of: late (DP001) by this server's clock, or malformed (DP005).
+CREATE OR REPLACE FUNCTION {{.S}}.check_user(p_lease text, p_installation text, p_verifier text, p_valid_until timestamptz, p_deadline timestamptz) RETURNS void
+LANGUAGE plpgsql AS $daypass$
 BEGIN
     IF clock_timestamp() >= p_deadline THEN
         RAISE EXCEPTION 'the deadline of lease % has passed by this server''s clock', p_lease USING ERRCODE = 'DP001';
@@ -97,19 +111,17 @@ BEGIN
     IF p_deadline > clock_timestamp() + interval '1 day' OR NOT isfinite(p_valid_until) OR p_valid_until > clock_timestamp() + interval '366 days' THEN
         RAISE EXCEPTION 'a deadline is at most a day away, and an end at most a year' USING ERRCODE = 'DP005';
     END IF;
-    SELECT r.member_of, r.connection_limit INTO v_role FROM {{.S}}.roles r, {{.S}}.brokers b
-    WHERE r.account = session_user AND r.role = p_role AND r.in_use
-      AND b.account = session_user AND b.installation = p_installation;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'role % is not set up for account % and installation %', p_role, session_user, p_installation
-            USING ERRCODE = 'DP004', HINT = 'Run what "daypassd target setup postgres" prints once more.';
-    END IF;
-    v_problem := {{.S}}.group_problem(v_role.member_of);
-    IF v_problem IS NOT NULL THEN
-        RAISE EXCEPTION '%', v_problem USING ERRCODE = 'DP004';
-    END IF;
-    PERFORM {{.S}}.check_epoch(p_installation);
+END
+$daypass$;
 
+-- make_user makes a user that was checked, of a role that is usable, and returns its name.
+CREATE OR REPLACE FUNCTION {{.S}}.make_user(p_lease text, p_installation text, p_role {{.S}}.roles, p_verifier text, p_valid_until timestamptz) RETURNS text
+LANGUAGE plpgsql AS $daypass$
+DECLARE
+    c_letters CONSTANT text := '0123456789abcdefghijklmnopqrstuvwxyz';
+    v_random  bytea := uuid_send(gen_random_uuid());
+    v_name    text;
+BEGIN
     -- The bytes of a random UUID but those that say which kind it is.
     v_name := 'dp_' || p_installation || '_' || lower(substr(p_lease, 5)) || '_'
         || substr(c_letters, get_byte(v_random, 0) % 36 + 1, 1) || substr(c_letters, get_byte(v_random, 1) % 36 + 1, 1)
@@ -117,13 +129,11 @@ BEGIN
         || substr(c_letters, get_byte(v_random, 4) % 36 + 1, 1) || substr(c_letters, get_byte(v_random, 5) % 36 + 1, 1)
         || substr(c_letters, get_byte(v_random, 10) % 36 + 1, 1) || substr(c_letters, get_byte(v_random, 11) % 36 + 1, 1);
     EXECUTE format('CREATE ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS INHERIT CONNECTION LIMIT %s PASSWORD %L VALID UNTIL %L IN ROLE "%s"',
-        v_name, v_role.connection_limit, p_verifier, to_char(p_valid_until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00',
-        array_to_string(v_role.member_of, '", "')); -- a CHECK keeps quotes out of these names
-    -- The mark that hand_over_user looks for, in every database: comments on roles are the server's, not a database's.
-    EXECUTE format('COMMENT ON ROLE %I IS %L', v_name, 'daypass ' || p_installation || ' ' || p_lease || ' ' || p_role);
+        v_name, p_role.connection_limit, p_verifier, to_char(p_valid_until AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00',
+        array_to_string(p_role.member_of, '", "')); -- a CHECK keeps quotes out of these names
     -- This key is where a create and a revocation meet: the second waits for the first, and sees it.
     INSERT INTO {{.S}}.users (installation, lease_id, role_oid, user_name, role, created_at)
-    VALUES (p_installation, p_lease, to_regrole(v_name)::oid, v_name, p_role, clock_timestamp())
+    VALUES (p_installation, p_lease, to_regrole(v_name)::oid, v_name, p_role.role, clock_timestamp())
     ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
         IF EXISTS (SELECT FROM {{.S}}.users WHERE installation = p_installation AND lease_id = p_lease AND ended_at IS NOT NULL) THEN
@@ -132,6 +142,47 @@ BEGIN
         RAISE EXCEPTION 'lease % has a user already', p_lease USING ERRCODE = 'DP003';
     END IF;
     RETURN v_name;
+END
+$daypass$;
+
+-- create_user makes the user of a lease and returns its name. Late (DP001), revoked before (DP002), made before (DP003),
+-- not set up (DP004), malformed (DP005) and from an older copy of the broker's database (DP009) are refused.
+CREATE OR REPLACE FUNCTION {{.S}}.create_user(p_lease text, p_installation text, p_role text, p_verifier text,
+    p_valid_until timestamptz, p_deadline timestamptz) RETURNS text
+LANGUAGE plpgsql STRICT SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan AS $daypass$
+BEGIN
+    PERFORM {{.S}}.check_user(p_lease, p_installation, p_verifier, p_valid_until, p_deadline);
+    RETURN {{.S}}.make_user(p_lease, p_installation, {{.S}}.usable_role(p_installation, p_role), p_verifier, p_valid_until);
+END
+$daypass$;
+
+-- create_users is create_user for several leases: all or none, with one commit, and what a role may be is looked up once for
+-- each that follows on another. Each deadline is checked right before its user is made.
+CREATE OR REPLACE FUNCTION {{.S}}.create_users(p_leases text[], p_installation text, p_roles text[], p_verifiers text[],
+    p_valid_until timestamptz[], p_deadlines timestamptz[]) RETURNS text[]
+LANGUAGE plpgsql STRICT SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan AS $daypass$
+DECLARE
+    n       int := cardinality(p_leases);
+    v_role  {{.S}}.roles;
+    v_names text[] := '{}';
+BEGIN
+    IF n NOT BETWEEN 1 AND 64 OR cardinality(p_roles) <> n OR cardinality(p_verifiers) <> n OR cardinality(p_valid_until) <> n OR cardinality(p_deadlines) <> n THEN
+        RAISE EXCEPTION 'one of each is needed for 1 to 64 leases' USING ERRCODE = 'DP005';
+    END IF;
+    FOR i IN 1..n LOOP
+        -- Asked of each: arrays may have holes, other bounds, or two dimensions.
+        IF num_nulls(p_leases[i], p_roles[i], p_verifiers[i], p_valid_until[i], p_deadlines[i]) > 0 THEN
+            RAISE EXCEPTION 'one of each is needed for 1 to 64 leases' USING ERRCODE = 'DP005';
+        END IF;
+        PERFORM {{.S}}.check_user(p_leases[i], p_installation, p_verifiers[i], p_valid_until[i], p_deadlines[i]);
+        IF v_role.role IS DISTINCT FROM p_roles[i] THEN
+            v_role := {{.S}}.usable_role(p_installation, p_roles[i]);
+        END IF;
+        v_names := v_names || {{.S}}.make_user(p_leases[i], p_installation, v_role, p_verifiers[i], p_valid_until[i]);
+    END LOOP;
+    RETURN v_names;
 END
 $daypass$;
 
@@ -215,6 +266,11 @@ BEGIN
     SELECT array_agg(DISTINCT coalesce(d.datname::text, current_database()::text)) INTO present_in
     FROM pg_shdepend s LEFT JOIN pg_database d ON d.oid = s.dbid
     WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = u.role_oid;
+    -- The mark that hand_over_user looks for, in every database: comments on roles are the server's, not a database's. Most users
+    -- have nothing to hand over, and need none.
+    IF present_in IS NOT NULL AND shobj_description(u.role_oid, 'pg_authid') IS NULL THEN
+        EXECUTE format('COMMENT ON ROLE %I IS %L', u.user_name, 'daypass ' || p_installation || ' ' || p_lease || ' ' || u.role);
+    END IF;
 END
 $daypass$;
 
@@ -335,6 +391,7 @@ $daypass$;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {{.S}} FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
     {{.S}}.create_user(text, text, text, text, timestamptz, timestamptz), {{.S}}.renew_user(text, text, timestamptz),
+    {{.S}}.create_users(text[], text, text[], text[], timestamptz[], timestamptz[]),
     {{.S}}.bar_user(text, text), {{.S}}.cut_user(text, text), {{.S}}.drop_user(text, text), {{.S}}.list_users(text),
     {{.S}}.list_page(text, text, integer),
     {{.S}}.raise_epoch(text, bigint)

@@ -128,7 +128,7 @@ DECLARE
 BEGIN
     PERFORM {{.S}}.check_broker(p_installation);
     SELECT oid, rolcanlogin, shobj_description(oid, 'pg_authid') AS mark INTO v_user FROM pg_roles WHERE rolname = p_user;
-    -- Only a role that create_user made has both the name and the mark: nobody but a superuser or an owner of roles sets one.
+    -- Only a role that create_user made, and cut_user looked at, has both the name and the mark: nobody but a superuser or an owner of roles sets one.
     v_mark := string_to_array(v_user.mark, ' ');
     IF v_user.oid IS NULL OR v_mark[1:3] IS DISTINCT FROM ARRAY['daypass', p_installation, p_lease]
         OR NOT starts_with(p_user::text, 'dp_' || p_installation || '_' || lower(substr(p_lease, 5)) || '_') THEN
