@@ -57,7 +57,6 @@ func newFleet(t *testing.T) *fleet {
 CREATE ROLE %[1]s_owner NOLOGIN; CREATE ROLE %[1]s_deploy NOLOGIN; GRANT %[1]s_owner TO %[1]s_deploy;
 CREATE SCHEMA app AUTHORIZATION %[1]s_owner; GRANT USAGE, CREATE ON SCHEMA app TO %[1]s_deploy;`, f.name))
 	f.writeConfig("daypass.yaml", f.name)
-	f.must("migrate", "--config", f.config)
 	setup := f.must("target", "setup", "postgres", "--keep-connect", "--config", f.config)
 	psql := exec.CommandContext(t.Context(), f.server.Bin("psql"), "-XAtq", f.server.DSN(f.target()))
 	psql.Stdin = strings.NewReader(setup)

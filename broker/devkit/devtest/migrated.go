@@ -73,8 +73,8 @@ func (s *shared) copyTemplate(ctx context.Context, server *devkit.Postgres, name
 		}
 		s.templated = server
 	}
-	if err := run(ctx, server.DSN("postgres"), "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()+" TEMPLATE "+template); err != nil {
-		return fmt.Errorf("copying a database: %w", err)
+	if err := s.maintain(ctx, server, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()+" TEMPLATE "+template); err != nil {
+		return err
 	}
 	return run(ctx, server.DSN(name), stamp)
 }
