@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/daypass/daypass/broker"
 	"github.com/daypass/daypass/broker/admin"
@@ -222,8 +223,9 @@ func TestRetriesRace(t *testing.T) {
 	for name, once := range map[string]bool{"session": false, "once": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			one := brokertest.New(t, brokertest.Options{Once: map[string]bool{"github": once}})
-			two := brokertest.New(t, brokertest.Options{Once: map[string]bool{"github": once}, Join: one})
+			const patient = 15 * time.Second // a dozen tries in each other's way, on a machine that may be slow
+			one := brokertest.New(t, brokertest.Options{Once: map[string]bool{"github": once}, IssueTime: patient})
+			two := brokertest.New(t, brokertest.Options{Once: map[string]bool{"github": once}, IssueTime: patient, Join: one})
 			token := one.Job()
 			var running sync.WaitGroup
 			for i := range 12 {

@@ -99,10 +99,6 @@ func TestAdminCommands(t *testing.T) {
 // TestDemo runs what `make demo` runs: it checks each of its steps itself.
 func TestDemo(t *testing.T) {
 	t.Parallel()
-	build := command(t.Context(), "go", "build", "-o", filepath.Join(programs, "verifyjwt"), "./verifyjwt")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
 	demo := command(t.Context(), "sh", "../scripts/demo.sh")
 	demo.Env = append(os.Environ(), "DAYPASS_DEMO_BIN="+programs)
 	out, err := demo.CombinedOutput()

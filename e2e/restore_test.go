@@ -157,7 +157,9 @@ func TestNewInstallation(t *testing.T) {
 // tell the other, which does no harm from then on.
 func TestCopyOfTheFiles(t *testing.T) {
 	t.Parallel()
-	f := newRuinedFleet(t)
+	f, _ := newRuinedFleet(t, false)
+	f.writeConfig("daypass.yaml", f.name)
+	f.must("migrate", "--config", f.config)
 	f.found()
 	b := f.start()
 	b.awaitProbe()

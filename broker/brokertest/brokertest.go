@@ -194,11 +194,10 @@ func (b *Broker) found() {
 	b.dsn, b.secrets = b.options.Database, &secrets{}
 	if b.dsn == "" {
 		b.dsn = devtest.Migrated(t)
-	}
-	b.DB, b.Other = newTarget(b.secrets), newTarget(b.secrets)
-	if _, err := migrations.Up(t.Context(), b.database().ConnConfig.Copy()); err != nil {
+	} else if _, err := migrations.Up(t.Context(), b.database().ConnConfig.Copy()); err != nil {
 		t.Fatal(err)
 	}
+	b.DB, b.Other = newTarget(b.secrets), newTarget(b.secrets)
 	b.sealer, b.Store = Keys(t)
 	b.Store.Wrap = b.options.Signer
 	var err error
@@ -224,7 +223,9 @@ func (b *Broker) database() *pgxpool.Config {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	config.MaxConns = 12
+	// The least that a configuration may ask for: each connection costs Postgres a
+	// process, which plans all statements anew.
+	config.MaxConns = 8
 	leases.Prepare(config)
 	if b.options.Connection != nil {
 		b.options.Connection(config)

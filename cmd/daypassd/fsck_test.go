@@ -26,7 +26,6 @@ func TestFsck(t *testing.T) {
 	write(t, p.config, regexp.MustCompile(`(?s)  - name: payments-db.*?(  - name: release-jwt)`).ReplaceAllString(string(text), "$1"))
 	// As for several hosts, of which the one that takes writes is wanted.
 	write(t, filepath.Join(p.dir, "db"), p.database+"&target_session_attrs=read-write\n")
-	runProgram(t, nil, "migrate", "--config", p.config)
 	runProgram(t, nil, "admin", "token", "create", "--config", p.config, "--role", "viewer", "--owner", "somebody", "--ttl", "1h")
 	if out := runProgram(t, nil, "fsck", "--config", p.config); !strings.Contains(out, "admin tokens: looked at 1\n") || strings.Contains(out, "hint") {
 		t.Errorf("all is well, and it said:\n%s", out)

@@ -116,11 +116,16 @@ type place struct {
 	name     string // the target's database, and the prefix of its roles
 }
 
-// newPlace makes databases, and a configuration in dir.
+// newPlace makes databases, the broker's with its schema, and a configuration in dir.
 func newPlace(tb testing.TB, dir, provider string) place {
 	tb.Helper()
+	return newPlaceOn(tb, devtest.MigratedWhole(tb), dir, provider)
+}
+
+func newPlaceOn(tb testing.TB, database, dir, provider string) place {
+	tb.Helper()
 	server := devtest.Postgres(tb)
-	p := place{dir: dir, config: filepath.Join(dir, "daypass.yaml"), database: devtest.Database(tb), target: devtest.Database(tb)}
+	p := place{dir: dir, config: filepath.Join(dir, "daypass.yaml"), database: database, target: devtest.Database(tb)}
 	u, err := url.Parse(p.target)
 	if err != nil {
 		tb.Fatal(err)
@@ -159,7 +164,11 @@ func TestScripts(t *testing.T) {
 			if !ok {
 				return errors.New("the scripts run without a testing.TB")
 			}
-			p := newPlace(tb, env.WorkDir, "http://127.0.0.1:1")
+			database := devtest.Database
+			if tb.Name() != "TestScripts/database" {
+				database = devtest.MigratedWhole
+			}
+			p := newPlaceOn(tb, database(tb), env.WorkDir, "http://127.0.0.1:1")
 			env.Vars = append(env.Vars, "GORACE="+os.Getenv("GORACE"), "DB="+p.database, "TARGET="+p.target, "NAME="+p.name, "OSUSER="+regexp.QuoteMeta(me.Username),
 				"PATH="+env.Getenv("PATH")+string(filepath.ListSeparator)+filepath.Dir(devtest.Postgres(tb).Bin("psql")))
 			return nil

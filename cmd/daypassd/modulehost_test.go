@@ -63,7 +63,6 @@ func newIsolated(t *testing.T) (p place, provider *devkit.Provider, environment 
 	}
 	write(t, p.config, strings.ReplaceAll(string(config), "{type: software, dir: "+p.dir+"/keys,",
 		"{type: pkcs11, module: "+module+", token: daypass, isolate: true, isolate_env: [VENDOR_CONF],"))
-	runProgram(t, nil, "migrate", "--config", p.config)
 	return p, provider, environment
 }
 

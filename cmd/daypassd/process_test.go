@@ -193,7 +193,6 @@ func newBroker(t *testing.T) (place, *devkit.Provider) {
 		}
 	})
 	p := newPlace(t, t.TempDir(), provider.URL())
-	runProgram(t, nil, "migrate", "--config", p.config)
 	p.sql(t, "CREATE ROLE NAME_owner NOLOGIN", "CREATE ROLE NAME_deploy NOLOGIN", "GRANT NAME_owner TO NAME_deploy")
 	setup := runProgram(t, nil, "target", "setup", "postgres", "--config", p.config, "--owner-role", p.name+"_functions", "--keep-connect")
 	psql := exec.CommandContext(t.Context(), devtest.Postgres(t).Bin("psql"), "-Xq", "-v", "ON_ERROR_STOP=1", p.target)

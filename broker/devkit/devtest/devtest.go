@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/daypass/daypass/broker/devkit"
 )
 
@@ -32,7 +34,11 @@ type shared struct {
 	server    *devkit.Postgres
 
 	templating sync.Mutex
-	templated  *devkit.Postgres // the server that has the template
+	templated  map[string]*devkit.Postgres // the server that has a template
+
+	maintaining sync.Mutex
+	maintenance *pgx.Conn        // makes and drops databases: a connection for each costs more than the work
+	maintains   *devkit.Postgres // the server that it leads to
 }
 
 var binary shared //nolint:gochecknoglobals // one server for a test binary is the point of this package
@@ -73,7 +79,7 @@ func Database(tb testing.TB) string {
 	tb.Helper()
 	server := Postgres(tb)
 	name := binary.nextName()
-	if err := server.CreateDatabase(tb.Context(), name); err != nil {
+	if err := binary.maintain(tb.Context(), server, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()); err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { drop(tb, server, name) })
@@ -84,8 +90,44 @@ func drop(tb testing.TB, server *devkit.Postgres, name string) {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), stopTimeout)
 	defer cancel()
-	if err := server.DropDatabase(ctx, name); err != nil {
+	if err := binary.maintain(ctx, server, "DROP DATABASE IF EXISTS "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)"); err != nil {
 		tb.Error(err)
+	}
+}
+
+// maintain runs a statement on a connection that is kept for those to come.
+func (s *shared) maintain(ctx context.Context, server *devkit.Postgres, sql string) error {
+	s.maintaining.Lock()
+	defer s.maintaining.Unlock()
+	if s.maintenance == nil || s.maintains != server || s.maintenance.Ping(ctx) != nil {
+		s.forget(ctx)
+		conn, err := pgx.Connect(ctx, server.DSN("postgres"))
+		if err != nil {
+			return fmt.Errorf("connecting to make or drop a database: %w", err)
+		}
+		s.maintenance, s.maintains = conn, server
+	}
+	if _, err := s.maintenance.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+		return fmt.Errorf("%s: %w", sql, err)
+	}
+	return nil
+}
+
+// forget closes the connection; the caller holds maintaining.
+func (s *shared) forget(ctx context.Context) {
+	if s.maintenance != nil {
+		_ = s.maintenance.Close(ctx) // its server may have gone before it
+		s.maintenance = nil
+	}
+}
+
+// settings spare the server work that no test looks at: of files that are thrown
+// away, nothing has to be filled with zeros, written out or vacuumed.
+func settings() map[string]string {
+	return map[string]string{
+		"max_connections": "300",
+		"autovacuum":      "off", "bgwriter_lru_maxpages": "0", "checkpoint_timeout": "1h", "jit": "off",
+		"max_logical_replication_workers": "0", "max_wal_size": "4GB", "wal_init_zero": "off",
 	}
 }
 
@@ -101,7 +143,7 @@ func (s *shared) join(ctx context.Context) (*devkit.Postgres, error) {
 	defer s.mu.Unlock()
 	if s.server == nil {
 		server, err := devkit.StartPostgres(ctx, devkit.PostgresConfig{
-			TCP: true, Ephemeral: true, Settings: map[string]string{"max_connections": "300"},
+			TCP: true, Ephemeral: true, Settings: settings(),
 		})
 		if err != nil {
 			return nil, err
@@ -122,6 +164,9 @@ func (s *shared) leave() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
+	s.maintaining.Lock()
+	s.forget(ctx)
+	s.maintaining.Unlock()
 	err := s.server.Stop(ctx)
 	s.server = nil
 	return err

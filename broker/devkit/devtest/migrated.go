@@ -13,8 +13,11 @@ import (
 	"github.com/daypass/daypass/migrations"
 )
 
-// template is a database with the broker's schema, from which others are copied: making the schema takes ten times as long.
-const template = "test_template"
+// Databases with the broker's schema, from which others are copied: making the schema takes ten times as long.
+const (
+	template = "test_template"       // with fewer weeks
+	whole    = "test_template_whole" // as `daypassd migrate` leaves it
+)
 
 // A copy knows that it is one, and would be refused: it is made an installation of its own.
 const stamp = `
@@ -38,27 +41,40 @@ END $$`
 // Migrated is [Database] with the broker's schema, as a new installation.
 func Migrated(tb testing.TB) string {
 	tb.Helper()
+	return migrated(tb, template)
+}
+
+// MigratedWhole is Migrated with the partitions of all weeks, as `daypassd migrate` leaves it: for programs, which would make what is missing.
+func MigratedWhole(tb testing.TB) string {
+	tb.Helper()
+	return migrated(tb, whole)
+}
+
+func migrated(tb testing.TB, template string) string {
+	tb.Helper()
 	server := Postgres(tb)
 	name := binary.nextName()
-	MigratedAs(tb, name)
+	if err := binary.copyOf(tb.Context(), template, server, name); err != nil {
+		tb.Fatal(err)
+	}
 	tb.Cleanup(func() { drop(tb, server, name) })
 	return server.DSN(name)
 }
 
-// MigratedAs makes such a database under a name. Whoever asks drops it.
+// MigratedAs is MigratedWhole under a name. Whoever asks drops it.
 func MigratedAs(tb testing.TB, name string) {
 	tb.Helper()
-	server := Postgres(tb)
-	if err := binary.copyTemplate(tb.Context(), server, name); err != nil {
+	if err := binary.copyOf(tb.Context(), whole, Postgres(tb), name); err != nil {
 		tb.Fatal(err)
 	}
 }
 
-func (s *shared) copyTemplate(ctx context.Context, server *devkit.Postgres, name string) error {
+// copyOf makes the template on the server unless it is there, and a copy of it.
+func (s *shared) copyOf(ctx context.Context, template string, server *devkit.Postgres, name string) error {
 	s.templating.Lock()
 	defer s.templating.Unlock()
-	if s.templated != server {
-		if err := server.CreateDatabase(ctx, template); err != nil {
+	if s.templated[template] != server {
+		if err := s.maintain(ctx, server, "CREATE DATABASE "+template); err != nil {
 			return err
 		}
 		config, err := pgx.ParseConfig(server.DSN(template))
@@ -68,13 +84,18 @@ func (s *shared) copyTemplate(ctx context.Context, server *devkit.Postgres, name
 		if _, err := migrations.Up(ctx, config); err != nil {
 			return err
 		}
-		if err := run(ctx, server.DSN(template), fewerWeeks); err != nil {
-			return fmt.Errorf("preparing %s: %w", template, err)
+		if template != whole {
+			if err := run(ctx, server.DSN(template), fewerWeeks); err != nil {
+				return fmt.Errorf("preparing %s: %w", template, err)
+			}
 		}
-		s.templated = server
+		if s.templated == nil {
+			s.templated = map[string]*devkit.Postgres{}
+		}
+		s.templated[template] = server
 	}
-	if err := run(ctx, server.DSN("postgres"), "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()+" TEMPLATE "+template); err != nil {
-		return fmt.Errorf("copying a database: %w", err)
+	if err := s.maintain(ctx, server, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()+" TEMPLATE "+template); err != nil {
+		return err
 	}
 	return run(ctx, server.DSN(name), stamp)
 }
