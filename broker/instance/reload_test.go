@@ -101,9 +101,9 @@ func TestCountTakesTurns(t *testing.T) {
 	id := b.Exchange(b.Job(), "payments/deploy-db").Credentials[0].LeaseID
 	const copies = 450
 	b.Exec(`
-INSERT INTO leases SELECT (jsonb_populate_record(l, jsonb_build_object('id', left(id, -4) || 'Z' || lpad(i::text, 3, '0')))).*
+INSERT INTO leases SELECT (jsonb_populate_record(l, jsonb_build_object('id', left(id, -4) || 'z' || lpad(i::text, 3, '0')))).*
 FROM leases l, generate_series(1, $2) AS i WHERE id = $1`, id, copies)
-	defer b.Exec(`DELETE FROM leases WHERE id LIKE left($1, -4) || 'Z%'`, id)
+	defer b.Exec(`DELETE FROM leases WHERE id LIKE left($1, -4) || 'z%'`, id)
 	store, err := leases.Open(t.Context(), leases.Config{
 		Pool: b.Base.Pool, Audit: b.Base.Recorder, Handles: b.Base.Root.RowSealer(), Claims: b.Base.Root.Hasher(keys.SessionClaims),
 		Installation: b.Base.Installation, Tenant: instance.Tenant, Now: time.Now,
@@ -116,7 +116,9 @@ FROM leases l, generate_series(1, $2) AS i WHERE id = $1`, id, copies)
 	var told []int
 	now := time.Now()
 	r, err := reloader.New(t.Context(), reloader.Config{
-		Load:  func(ctx context.Context) (*policies.Set, error) { return policies.Load(ctx, policies.Source{FS: fstest.MapFS{}}, policies.Config{}) },
+		Load: func(ctx context.Context) (*policies.Set, error) {
+			return policies.Load(ctx, policies.Source{FS: fstest.MapFS{}}, policies.Config{})
+		},
 		Store: store, Logger: slog.New(slog.DiscardHandler), Observe: counted{&told},
 		Allowed: func(*policies.Set, *leases.Lease, *leases.Session) (*policies.Grant, error) {
 			compared++
