@@ -30,8 +30,7 @@ UNWATCHED := pbkdf2 hmac sha256
 test: export GOFLAGS := $(strip $(shell go env GOFLAGS) -trimpath $(UNWATCHED:%=-gcflags=crypto/internal/fips140/%=-race=false))
 test: deps ## vet and test everything, with the race detector; fuzz what reads policies and tokens for a moment
 	go vet ./...
-	# Vetted above. The packages that take longest begin first.
-	go test -race -vet=off -p 3 -timeout 14m ./e2e ./cmd/... ./...
+	go test -race -vet=off -timeout 14m ./...
 	FUZZ='FuzzLoad|FuzzDecode|FuzzVerify|FuzzMatch|FuzzCondition|FuzzURI|FuzzCSR|FuzzOCSP|FuzzPublicKey|FuzzFrame|FuzzExport|FuzzCheckpoint' FUZZTIME=2s sh scripts/fuzz.sh
 
 chaos: deps ## ruin a fleet for an hour (CHAOS=10m; SEED=7 does again what a seed did), and see that nothing is lost
