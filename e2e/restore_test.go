@@ -68,7 +68,9 @@ func TestRestore(t *testing.T) {
 
 	// The schedule compares it at once, unless it has already.
 	const compared = `SELECT count(*) FROM reconciliations WHERE epoch > 0 AND ended_at IS NOT NULL`
-	if r := second.ready(); f.count(copied, compared) == 0 && (r.Ready || !strings.Contains(r.Checks["restore"], "app-db") || strings.Contains(r.Checks["restore"], "app-jwt")) {
+	var r ready
+	eventually(t, "the database answers", func() bool { r = second.ready(); return r.Checks["database"] == "ok" })
+	if f.count(copied, compared) == 0 && (r.Ready || !strings.Contains(r.Checks["restore"], "app-db") || strings.Contains(r.Checks["restore"], "app-jwt")) {
 		t.Errorf("ready before the target was compared: %+v", r)
 	}
 	for name, try := range map[string]struct{ method, path, token string }{
