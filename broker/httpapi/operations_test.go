@@ -100,8 +100,11 @@ func TestMetrics(t *testing.T) {
 	b.Do(http.MethodGet, "/no/such/path-of-a-stranger", "", nil)
 	b.Do("BREW", api.PathExchange, "", nil)
 	b.Do(http.MethodGet, api.PathReady, "", nil)
-	a := b.Do(http.MethodGet, api.PathMetrics, "", nil)
-	text := string(a.Body)
+	var text string
+	brokertest.Poll(t, "what is overdue was counted", func() bool {
+		text = string(b.Do(http.MethodGet, api.PathMetrics, "", nil).Body)
+		return strings.Contains(text, "\ndaypass_leases_overdue{")
+	})
 	for _, series := range []string{
 		`daypass_requests_total{code="",method="POST",route="/v1/exchange",status="200"} 1`,
 		`daypass_requests_total{code="invalid_token_malformed",method="POST",route="/v1/exchange",status="401"} 1`,
