@@ -3,7 +3,6 @@ package leases
 import (
 	"context"
 	"errors"
-	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -126,9 +125,6 @@ func (s *Store) collect(ctx context.Context) []*write {
 		return nil
 	case first = <-s.queue:
 	}
-	// Those who were woken together come together: without this the first of them
-	// would have a transaction to itself, and the others the next one.
-	runtime.Gosched()
 	s.turns.wait(func() int { return len(s.queue) })
 	s.turns.begin()
 	writes := []*write{first}

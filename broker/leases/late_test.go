@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/daypass/daypass/broker/leases"
 )
 
@@ -127,18 +125,7 @@ func (f *fixture) across(t *testing.T, name string) (*leases.Store, *wire) {
 	config.ConnConfig.DialFunc = w.dial
 	config.ConnConfig.RuntimeParams["application_name"] = name
 	config.MaxConns = 1
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	settings := f.settings
-	settings.Pool = pool
-	s, err := leases.Open(t.Context(), settings)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Close)
+	s := f.by(t, config)
 	warm(t, f, s)
 	return s, w
 }

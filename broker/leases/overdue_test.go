@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/daypass/daypass/broker/leases"
 )
 
@@ -18,18 +16,7 @@ func (f *fixture) traced(t *testing.T) (*leases.Store, *recorder) {
 	record := &recorder{}
 	config := f.pool.Config().Copy()
 	config.ConnConfig.Tracer = record
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	settings := f.settings
-	settings.Pool = pool
-	s, err := leases.Open(t.Context(), settings)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Close)
+	s := f.by(t, config)
 	return s, record
 }
 

@@ -57,19 +57,9 @@ func (l *line) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// over opens a store whose connections can be lost.
-func (f *fixture) over(t *testing.T, fault *atomic.Int32) *leases.Store {
+// by opens a store with connections of its own.
+func (f *fixture) by(t *testing.T, config *pgxpool.Config) *leases.Store {
 	t.Helper()
-	config := f.pool.Config().Copy()
-	var dialer net.Dialer
-	config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dialer.DialContext(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		return &line{Conn: conn, fault: fault}, nil
-	}
-	config.MaxConns = 1 // on which all statements are prepared
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
@@ -83,6 +73,22 @@ func (f *fixture) over(t *testing.T, fault *atomic.Int32) *leases.Store {
 	}
 	t.Cleanup(s.Close)
 	return s
+}
+
+// over opens a store whose connections can be lost.
+func (f *fixture) over(t *testing.T, fault *atomic.Int32) *leases.Store {
+	t.Helper()
+	config := f.pool.Config().Copy()
+	var dialer net.Dialer
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dialer.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &line{Conn: conn, fault: fault}, nil
+	}
+	config.MaxConns = 1 // on which all statements are prepared
+	return f.by(t, config)
 }
 
 // warm has the statements prepared, so that the next transaction is one message.
@@ -203,18 +209,7 @@ func TestSilentRollback(t *testing.T) {
 		conn, err := dialer.DialContext(ctx, network, address)
 		return &mute{Conn: conn, late: make(chan struct{})}, err
 	}
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	settings := f.settings
-	settings.Pool = pool
-	s, err := leases.Open(t.Context(), settings)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Close)
+	s := f.by(t, config)
 	answered := make(chan error, 1)
 	go func() {
 		_, err := s.RevokeJob(t.Context(), ids.New(ids.Lease, time.Now()), leases.Why{Actor: "somebody", Reason: "a test"})
