@@ -147,7 +147,7 @@ func TestTargetDown(t *testing.T) {
 	f := newFleet(t)
 	b := f.start()
 	b.awaitProbe()
-	out := b.mustExchange("3s", "app/db")
+	out := b.mustExchange("15s", "app/db") // lives until the target is away, on a slow machine too
 	f.closeDatabase(f.target())
 	if out, problem, err := b.exchange("10m", "app/jwt", "app/db"); err != nil || problem == nil || problem.Code != api.CodeIssuerFailed || problem.Grant != "app/db" {
 		t.Errorf("exchange without a target: %v %v %v", out, problem, err)
@@ -216,7 +216,7 @@ func TestCopyOfTheDatabase(t *testing.T) {
 	f := newFleet(t)
 	b := f.start()
 	b.awaitProbe()
-	out := b.mustExchange("3s", "app/db")
+	out := b.mustExchange("15s", "app/db") // lives until the broker is dead, on a slow machine too
 	b.kill()
 	original := f.config
 	dump := f.run(f.server.Bin("pg_dump"), "-Fc", "-f", f.dir+"/dump", f.server.DSN(f.name))

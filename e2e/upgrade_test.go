@@ -113,7 +113,7 @@ func TestRollingUpgrade(t *testing.T) {
 			b = after
 		}
 		asking.Go(func() {
-			if _, problem, err := b.exchange("4s", "app/db", "app/jwt"); err != nil || problem != nil {
+			if _, problem, err := b.patient("4s", "app/db", "app/jwt"); err != nil || problem != nil {
 				t.Errorf("exchange: %v %v", problem, err)
 			}
 		})

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/daypass/daypass/broker/leases"
 )
 
 // metrics of what runs beside the requests.
@@ -15,6 +17,7 @@ type metrics struct {
 	overdue      *prometheus.GaugeVec
 	stuck        *prometheus.GaugeVec
 	oldest       *prometheus.GaugeVec
+	shown        map[string]leases.Overdue // the issuers of overdue, stuck and oldest
 	degradedness *prometheus.GaugeVec
 	reused       *prometheus.CounterVec
 	policies     policyMetrics
@@ -131,6 +134,28 @@ func (m *metrics) Failed(issuer string, _ bool) { m.failed.WithLabelValues(issue
 // ReusedJTI implements broker.Observer.
 func (m *metrics) ReusedJTI(provider string) { m.reused.WithLabelValues(provider).Inc() }
 
+// late shows what was found, by issuer. It takes away what is gone and nothing
+// else: who reads between two counts must not find a series missing.
+func (m *metrics) late(found map[string]leases.Overdue, now time.Time) {
+	for name, o := range found {
+		var oldest time.Duration
+		if o.Since != nil {
+			oldest = max(0, now.Sub(*o.Since))
+		}
+		m.overdue.WithLabelValues(name).Set(float64(o.Overdue))
+		m.stuck.WithLabelValues(name).Set(float64(o.Stuck))
+		m.oldest.WithLabelValues(name).Set(oldest.Seconds())
+	}
+	for name := range m.shown {
+		if _, still := found[name]; !still {
+			m.overdue.DeleteLabelValues(name)
+			m.stuck.DeleteLabelValues(name)
+			m.oldest.DeleteLabelValues(name)
+		}
+	}
+	m.shown = found
+}
+
 func (m *metrics) degraded(issuer string, is bool) {
 	m.degradedness.WithLabelValues(issuer).Set(oneIf(is))
 }
@@ -168,24 +193,17 @@ func (i *Instance) countOverdue(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	i.metrics.overdue.Reset()
-	i.metrics.stuck.Reset()
-	i.metrics.oldest.Reset()
+	found := map[string]leases.Overdue{}
 	for name := range i.issuers {
-		i.metrics.overdue.WithLabelValues(name).Set(0)
-		i.metrics.stuck.WithLabelValues(name).Set(0)
-		i.metrics.oldest.WithLabelValues(name).Set(0)
+		found[name] = leases.Overdue{}
 	}
 	for _, c := range counts {
-		i.metrics.overdue.WithLabelValues(c.Issuer).Set(float64(c.Overdue))
-		i.metrics.stuck.WithLabelValues(c.Issuer).Set(float64(c.Stuck))
-		if c.Since != nil {
-			i.metrics.oldest.WithLabelValues(c.Issuer).Set(max(0, i.store.Now().Sub(*c.Since).Seconds()))
-		}
+		found[c.Issuer] = c
 		if _, configured := i.issuers[c.Issuer]; !configured && c.Overdue > 0 {
 			i.config.Logger.ErrorContext(ctx, "leases of an issuer that is no longer configured can't be taken back (hint: configure it again until they are)", "issuer", c.Issuer, "leases", c.Overdue)
 		}
 	}
+	i.metrics.late(found, i.store.Now())
 	if degraded, err := i.broker.Degraded(ctx); err == nil {
 		for name, failure := range degraded {
 			i.metrics.degraded(name, failure != "")

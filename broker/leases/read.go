@@ -239,7 +239,7 @@ WITH RECURSIVE names AS (
         SELECT l.issuer, l.expires_at < $2 AS overdue, l.stuck, l.expires_at AS since FROM leases l
         WHERE l.tenant = $1 AND l.issuer = n.issuer AND l.due_at < $2 AND l.state <> 'revoking' OFFSET 0) found
     UNION ALL
-    SELECT l.issuer, true, l.stuck, coalesce(l.revoking_at, l.expires_at) FROM leases l WHERE l.tenant = $1 AND l.state = 'revoking'
+    SELECT l.issuer, coalesce(l.revoking_at, l.expires_at) < $2, l.stuck, coalesce(l.revoking_at, l.expires_at) FROM leases l WHERE l.tenant = $1 AND l.state = 'revoking'
 )
 SELECT issuer, count(*) FILTER (WHERE overdue), count(*) FILTER (WHERE stuck), min(since) FILTER (WHERE overdue) FROM late GROUP BY issuer`
 	rows, err := s.config.Pool.Query(ctx, overdue, s.config.Tenant, before)

@@ -91,7 +91,7 @@ func (b devBroker) exchange(t *testing.T, query string) answer {
 	if token.StatusCode != http.StatusOK {
 		t.Fatal(token.Status, token.body)
 	}
-	return call(t, http.MethodPost, b.url+"/v1/exchange?"+query, strings.TrimSpace(token.body))
+	return exchange(t, b.url+"/v1/exchange?"+query, strings.TrimSpace(token.body))
 }
 
 // kid is the id of the signing key, as verifiers see it.

@@ -12,7 +12,7 @@ import (
 // signedBy exchanges a job token for a JWT, and tells the key that signed it.
 func signedBy(t *testing.T, url, jobToken string) string {
 	t.Helper()
-	a := call(t, http.MethodPost, url+signRelease+"&format=value", jobToken)
+	a := exchange(t, url+signRelease+"&format=value", jobToken)
 	if a.StatusCode != http.StatusOK {
 		t.Fatalf("%d: %s", a.StatusCode, a.body)
 	}

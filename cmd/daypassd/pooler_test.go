@@ -154,14 +154,14 @@ func TestPooler(t *testing.T) {
 	for range 24 {
 		token := jobToken(t, provider)
 		asking.Go(func() {
-			a, err := send(newClient(t), http.MethodPost, base+deployDB, token)
+			a, err := patient(newClient(t), base+deployDB, token)
 			if err != nil || a.StatusCode != http.StatusOK {
 				t.Errorf("%v %s", err, a.body)
 			}
 		})
 	}
 	asking.Wait()
-	a := call(t, http.MethodPost, base+deployDB, jobToken(t, provider))
+	a := exchange(t, base+deployDB, jobToken(t, provider))
 	session := a.field(t, "session", "token").(string)
 	if a := call(t, http.MethodPost, base+"/v1/session/revoke", session); a.StatusCode != http.StatusOK {
 		t.Errorf("giving back: %s", a.body)

@@ -290,6 +290,27 @@ func call(t *testing.T, method, url, token string) answer {
 	return a
 }
 
+// exchange asks for credentials, and asks again where it is told to.
+func exchange(t *testing.T, url, token string) answer {
+	t.Helper()
+	a, err := patient(newClient(t), url, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// patient asks again while the broker says so, as clients do: a loaded machine may
+// make a database seem away.
+func patient(client *http.Client, url, token string) (a answer, err error) {
+	for range 10 {
+		if a, err = send(client, http.MethodPost, url, token); err != nil || a.StatusCode != http.StatusServiceUnavailable {
+			break
+		}
+	}
+	return a, err
+}
+
 // newClient has connections of its own, kept alive until the end of the test.
 func newClient(t *testing.T) *http.Client {
 	t.Helper()

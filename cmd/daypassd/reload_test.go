@@ -48,14 +48,14 @@ func TestReloading(t *testing.T) {
 	p, provider := newBroker(t)
 	broker, url := p.serve(t)
 	started := broker.inForce(t, "start")
-	if a := call(t, "POST", url+deployDB, jobToken(t, provider)); a.StatusCode != 200 {
+	if a := exchange(t, url+deployDB, jobToken(t, provider)); a.StatusCode != 200 {
 		t.Fatalf("%d %s", a.StatusCode, a.body)
 	}
 	p.newPolicies(t, "policies.bad", func(text string) string { return text + "nonsense: true\n" })
 	if mistake := broker.await(t, "a mistake in the policies"); mistake["file"] != "payments.yaml" || !strings.Contains(mistake.text(t, "text"), "nonsense") {
 		t.Errorf("%v", mistake)
 	}
-	if a := call(t, "POST", url+deployDB, jobToken(t, provider)); a.StatusCode != 200 {
+	if a := exchange(t, url+deployDB, jobToken(t, provider)); a.StatusCode != 200 {
 		t.Errorf("after a mistake: %d %s", a.StatusCode, a.body)
 	}
 	if a := call(t, "GET", url+"/readyz", ""); a.StatusCode != 200 || !strings.Contains(a.body, started) {
@@ -67,7 +67,7 @@ func TestReloading(t *testing.T) {
 	if next := broker.inForce(t, "watch"); next == started {
 		t.Error("the same set came into force")
 	}
-	if a := call(t, "POST", url+deployDB, jobToken(t, provider)); a.StatusCode != 403 {
+	if a := exchange(t, url+deployDB, jobToken(t, provider)); a.StatusCode != 403 {
 		t.Errorf("a job of main: %d %s", a.StatusCode, a.body)
 	}
 	broker.stop(t, syscall.SIGTERM)
@@ -79,12 +79,12 @@ func TestHangup(t *testing.T) {
 	p, provider := newBroker(t)
 	broker, url := p.serve(t, "DAYPASSD_POLICIES__WATCH=false")
 	p.newPolicies(t, "policies.2", func(text string) string { return strings.ReplaceAll(text, "refs/heads/main", "refs/heads/release") })
-	if a := call(t, "POST", url+deployDB, jobToken(t, provider)); a.StatusCode != 200 {
+	if a := exchange(t, url+deployDB, jobToken(t, provider)); a.StatusCode != 200 {
 		t.Fatalf("%d %s", a.StatusCode, a.body)
 	}
 	broker.signal(t, syscall.SIGHUP)
 	broker.inForce(t, "SIGHUP")
-	if a := call(t, "POST", url+deployDB, jobToken(t, provider)); a.StatusCode != 403 {
+	if a := exchange(t, url+deployDB, jobToken(t, provider)); a.StatusCode != 403 {
 		t.Errorf("a job of main: %d %s", a.StatusCode, a.body)
 	}
 	broker.stop(t, syscall.SIGTERM)

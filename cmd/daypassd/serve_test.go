@@ -110,7 +110,7 @@ func TestShutdown(t *testing.T) {
 
 	// The next one goes on where this one ended.
 	_, base = p.serve(t)
-	if a := call(t, http.MethodPost, base+deployDB, jobToken(t, provider)); a.StatusCode != http.StatusOK {
+	if a := exchange(t, base+deployDB, jobToken(t, provider)); a.StatusCode != http.StatusOK {
 		t.Error("after the restart:", a.body)
 	}
 }

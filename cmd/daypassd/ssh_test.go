@@ -64,7 +64,7 @@ func TestSSHIssuer(t *testing.T) {
 	if key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(document.body)); err != nil || string(key.Marshal()) != string(want.Marshal()) {
 		t.Errorf("ca.pub is %q: %v", document.body, err)
 	}
-	a := call(t, http.MethodPost, base+"/v1/exchange?grant=payments/login&format=value&field=certificate", jobToken(t, provider))
+	a := exchange(t, base+"/v1/exchange?grant=payments/login&format=value&field=certificate", jobToken(t, provider))
 	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(a.body))
 	certificate, ok := key.(*ssh.Certificate)
 	if err != nil || !ok {

@@ -101,7 +101,7 @@ func (p place) certify(t *testing.T, provider *devkit.Provider, key string, envi
 	runProgram(t, environment, "config", "check", "--config", p.config)
 
 	_, base := p.serve(t, environment...)
-	a := call(t, http.MethodPost, base+"/v1/exchange?grant=payments/web", jobToken(t, provider))
+	a := exchange(t, base+"/v1/exchange?grant=payments/web", jobToken(t, provider))
 	if a.StatusCode != http.StatusOK {
 		t.Fatal(a.body)
 	}
