@@ -336,7 +336,7 @@ func (r *ruin) revive(p *brokerPlace) {
 func (r *ruin) mustRun(p *brokerPlace, b *broker) bool {
 	select {
 	case <-b.exited:
-		r.t.Errorf("broker %d ended by itself:\n%s", p.number, tail(b.lines()))
+		r.t.Errorf("broker %d ended by itself (%s):\n%s", p.number, b.cmd.ProcessState, tail(b.lines()))
 		return false
 	default:
 		return true

@@ -30,6 +30,13 @@ type lane struct {
 	probing  bool
 }
 
+// take does something when it is its turn to ask the target.
+func (l *lane) take(do func()) {
+	l.slots <- struct{}{}
+	defer func() { <-l.slots }()
+	do()
+}
+
 // open says that the target doesn't answer.
 func (l *lane) open() bool {
 	l.mu.Lock()

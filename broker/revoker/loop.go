@@ -14,9 +14,9 @@ type loop struct {
 	issuer string
 	lane   *lane
 	wake   chan struct{} // something is due
-	freed  chan struct{} // a worker has finished
+	freed  chan struct{} // a target has answered
 	sweeps atomic.Bool   // it has leases that leave nothing to undo outside
-	held   atomic.Int32  // claimed, and not finished yet
+	held   atomic.Int32  // claimed, and its target has not answered yet
 }
 
 // piece is one lease for a worker.
@@ -27,23 +27,18 @@ type piece struct {
 }
 
 // run claims, and lets workers work, until ctx ends. They never wait for a claim
-// as long as there is something to claim: as much again as they work on is
-// claimed ahead, and no more, so that it is begun while the claim holds.
+// as long as there is something to claim: as much again as the target is asked
+// about is claimed ahead, and no more, so that it is begun while the claim holds.
+// There are twice as many workers as the target is asked at once: it isn't left
+// waiting while what came of the last ones is written down.
 func (r *Revoker) run(ctx context.Context, l *loop) {
 	workers := cap(l.lane.slots)
 	queue := make(chan piece, 2*workers)
 	var running sync.WaitGroup
-	for range workers {
+	for range 2 * workers {
 		running.Go(func() {
 			for c := range queue {
-				late := !r.config.Store.Later().Before(c.Until.Add(-r.config.RevokeTime - claimSlack))
-				if ctx.Err() != nil || late || l.lane.open() && !c.probe {
-					r.release(ctx, c.Claimed)
-				} else {
-					r.revoke(ctx, l, c.Claimed)
-				}
-				l.held.Add(-1)
-				poke(l.freed)
+				r.work(ctx, l, c)
 			}
 		})
 	}
@@ -62,6 +57,25 @@ func (r *Revoker) run(ctx context.Context, l *loop) {
 	}
 	close(queue)
 	running.Wait()
+}
+
+// work takes one lease back, unless that is to wait after all.
+func (r *Revoker) work(ctx context.Context, l *loop, c piece) {
+	var came *tried
+	l.lane.take(func() {
+		late := !r.config.Store.Later().Before(c.Until.Add(-r.config.RevokeTime - claimSlack))
+		if ctx.Err() != nil || late || l.lane.open() && !c.probe {
+			r.release(ctx, c.Claimed)
+			return
+		}
+		t := r.try(ctx, c.Claimed)
+		came = &t
+	})
+	l.held.Add(-1)
+	poke(l.freed)
+	if came != nil {
+		r.record(ctx, l, c.Claimed, *came)
+	}
 }
 
 func (r *Revoker) wait(ctx context.Context, l *loop, sleep time.Duration) {

@@ -177,33 +177,44 @@ func (r *Revoker) RunOnce(ctx context.Context, issuer string) (int, error) {
 	claimed, worked, err := r.claim(ctx, l, cap(l.lane.slots))
 	var running sync.WaitGroup
 	for _, c := range claimed {
-		running.Go(func() { r.revoke(ctx, l, c) })
+		running.Go(func() {
+			var came tried
+			l.lane.take(func() { came = r.try(ctx, c) })
+			r.record(ctx, l, c, came)
+		})
 	}
 	running.Wait()
 	return worked, err
 }
 
-// revoke tries once, and writes down what came of it. A broker that is told to
-// stop finishes the try.
-func (r *Revoker) revoke(ctx context.Context, l *loop, c leases.Claimed) {
-	l.lane.slots <- struct{}{}
+// tried is what came of one try.
+type tried struct {
+	began    time.Time
+	response *issuers.RevokeResponse
+	err      error
+}
+
+// try asks the target once. A broker that is told to stop finishes the try.
+func (r *Revoker) try(ctx context.Context, c leases.Claimed) tried {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), r.config.RevokeTime, errors.New("revoking took too long"))
 	defer cancel()
-	log := r.config.Logger.With("lease", c.ID, "issuer", c.Issuer)
 	began := r.config.Store.Now()
 	response, err := r.ask(ctx, c)
-	<-l.lane.slots
+	return tried{began, response, err}
+}
 
-	// What follows is ours to write down even when the target used the time up.
-	ctx, cancel = context.WithTimeoutCause(context.WithoutCancel(ctx), r.config.RevokeTime, errors.New("recording a revocation took too long"))
+// record writes down what came of a try, and finishes that too.
+func (r *Revoker) record(ctx context.Context, l *loop, c leases.Claimed, t tried) {
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), r.config.RevokeTime, errors.New("recording a revocation took too long"))
 	defer cancel()
+	log := r.config.Logger.With("lease", c.ID, "issuer", c.Issuer)
 	now := r.config.Store.Now()
-	if err != nil {
-		r.failed(ctx, l, c, err)
+	if t.err != nil {
+		r.failed(ctx, l, c, t.err)
 		return
 	}
 	r.answered(ctx, l)
-	if !response.Found && began.Before(c.SettledAt) {
+	if !t.response.Found && t.began.Before(c.SettledAt) {
 		// A create that is still on its way could land behind us: "not found" is an
 		// answer only to a question that was asked once the target refuses to make it.
 		// What we claim by may be later than the clock that the target goes by.
