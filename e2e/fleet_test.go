@@ -217,6 +217,7 @@ type broker struct {
 	cmd    *exec.Cmd
 	url    string
 	exited chan struct{}
+	told   atomic.Bool // to end
 
 	mu  sync.Mutex
 	log []string
