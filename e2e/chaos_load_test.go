@@ -237,7 +237,7 @@ func (c *client) taken(id, state string) {
 	c.revoked[id] = state
 	g := c.given[id]
 	c.mu.Unlock()
-	if g == nil || g.username == "" || state != "revoked" {
+	if g == nil || g.username == "" || state != "revoked" || len(c.forgotten(id)) > 0 {
 		return
 	}
 	if n := c.roles([]string{g.username}); n != 0 {

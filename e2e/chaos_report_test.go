@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -154,6 +155,7 @@ func (l *load) judge() {
 	if len(l.given) == 0 {
 		l.t.Error("nothing was given out: this proves nothing")
 	}
+	l.remind()
 	l.nothingLeft()
 	l.t.Logf("every lease is over after %s; %s", time.Since(l.end).Round(time.Second), l.clean())
 	var usernames, leaseIDs, urls []string
@@ -185,6 +187,33 @@ WHERE a.type IN ('lease.revoking', 'lease.revoked', 'lease.expired', 'lease.forg
 		l.t.Errorf("%d leases were brought back after they had begun to end", n)
 	}
 	l.t.Log(l.account(len(usernames), len(leaseIDs)))
+}
+
+// forgotten are the files that say which leases an issuer forgot to revoke; of one
+// lease, or of all.
+func (r *ruin) forgotten(lease string) []string {
+	files, err := filepath.Glob(filepath.Join(r.dir, "faults", "*", "forgot-"+lease))
+	r.try(err)
+	return files
+}
+
+// remind waits until the reconciler has found what issuers said they took back.
+func (l *load) remind() {
+	l.t.Helper()
+	forgotten := len(l.forgotten("*"))
+	if forgotten == 0 {
+		return
+	}
+	eventually(l.t, "all leases are over", func() bool {
+		return l.count(l.name, `SELECT count(*) FROM leases WHERE due_at IS NOT NULL`) == 0
+	})
+	left := l.users()
+	eventually(l.t, "the reconciler takes back what was forgotten", func() bool {
+		_, _, err := l.places[0].now().call(http.MethodPost, api.PathTargets+"/app-db/reconcile", l.admin, api.ReconcileRequest{Force: true})
+		l.try(err)
+		return l.users() == 0
+	})
+	l.t.Logf("%d times an issuer said that it took back what stood: %d users were left when their leases were over, none is now", forgotten, left)
 }
 
 // account is the sum of a run.

@@ -81,7 +81,7 @@ func clock() func() time.Time {
 }
 
 // unruly makes an issuer of kind postgres do what the file `issuer` says: hang,
-// lie or panic.
+// lie, panic or forget. What it forgot stands in files beside that one.
 func unruly(issuer issuers.Issuer) issuers.Issuer {
 	if p, ok := issuer.(*postgres.Issuer); ok {
 		return &unrulyIssuer{Issuer: p}
@@ -140,6 +140,13 @@ func (u *unrulyIssuer) Renew(ctx context.Context, req *issuers.RenewRequest) err
 func (u *unrulyIssuer) Revoke(ctx context.Context, req *issuers.RevokeRequest) (*issuers.RevokeResponse, error) {
 	if err := u.before(ctx); err != nil {
 		return nil, err
+	}
+	if fault("issuer") == "forget" {
+		path := filepath.Join(os.Getenv("DAYPASS_FAULTS"), "forgot-"+req.Lease.ID)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			return nil, fmt.Errorf("%w: %w", issuers.ErrUnavailable, err)
+		}
+		return &issuers.RevokeResponse{Found: true}, nil
 	}
 	response, err := u.Issuer.Revoke(ctx, req)
 	return response, u.after(err)

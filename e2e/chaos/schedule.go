@@ -20,6 +20,7 @@ const (
 	HangIssuer      Kind = "an issuer hangs"          //
 	LyingIssuer     Kind = "an issuer lies"           // it did what it says that it couldn't do
 	PanickingIssuer Kind = "an issuer panics"         //
+	ForgetfulIssuer Kind = "an issuer forgets"        // it says that it took back what stands
 	KillDatabase    Kind = "kill the database server" // as a crash would; started again at the end
 	RestartDatabase Kind = "restart the database server"
 	FailOver        Kind = "fail the database over"           // its primary dies for good, its standby is promoted and gets one of its own
@@ -40,10 +41,11 @@ const (
 
 // Kinds are all of them.
 func Kinds() []Kind {
-	return append(Everywhere(), FailOver, FillDisk)
+	return append(Everywhere(), FailOver, FillDisk, ForgetfulIssuer)
 }
 
-// Everywhere are those that need no second server and no file system of their own.
+// Everywhere are those that need no second server, no file system of their own, and
+// no minute until the reconciler may take an orphan back.
 func Everywhere() []Kind {
 	return []Kind{
 		KillBroker, StopBroker, DeployBroker, StepClock, HangIssuer, LyingIssuer, PanickingIssuer, KillDatabase, RestartDatabase, CloseDatabase, FreezeDatabase,
@@ -54,7 +56,7 @@ func Everywhere() []Kind {
 // place is what two faults can't have at once.
 func (k Kind) place() string {
 	switch k {
-	case KillBroker, StopBroker, DeployBroker, StepClock, HangIssuer, LyingIssuer, PanickingIssuer:
+	case KillBroker, StopBroker, DeployBroker, StepClock, HangIssuer, LyingIssuer, PanickingIssuer, ForgetfulIssuer:
 		return "broker"
 	case KillDatabase, RestartDatabase, FailOver, FillDisk, CloseDatabase, FreezeDatabase:
 		return "database"
