@@ -169,7 +169,7 @@ func (a *Anchors) set(hash uint64) {
 
 // resize makes the filter anew, for twice as many as there are.
 func (a *Anchors) resize() {
-	size := uint(min(max(bits.Len(uint(2*a.live*bitsEach)), minFilter), maxFilter)) //nolint:gosec // within the bounds
+	size := uint(min(max(bits.Len(uint(2*a.live*bitsEach)), minFilter), maxFilter))
 	a.filter, a.shift, a.removed = make([]uint64, 1<<(size-6)), 64-size, 0
 	for hash := range a.heads {
 		a.set(hash)
@@ -203,12 +203,6 @@ func (s *scanner) candidates(l *layer, at int, hash uint64) {
 		if from < 0 || to > len(l.text) {
 			continue
 		}
-		if s.budget < int(e.length) {
-			s.dropped++
-			continue
-		}
-		if s.hit(l, found{pivot: at, from: from, to: to, ref: e.ref}, l.text[from:to]) {
-			s.budget -= int(e.length)
-		}
+		s.hit(l, found{pivot: at, from: from, to: to, ref: e.ref}, l.text[from:to])
 	}
 }
