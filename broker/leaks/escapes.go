@@ -191,7 +191,7 @@ func number(text []byte, n, base int) (byte, bool) {
 		}
 		value = value*base + int(nibbles[c])
 	}
-	return byte(value), value <= 0xff //nolint:gosec // checked
+	return byte(value), value <= 0xff
 }
 
 func unescapeBackslash(text []byte) (b byte, width int) {
