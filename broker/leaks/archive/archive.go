@@ -54,6 +54,13 @@ const (
 	peeked       = 512      // a block of tar
 )
 
+// Is says whether a file that begins so is an archive that is unpacked; for one
+// that isn't, what it is, if that can be said. 512 bytes are enough.
+func Is(begin []byte) (what string, unpacked bool) {
+	k := kindOf(begin)
+	return string(k), k.unpacked()
+}
+
 // Within stands between an archive's name and its member's.
 const Within = "!"
 
@@ -79,6 +86,7 @@ type Walker struct {
 
 	members int
 	bytes   int64
+	readers []*bufio.Reader
 }
 
 // Read gives the texts of one file. Its errors are those of Text, of ctx, and of
@@ -126,7 +134,11 @@ func (s *source) Read(p []byte) (int, error) {
 
 // read reads what may be an archive.
 func (w *Walker) read(ctx context.Context, name string, from *source, depth int) error {
-	in := bufio.NewReaderSize(from, 64<<10)
+	if depth == len(w.readers) {
+		w.readers = append(w.readers, bufio.NewReaderSize(nil, 64<<10))
+	}
+	in := w.readers[depth] // one for each depth, since a store of git has a million files
+	in.Reset(from)
 	begin, err := in.Peek(peeked) // an error comes again, behind what came before it
 	kind := kindOf(begin)
 	switch {
