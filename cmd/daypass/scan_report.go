@@ -44,6 +44,9 @@ func (s *scan) leak(text scanText, line int, leak api.Leak) {
 		return
 	}
 	s.seen[key] = true
+	if text.kind == "commit" || text.kind == "tag" {
+		text.path = ""
+	}
 	s.found = append(s.found, scanLeak{Path: text.path, Line: line, Repository: text.repo, Object: text.object, Leak: leak, objectKind: text.kind})
 }
 
