@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -194,7 +195,7 @@ func TestRedactRefusals(t *testing.T) {
 			_, _ = io.WriteString(w, "<html>log in")
 		}, CodeUnexpected},
 		{"an echo of the token", func(w http.ResponseWriter, r *http.Request) {
-			http.Error(w, r.Header.Get("Authorization"), 418)
+			http.Error(w, r.Header.Get("Authorization"), http.StatusTeapot)
 		}, CodeUnexpected},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -236,31 +237,39 @@ func TestWatchRedactionRules(t *testing.T) {
 		}
 		switch asked.Add(1) {
 		case 1:
-			_, _ = io.WriteString(w, `{"rules":[{"id":"a","pattern":"a+"}]}`+"\n\n"+`{"rules":[]}`+"\n")
+			_, _ = io.WriteString(w, strings.Join([]string{
+				`{"type":"rules","rules":[{"id":"b","pattern":"b+"},{"id":"a","pattern":"a+"}]}`,
+				`{"type":"heartbeat"}`, ``, `{"type":"of a later version"}`,
+				`{"type":"changed","rules":[{"id":"c","pattern":"c+"}],"removed":["a","b"]}`, ``,
+			}, "\n"))
 			_ = http.NewResponseController(w).Flush()
 			panic(http.ErrAbortHandler)
 		case 2:
 			refuse(w, 503, api.CodeUnavailable)
 		case 3:
-			_, _ = io.WriteString(w, `{"rules":[{"id":"b","pattern":"b+"}]}`+"\n")
+			_, _ = io.WriteString(w, `{"type":"rules","rules":[{"id":"d","pattern":"d+"}]}`+"\n"+`{"type":"end","reason":"shutdown"}`+"\n")
 		default:
 			refuse(w, 401, api.CodeInvalidToken)
 		}
 	})
-	var got []int
+	var got []string
 	err := c.WatchRedactionRules(t.Context(), token, func(rules api.RuleList) error {
-		got = append(got, len(rules.Rules))
+		text := ""
+		for _, rule := range rules.Rules {
+			text += rule.ID
+		}
+		got = append(got, text)
 		return nil
 	})
 	problem, ok := errors.AsType[*api.Problem](err)
-	if !ok || problem.Code != api.CodeInvalidToken || len(got) != 3 || got[0] != 1 || got[1] != 0 || got[2] != 1 {
+	if !ok || problem.Code != api.CodeInvalidToken || !slices.Equal(got, []string{"ab", "c", "d"}) {
 		t.Errorf("got %v, %v", got, err)
 	}
 }
 
 func TestWatchEndsWithItsReader(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.WriteString(w, `{"rules":[]}`+"\n")
+		_, _ = io.WriteString(w, `{"type":"rules"}`+"\n")
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
 	})
