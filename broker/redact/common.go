@@ -13,7 +13,7 @@ const commonWords = " passw0rd password passwort passphrase changeme change-me c
 	" deployment artifact artifacts workflow pipeline repository container kubernetes registry reference resource resources complete completed finished" +
 	" starting building checking download downloading installing installed successful succeeded cancelled canceled timestamp continue response requests" +
 	" services metadata namespace function functions interface exception authorization warnings sequence template variable variables environment" +
-	" administrator anonymous credential credentials certificate developer changeit qwertyuiop iloveyou sunshine 12345678 123456789 1234567890 abcdefgh" +
+	" administrator anonymous credential credentials certificate developer changeit qwertyuiop iloveyou sunshine 12345678 123456789 1234567890" +
 	" secretkey mypassword test1234 testtest example.com default/ unauthorized forbidden connection permission permissions "
 
 // Common says that a value is too short, or stands in ordinary text too often, to
