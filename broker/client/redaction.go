@@ -34,7 +34,8 @@ const (
 // What is read from the answer is masked. It ends with [io.EOF] only when the
 // whole text was answered: after any other error the rest was not masked, and
 // must not be passed on. A broker that keeps the stream waiting for a minute ends
-// it; a text that takes its time doesn't. Nothing is repeated once r was read.
+// it; a text that takes its time doesn't. A refusal that may pass is tried again as
+// long as what was sent of the text is still kept (256 KiB).
 //
 // The caller closes the answer. R isn't closed, and is read for as long as the
 // answer is open; one Read of it may still be under way after that.
