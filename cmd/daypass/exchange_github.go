@@ -30,7 +30,7 @@ const (
 func (p *program) exchangeForGitHub(ctx context.Context, c *client.Client, token string, request api.ExchangeRequest, session, ownFile bool) error {
 	variables, masks := p.stdout, p.stderr
 	if ownFile {
-		file, err := os.OpenFile(os.Getenv(githubEnv), os.O_APPEND|os.O_WRONLY, 0) // before a token is spent
+		file, err := os.OpenFile(os.Getenv(githubEnv), os.O_APPEND|os.O_WRONLY, 0) //nolint:gosec // the runner names it; before a token is spent
 		if err != nil {
 			return usage("opening the file that %s names: %w (hint: --github-env works in a step of GitHub Actions; elsewhere use another --format)", githubEnv, err)
 		}
