@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/daypass/daypass/broker/api"
@@ -17,7 +19,8 @@ import (
 
 const (
 	maxLeaks = 16 << 20 // of an answer that lists what leaked, in bytes
-	maxRules = 32 << 20 // of one set of rules, in bytes
+	maxLine  = 32 << 20 // of one line of a watch, in bytes
+	maxRules = 50_000   // of a set
 
 	// A watch that breaks off is made again after a pause, twice as long each time.
 	firstWatchPause = time.Second
@@ -31,7 +34,8 @@ const (
 // What is read from the answer is masked. It ends with [io.EOF] only when the
 // whole text was answered: after any other error the rest was not masked, and
 // must not be passed on. A broker that keeps the stream waiting for a minute ends
-// it; a text that takes its time doesn't. Nothing is repeated once r was read.
+// it; a text that takes its time doesn't. A refusal that may pass is tried again as
+// long as what was sent of the text is still kept (256 KiB).
 //
 // The caller closes the answer. R isn't closed, and is read for as long as the
 // answer is open; one Read of it may still be under way after that.
@@ -89,8 +93,7 @@ func (c *Client) whole(ctx context.Context, k call, body *source, into any) erro
 // happens, it asks again, after a pause of at most a minute, and tells of the
 // whole set anew; what was told last stays what is known until then.
 //
-// The broker sends one JSON document a line. Empty lines keep the connection
-// alive; when none comes for a minute it is made again.
+// A broker that says nothing for a minute counts as lost.
 func (c *Client) WatchRedactionRules(ctx context.Context, token string, changed func(api.RuleList) error) error {
 	k := call{method: http.MethodGet, path: api.PathRedactionRules, token: token, query: url.Values{"watch": {"true"}}}
 	if err := checkToken(token); err != nil {
@@ -135,20 +138,57 @@ func (c *Client) watch(ctx context.Context, k call, changed func(api.RuleList) e
 	}
 	defer stream.Close() //nolint:errcheck // it was only read
 	lines := bufio.NewScanner(stream)
-	lines.Buffer(nil, maxRules)
+	lines.Buffer(nil, maxLine)
+	rules := ruleSet{}
 	for lines.Scan() {
 		line := bytes.TrimSpace(lines.Bytes())
 		if len(line) == 0 {
 			continue
 		}
-		var rules api.RuleList
-		if json.Unmarshal(line, &rules) != nil {
+		var change api.RuleChange
+		if json.Unmarshal(line, &change) != nil {
 			return told, 0, unexpected(http.StatusOK, "it is not the JSON that was expected")
 		}
+		if !rules.apply(change) {
+			continue
+		}
+		if len(rules) > maxRules {
+			return told, 0, fmt.Errorf("%w: more than %d rules", ErrTooLarge, maxRules)
+		}
 		told = true
-		if err := changed(rules); err != nil {
+		if err := changed(rules.list()); err != nil {
 			return told, 0, &notWanted{err}
 		}
 	}
 	return told, 0, lines.Err()
+}
+
+// ruleSet is what a watch has brought, by id.
+type ruleSet map[string]api.Rule
+
+// apply takes one line of a watch, and says whether it was about rules.
+func (s ruleSet) apply(change api.RuleChange) bool {
+	switch change.Type {
+	case api.RulesAll:
+		clear(s)
+	case api.RulesChanged:
+		for _, id := range change.Removed {
+			delete(s, id)
+		}
+	default: // a heartbeat, the end, or what only later versions know
+		return false
+	}
+	for _, rule := range change.Rules {
+		s[rule.ID] = rule
+	}
+	return true
+}
+
+// list gives the rules by id, so that equal sets look equal.
+func (s ruleSet) list() api.RuleList {
+	list := api.RuleList{Rules: make([]api.Rule, 0, len(s))}
+	for _, id := range slices.Sorted(maps.Keys(s)) {
+		list.Rules = append(list.Rules, s[id])
+	}
+	return list
 }

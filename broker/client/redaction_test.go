@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -149,14 +150,11 @@ func TestRedactTellsWhyTheTextBroke(t *testing.T) {
 	}
 }
 
-// Before any of the text was read, a refusal costs nothing and is tried again.
-func TestRedactTriesAgainWhileNothingWasRead(t *testing.T) {
-	var asked atomic.Int32
+// A broker that answers before it reads gets the text all the same.
+func TestRedactWhereTheAnswerBeginsFirst(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		if asked.Add(1) <= 2 {
-			refuse(w, 503, api.CodeUnavailable)
-			return
-		}
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		_ = http.NewResponseController(w).Flush()
 		shout(w, r)
 	})
 	out, err := c.Redact(t.Context(), token, strings.NewReader("text"))
@@ -164,21 +162,77 @@ func TestRedactTriesAgainWhileNothingWasRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer out.Close() //nolint:errcheck // the test's own
-	if got, err := io.ReadAll(out); string(got) != "TEXT" || err != nil || asked.Load() != 3 {
-		t.Errorf("got %q, %v after %d tries", got, err, asked.Load())
+	if got, err := io.ReadAll(out); string(got) != "TEXT" || err != nil {
+		t.Errorf("got %q, %v", got, err)
 	}
 }
 
-func TestRedactNeverSendsATextTwice(t *testing.T) {
+// A refusal that passes costs nothing of the text, whether it was read or not.
+func TestRedactTriesAgain(t *testing.T) {
+	for _, read := range []int{0, 3, 100_000} {
+		var asked atomic.Int32
+		c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if asked.Add(1) <= 2 {
+				_, _ = io.ReadFull(r.Body, make([]byte, read))
+				refuse(w, 503, api.CodeUnavailable)
+				return
+			}
+			shout(w, r)
+		})
+		want := strings.Repeat("text", 50_000)
+		out, err := c.Redact(t.Context(), token, strings.NewReader(want))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(out)
+		_ = out.Close()
+		if string(got) != strings.ToUpper(want) || err != nil || asked.Load() != 3 {
+			t.Errorf("%d of %d bytes, %v after %d tries", len(got), len(want), err, asked.Load())
+		}
+	}
+}
+
+func TestRedactIsNotRepeatedWithoutTheBeginning(t *testing.T) {
 	var asked atomic.Int32
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		asked.Add(1)
-		_, _ = r.Body.Read(make([]byte, 1))
+		_, _ = io.ReadFull(r.Body, make([]byte, maxKept+1))
 		refuse(w, 503, api.CodeUnavailable)
 	})
-	_, err := c.Redact(t.Context(), token, strings.NewReader("text"))
+	_, err := c.Redact(t.Context(), token, strings.NewReader(strings.Repeat("x", 2*maxKept)))
 	if problem, ok := errors.AsType[*api.Problem](err); !ok || problem.Code != api.CodeUnavailable || asked.Load() != 1 {
 		t.Errorf("got %v after %d tries", err, asked.Load())
+	}
+}
+
+// What an ended try was still reading isn't lost to the next.
+func TestSourceSurvivesATryThatStillReads(t *testing.T) {
+	text, in := io.Pipe()
+	s := &source{from: text}
+	stale, fresh := &sending{source: s}, &sending{source: s}
+	read := make(chan string)
+	for _, try := range []*sending{stale, fresh} {
+		go func() {
+			buf := make([]byte, 100)
+			n, err := try.Read(buf)
+			if err != nil {
+				t.Error(err)
+			}
+			read <- string(buf[:n])
+		}()
+	}
+	_, _ = io.WriteString(in, "text")
+	if a, b := <-read, <-read; a != "text" || b != "text" {
+		t.Errorf("read %q and %q", a, b)
+	}
+	s.settle()
+	go func() { _, _ = io.WriteString(in, "more") }()
+	buf := make([]byte, 100)
+	if n, err := fresh.Read(buf); string(buf[:n]) != "more" || err != nil {
+		t.Errorf("then read %q, %v", buf[:n], err)
+	}
+	if _, err := stale.Read(buf); !errors.Is(err, errLost) {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -194,7 +248,7 @@ func TestRedactRefusals(t *testing.T) {
 			_, _ = io.WriteString(w, "<html>log in")
 		}, CodeUnexpected},
 		{"an echo of the token", func(w http.ResponseWriter, r *http.Request) {
-			http.Error(w, r.Header.Get("Authorization"), 418)
+			http.Error(w, r.Header.Get("Authorization"), http.StatusTeapot)
 		}, CodeUnexpected},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -236,31 +290,39 @@ func TestWatchRedactionRules(t *testing.T) {
 		}
 		switch asked.Add(1) {
 		case 1:
-			_, _ = io.WriteString(w, `{"rules":[{"id":"a","pattern":"a+"}]}`+"\n\n"+`{"rules":[]}`+"\n")
+			_, _ = io.WriteString(w, strings.Join([]string{
+				`{"type":"rules","rules":[{"id":"b","pattern":"b+"},{"id":"a","pattern":"a+"}]}`,
+				`{"type":"heartbeat"}`, ``, `{"type":"of a later version"}`,
+				`{"type":"changed","rules":[{"id":"c","pattern":"c+"}],"removed":["a","b"]}`, ``,
+			}, "\n"))
 			_ = http.NewResponseController(w).Flush()
 			panic(http.ErrAbortHandler)
 		case 2:
 			refuse(w, 503, api.CodeUnavailable)
 		case 3:
-			_, _ = io.WriteString(w, `{"rules":[{"id":"b","pattern":"b+"}]}`+"\n")
+			_, _ = io.WriteString(w, `{"type":"rules","rules":[{"id":"d","pattern":"d+"}]}`+"\n"+`{"type":"end","reason":"shutdown"}`+"\n")
 		default:
 			refuse(w, 401, api.CodeInvalidToken)
 		}
 	})
-	var got []int
+	var got []string
 	err := c.WatchRedactionRules(t.Context(), token, func(rules api.RuleList) error {
-		got = append(got, len(rules.Rules))
+		text := ""
+		for _, rule := range rules.Rules {
+			text += rule.ID
+		}
+		got = append(got, text)
 		return nil
 	})
 	problem, ok := errors.AsType[*api.Problem](err)
-	if !ok || problem.Code != api.CodeInvalidToken || len(got) != 3 || got[0] != 1 || got[1] != 0 || got[2] != 1 {
+	if !ok || problem.Code != api.CodeInvalidToken || !slices.Equal(got, []string{"ab", "c", "d"}) {
 		t.Errorf("got %v, %v", got, err)
 	}
 }
 
 func TestWatchEndsWithItsReader(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.WriteString(w, `{"rules":[]}`+"\n")
+		_, _ = io.WriteString(w, `{"type":"rules"}`+"\n")
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
 	})

@@ -7,6 +7,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -22,8 +23,8 @@ var errIdle = errors.New("the broker kept the stream waiting for a minute")
 var errEarly = errors.New("the broker's answer ended before the text did")
 
 // stream makes a call whose answer is read as it comes, and whose body, if there
-// is one, is sent as it comes. Of what was read from the body nothing can be sent
-// again, so a call is repeated only as long as that is nothing.
+// is one, is sent as it comes. It is repeated as long as all that was sent of the
+// body is still there to be sent again.
 func (c *Client) stream(ctx context.Context, k call, body *source) (*stream, error) {
 	if err := checkToken(k.token); err != nil {
 		return nil, err
@@ -33,7 +34,7 @@ func (c *Client) stream(ctx context.Context, k call, body *source) (*stream, err
 		if err == nil {
 			return s, nil
 		}
-		if pause < 0 || try == MaxTries || body != nil && body.touched.Load() {
+		if pause < 0 || try == MaxTries || body != nil && body.lost() {
 			return nil, err
 		}
 		if pause == 0 {
@@ -56,10 +57,10 @@ func (c *Client) open(ctx context.Context, k call, body *source) (*stream, time.
 	}
 	request.Header.Set("Accept-Encoding", "identity") // what unpacks it would hold bytes back
 	if body != nil {
-		request.Body, request.ContentLength, request.GetBody = body, -1, nil
+		// Without "Expect: 100-continue": a server that answers while it reads begins
+		// its answer first, and that would be taken for a refusal of the body.
+		request.Body, request.ContentLength, request.GetBody = &sending{source: body}, -1, nil
 		request.Header.Set("Content-Type", "application/octet-stream")
-		// A broker that refuses does so before the text is on its way.
-		request.Header.Set("Expect", "100-continue")
 	}
 	s := &stream{source: body, end: func() { cancel(nil) }, cause: func() error { return context.Cause(ctx) }}
 	s.idle = time.AfterFunc(streamIdle, func() { s.tick(cancel) })
@@ -79,6 +80,9 @@ func (c *Client) open(ctx context.Context, k call, body *source) (*stream, time.
 	s.body = response.Body
 	kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
 	if response.StatusCode == http.StatusOK && kind != "text/html" {
+		if body != nil {
+			body.settle()
+		}
 		return s, never, nil
 	}
 	defer s.Close() //nolint:errcheck // it was only read
@@ -94,22 +98,66 @@ func (c *Client) open(ctx context.Context, k call, body *source) (*stream, time.
 	return nil, c.pause(response), problem(response, bytes.ReplaceAll(data, []byte(k.token), []byte("[redacted]")))
 }
 
-// source is a body that is sent as it comes. The transport may go on reading it
-// for one Read after the call has ended.
+// maxKept is how much of a body is kept, in bytes, until the broker has begun to answer.
+const maxKept = 256 << 10
+
+// source is a body that is sent as it comes. A transport may go on reading it for
+// one Read after its try has ended; what that brings isn't lost to the next try.
 type source struct {
 	from    io.Reader
-	touched atomic.Bool           // something was read, or tried to be
-	waiting atomic.Bool           // a Read is under way: it is the text that is waited for
+	waiting atomic.Bool           // a Read of from is under way: it is the text that is waited for
 	ended   atomic.Bool           // by io.EOF
 	failed  atomic.Pointer[error] // any other error of from
+
+	settled atomic.Bool // there will be no other try: no more is kept
+
+	mu   sync.Mutex // one Read at a time, which may take long
+	kept []byte     // the beginning
+	past *sending   // the one try that was sent more than is kept; nil when there is none
+	gone atomic.Bool
+}
+
+// settle says that there will be no other try.
+func (s *source) settle() { s.settled.Store(true) }
+
+// lost says that there can be no other try.
+func (s *source) lost() bool { return s.gone.Load() }
+
+var errLost = errors.New("the text's beginning is not there to be sent again")
+
+// sending is a source as one try sends it.
+type sending struct {
+	source *source
+	at     int // how much of what is kept was sent
 }
 
 // Read implements io.Reader.
-func (s *source) Read(p []byte) (int, error) {
-	s.touched.Store(true)
+func (b *sending) Read(p []byte) (int, error) {
+	s := b.source
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.past != nil && s.past != b:
+		return 0, errLost
+	case b.at < len(s.kept):
+		n := copy(p, s.kept[b.at:])
+		b.at += n
+		return n, nil
+	case s.ended.Load():
+		return 0, io.EOF
+	}
 	s.waiting.Store(true)
 	n, err := s.from.Read(p)
 	s.waiting.Store(false)
+	switch {
+	case s.past != nil:
+	case s.settled.Load() || len(s.kept)+n > maxKept:
+		s.past, s.kept, b.at = b, nil, 0
+		s.gone.Store(true)
+	default:
+		s.kept = append(s.kept, p[:n]...)
+		b.at = len(s.kept)
+	}
 	switch {
 	case errors.Is(err, io.EOF):
 		s.ended.Store(true)
@@ -120,7 +168,7 @@ func (s *source) Read(p []byte) (int, error) {
 }
 
 // Close implements io.Closer: from is the caller's, and stays open.
-func (*source) Close() error { return nil }
+func (*sending) Close() error { return nil }
 
 // stream is an answer that is read as it comes.
 type stream struct {

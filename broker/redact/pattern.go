@@ -112,6 +112,25 @@ func newRun(p *program, found func(start, end int64)) *run {
 	return r
 }
 
+// scan takes a piece of the stream.
+func (r *run) scan(p []byte) {
+	for i := 0; i < len(p); i++ {
+		if r.idle() {
+			k := i
+			for k < len(p) && !r.first[p[k]] {
+				k++
+			}
+			if k > i {
+				r.skip(p[i:k])
+			}
+			if i = k; i == len(p) {
+				return
+			}
+		}
+		r.step(p[i])
+	}
+}
+
 // idle says that no match has begun and no rune is incomplete.
 func (r *run) idle() bool { return len(r.cur.list) == 0 && len(r.partial) == 0 }
 

@@ -26,10 +26,11 @@
 package redact
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
+	"time"
 )
 
 const (
@@ -49,6 +50,8 @@ const (
 var (
 	// ErrTooShort says that a value has less than [MinValue] bytes.
 	ErrTooShort = errors.New("value too short to mask")
+	// ErrCommon says that a value stands in ordinary text too often: see [Common].
+	ErrCommon = errors.New("value too common to mask")
 	// ErrPattern says that a pattern is not valid RE2 syntax.
 	ErrPattern = errors.New("invalid pattern")
 )
@@ -66,6 +69,10 @@ type Config struct {
 	Patterns []string
 	// Shape masks tokens made by issuers.Generate whose checksum holds, known or not.
 	Shape bool
+	// FlushAfter is how long a Writer waits for more before it passes on the
+	// beginning of a match that it holds back, if that has at most [ShownPrefix]
+	// bytes. It may take twice as long. For ever when 0.
+	FlushAfter time.Duration
 	// Mask replaces each run of covered bytes; [DefaultMask] when empty.
 	Mask string
 }
@@ -73,45 +80,31 @@ type Config struct {
 // Masker knows what to mask. It doesn't change once made, and is safe for
 // concurrent use: one serves any number of streams.
 type Masker struct {
-	mask     string
-	values   *trie
-	shape    bool
-	patterns *program  // nil when there are none
-	starts   [256]bool // bytes with which some match may begin
+	mask       string
+	values     *values // nil when there are none
+	shape      bool
+	patterns   *program // nil when there are none
+	flushAfter time.Duration
 }
 
-// New prepares a masker. Errors wrap [ErrTooShort] or [ErrPattern].
+// New prepares a masker. Errors wrap [ErrTooShort], [ErrCommon] or [ErrPattern].
 func New(config Config) (*Masker, error) {
-	m := &Masker{mask: config.Mask, shape: config.Shape, values: newTrie()}
-	if m.mask == "" {
-		m.mask = DefaultMask
-	}
+	m := &Masker{mask: cmp.Or(config.Mask, DefaultMask), shape: config.Shape, flushAfter: config.FlushAfter}
 	for i, value := range config.Values {
 		if len(value) < MinValue {
 			return nil, fmt.Errorf("%w: value %d has less than %d bytes", ErrTooShort, i, MinValue)
 		}
-		m.values.add(value)
-		if !strings.ContainsRune(value, '\n') {
-			continue
-		}
-		for line := range strings.SplitSeq(value, "\n") {
-			if line = strings.TrimSuffix(line, "\r"); len(line) >= MinValue {
-				m.values.add(line)
-			}
+		if Common(value) {
+			return nil, fmt.Errorf("%w: value %d", ErrCommon, i)
 		}
 	}
-	m.values.link()
+	m.values = newValues(config.Values)
 	if len(config.Patterns) > 0 {
 		p, err := compile(config.Patterns)
 		if err != nil {
 			return nil, err
 		}
 		m.patterns = p
-	}
-	for b := range m.starts {
-		m.starts[b] = m.values.root[b] != 0 ||
-			m.shape && stepShape(0, byte(b)) != 0 ||
-			m.patterns != nil && m.patterns.first[b]
 	}
 	return m, nil
 }
@@ -120,6 +113,11 @@ func New(config Config) (*Masker, error) {
 // w. Each stream needs one of its own; the caller closes it when the stream ends.
 func (m *Masker) Writer(w io.Writer) *Writer {
 	out := &Writer{m: m, dst: w}
+	if m.values != nil {
+		out.scanner = scanner{values: m.values, found: out.found}
+		out.scanner.rest(0)
+		out.overlay = overlay{values: m.values, found: out.found}
+	}
 	if m.patterns != nil {
 		out.run = newRun(m.patterns, out.found)
 	}

@@ -1,19 +1,25 @@
 package redact
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"slices"
 	"sync"
-
-	"github.com/daypass/daypass/issuers"
+	"time"
 )
 
 // ErrClosed is the error of a Write after Close.
 var ErrClosed = errors.New("masking writer is closed")
 
-// chunk bounds how much of one Write is worked on at a time, in bytes.
-const chunk = 32 << 10
+const (
+	// ShownPrefix is how many bytes a beginning of a match has at most that
+	// [Writer.Flush] passes on. Three characters in front of a mask help nobody to
+	// guess the 160 bits behind it, nor the rest of a password that has few.
+	ShownPrefix = 3
+	// chunk bounds how much of one Write is worked on at a time, in bytes.
+	chunk = 32 << 10
+)
 
 // Writer masks one stream. It is safe for concurrent use, though the bytes of
 // concurrent writes then interleave at the granularity of a Write.
@@ -25,16 +31,22 @@ type Writer struct {
 	err    error // the first of dst's errors; nothing is written after it
 	closed bool
 
-	node  int32  // the state of each matcher
-	token uint64 //
-	run   *run   // nil without patterns
+	scanner scanner // the state of each matcher
+	overlay overlay //
+	run     *run    // nil without patterns
 
-	buf    []byte // raw bytes from position base on
+	held   []byte // raw bytes from position base on, as far as a matcher needs them
 	base   int64  // a position counts bytes from the stream's beginning
+	live   int64  // bytes from this position on may become part of a match
 	done   int64  // bytes before this position have been passed on or masked
-	cover  []span // matches that reach beyond done: disjoint, ascending
+	cover  []span // matches that reach beyond done
 	masked bool   // the byte before done was masked
-	out    []byte // what goes to dst next
+	out    []byte // what goes to dst next, where it isn't a part of what came
+
+	timer  *time.Timer // nil until something was held back
+	armed  bool
+	writes uint64 // calls of Write, and
+	seen   uint64 // those there had been when the timer was set
 }
 
 // span is the bytes from start up to, without, end.
@@ -49,26 +61,146 @@ func (w *Writer) Write(p []byte) (int, error) {
 	if w.closed {
 		return 0, ErrClosed
 	}
+	w.writes++
 	taken := 0
-	for part := range slices.Chunk(p, chunk) {
-		if w.err != nil {
-			return taken, w.err
-		}
-		w.scan(part)
-		w.release(w.live())
-		taken += len(part)
+	for taken < len(p) && w.err == nil {
+		n := min(chunk, len(p)-taken)
+		w.take(p[taken : taken+n])
+		taken += n
+	}
+	if w.m.flushAfter > 0 && w.done < w.base+int64(len(w.held)) {
+		w.arm()
 	}
 	return taken, w.err
 }
 
-// Flush lets go of nothing that Write holds back: Write has already passed on
-// every byte that can't become part of a match, and a byte that can must wait
-// for the next ones or for Close, however long they take, or part of a secret
-// would be shown. Flush calls the Flush method of the writer beneath, if it has
-// one that returns nothing or an error, and reports the error of an earlier Write.
+// take looks at a chunk and passes on what it can.
+func (w *Writer) take(p []byte) {
+	t := window{text: p, base: w.base}
+	fresh := len(w.held)
+	if fresh > 0 {
+		w.held = append(w.held, p...)
+		t.text = w.held
+	}
+	w.live = w.scan(&t, fresh)
+	w.release(t.text, w.live)
+	gone := int(w.live - w.base)
+	switch {
+	case fresh == 0:
+		w.held, w.base = append(w.held, p[gone:]...), w.live
+	case gone >= len(w.held)-gone:
+		// Bytes from live on stay even when they are masked: a token's checksum needs
+		// them. Moving them only when they are the smaller part keeps that linear.
+		w.held, w.base = w.held[:copy(w.held, w.held[gone:])], w.live
+	}
+}
+
+// scan runs the matchers over a window, notes what they find, and gives the
+// position from which bytes may still become part of a match.
+func (w *Writer) scan(t *window, fresh int) int64 {
+	live := t.base + int64(len(t.text))
+	if w.m.values != nil {
+		t.cr = bytes.IndexByte(t.text, '\r') >= 0
+		w.overlay.scan(&w.scanner, t)
+		live = min(w.scanner.finish(t), w.overlay.finish(t))
+	}
+	if w.m.shape {
+		live = min(live, scanShape(t, fresh, w.found))
+	}
+	if w.run != nil {
+		w.run.scan(t.text[fresh:])
+		live = min(live, w.run.live())
+	}
+	return live
+}
+
+// found notes a match.
+func (w *Writer) found(start, end int64) {
+	if n := len(w.cover); n > 0 && w.cover[n-1].start <= end && start <= w.cover[n-1].end {
+		last := &w.cover[n-1]
+		last.start, last.end = min(start, last.start), max(end, last.end)
+		return
+	}
+	w.cover = append(w.cover, span{start, end})
+}
+
+// release passes on all bytes before limit, and beyond it those that are covered
+// already, which no later byte can change. The text begins at base.
+func (w *Writer) release(text []byte, limit int64) {
+	if len(w.cover) == 0 {
+		if w.done < limit {
+			w.send(text[w.done-w.base : limit-w.base])
+			w.done, w.masked = limit, false
+		}
+		return
+	}
+	w.join()
+	spent := 0
+	for {
+		next := limit
+		if spent < len(w.cover) {
+			next = min(next, w.cover[spent].start)
+		}
+		if w.done < next {
+			w.out = append(w.out, text[w.done-w.base:next-w.base]...)
+			w.done, w.masked = next, false
+		}
+		if spent == len(w.cover) || w.cover[spent].start > w.done {
+			break
+		}
+		if w.cover[spent].end > w.done {
+			if !w.masked {
+				w.out = append(w.out, w.m.mask...)
+			}
+			w.done, w.masked = w.cover[spent].end, true
+		}
+		spent++
+	}
+	w.cover = w.cover[:copy(w.cover, w.cover[spent:])]
+	w.send(w.out)
+	w.out = w.out[:0]
+}
+
+// join puts the matches in order; those that touch become one.
+func (w *Writer) join() {
+	slices.SortFunc(w.cover, func(a, b span) int { return int(a.start - b.start) })
+	kept := w.cover[:1]
+	for _, s := range w.cover[1:] {
+		if last := &kept[len(kept)-1]; s.start <= last.end {
+			last.end = max(last.end, s.end)
+		} else {
+			kept = append(kept, s)
+		}
+	}
+	w.cover = kept
+}
+
+// send gives bytes to the writer beneath.
+func (w *Writer) send(p []byte) {
+	if len(p) == 0 || w.err != nil {
+		return
+	}
+	n, err := w.dst.Write(p)
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
+	w.err = err
+}
+
+// Flush is for when nothing may come for a while, as after a prompt: a beginning
+// of a match that is held back is passed on if it has at most [ShownPrefix] bytes,
+// line ends around it included. Should it become a match after all, the rest of it
+// is masked. What is longer waits for more bytes or for Close, however long they
+// take, or a good part of a secret would be shown.
+//
+// Flush then calls the Flush method of the writer beneath, if it has one that
+// returns nothing or an error, and reports the error of an earlier Write.
 func (w *Writer) Flush() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if !w.closed {
+		w.showPrefix()
+	}
 	if w.err != nil {
 		return w.err
 	}
@@ -81,8 +213,49 @@ func (w *Writer) Flush() error {
 	return w.err
 }
 
-// Close ends the stream: what was held back is no match any more and is passed
-// on. It doesn't close the writer beneath. A second Close does nothing.
+// showPrefix passes on what is held back, if it is short.
+func (w *Writer) showPrefix() {
+	length := 0
+	for _, b := range w.held[w.live-w.base:] {
+		if !lineEnd(b) {
+			length++
+		}
+	}
+	if length <= ShownPrefix {
+		w.release(w.held, w.base+int64(len(w.held)))
+	}
+}
+
+// arm sets the timer, unless it is set.
+func (w *Writer) arm() {
+	if w.armed {
+		return
+	}
+	w.armed, w.seen = true, w.writes
+	if w.timer == nil {
+		w.timer = time.AfterFunc(w.m.flushAfter, w.late)
+		return
+	}
+	w.timer.Reset(w.m.flushAfter)
+}
+
+// late is called by the timer.
+func (w *Writer) late() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.armed = false
+	switch {
+	case w.closed || w.done >= w.base+int64(len(w.held)):
+	case w.seen != w.writes: // what is held back now may have come a moment ago
+		w.arm()
+	default:
+		w.showPrefix()
+	}
+}
+
+// Close ends the stream. What was held back is no match any more and is passed on,
+// but for the first [MinValue] bytes or more of a value: a stream that was cut off
+// within one. It doesn't close the writer beneath. A second Close does nothing.
 func (w *Writer) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -90,133 +263,26 @@ func (w *Writer) Close() error {
 		return w.err
 	}
 	w.closed = true
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	if w.scanner.deep {
+		w.foundPart(&w.scanner.cursor)
+	}
+	if w.overlay.on {
+		w.foundPart(&w.overlay.cursor)
+	}
 	if w.run != nil {
 		w.run.end()
 	}
-	w.release(w.base + int64(len(w.buf)))
-	w.buf, w.cover, w.out = nil, nil, nil
+	w.release(w.held, w.base+int64(len(w.held)))
+	w.held, w.cover, w.out = nil, nil, nil
 	return w.err
 }
 
-// scan runs the matchers over p and notes what they find.
-func (w *Writer) scan(p []byte) {
-	for i := 0; i < len(p); {
-		if k := w.dull(p[i:]); k > 0 {
-			w.buf = append(w.buf, p[i:i+k]...)
-			i += k
-			continue
-		}
-		b := p[i]
-		i++
-		w.buf = append(w.buf, b)
-		end := w.base + int64(len(w.buf))
-		w.node = w.m.values.step(w.node, b)
-		if n := w.m.values.nodes[w.node].match; n > 0 {
-			w.found(end-int64(n), end)
-		}
-		if w.m.shape {
-			w.scanShape(b, end)
-		}
-		if w.run != nil {
-			w.run.step(b)
-		}
+// foundPart notes the beginning of a value with which a stream ends.
+func (w *Writer) foundPart(c *cursor) {
+	if t := w.m.values.trie; c.node != 0 && t.depth[c.node] >= MinValue {
+		w.found(c.start(t), c.at[len(c.at)-1]+1)
 	}
-}
-
-func (w *Writer) scanShape(b byte, end int64) {
-	w.token = stepShape(w.token, b)
-	if w.token&shapeWhole == 0 {
-		return
-	}
-	if _, ok := issuers.IsGenerated(string(w.buf[len(w.buf)-issuers.GeneratedLength:])); ok {
-		w.found(end-issuers.GeneratedLength, end)
-	}
-}
-
-// dull is how many bytes no matcher needs to see: while none is in a match, the
-// ones that can't begin one.
-func (w *Writer) dull(p []byte) int {
-	if w.node != 0 || w.token != 0 || w.run != nil && !w.run.idle() {
-		return 0
-	}
-	k := 0
-	for k < len(p) && !w.m.starts[p[k]] {
-		k++
-	}
-	if k > 0 && w.run != nil {
-		w.run.skip(p[:k])
-	}
-	return k
-}
-
-// live is the position from which bytes may still become part of a match.
-func (w *Writer) live() int64 {
-	end := w.base + int64(len(w.buf))
-	live := end - int64(w.m.values.nodes[w.node].live)
-	if w.m.shape {
-		live = min(live, end-int64(shapeLive(w.token)))
-	}
-	if w.run != nil {
-		live = min(live, w.run.live())
-	}
-	return live
-}
-
-// found notes a match. Spans that touch become one.
-func (w *Writer) found(start, end int64) {
-	j := len(w.cover)
-	for j > 0 && w.cover[j-1].start > end {
-		j--
-	}
-	i := j
-	for i > 0 && w.cover[i-1].end >= start {
-		i--
-		start, end = min(start, w.cover[i].start), max(end, w.cover[i].end)
-	}
-	w.cover = slices.Replace(w.cover, i, j, span{start, end})
-}
-
-// release passes on all bytes before limit, and beyond it those that are
-// covered already, which no later byte can change.
-func (w *Writer) release(limit int64) {
-	spent := 0
-	for {
-		next := limit
-		if spent < len(w.cover) {
-			next = min(next, w.cover[spent].start)
-		}
-		if w.done < next {
-			w.out = append(w.out, w.buf[w.done-w.base:next-w.base]...)
-			w.done, w.masked = next, false
-		}
-		if spent == len(w.cover) || w.cover[spent].start > w.done {
-			break
-		}
-		if !w.masked {
-			w.out = append(w.out, w.m.mask...)
-			w.masked = true
-		}
-		w.done = max(w.done, w.cover[spent].end)
-		spent++
-	}
-	w.cover = w.cover[:copy(w.cover, w.cover[spent:])]
-	// Bytes from limit on stay even when they are masked: a token's checksum needs
-	// them. Moving them only when they are the smaller part keeps that linear.
-	if gone := limit - w.base; gone >= int64(len(w.buf))-gone {
-		w.buf = w.buf[:copy(w.buf, w.buf[gone:])]
-		w.base = limit
-	}
-	w.send()
-}
-
-// send gives what is ready to the writer beneath.
-func (w *Writer) send() {
-	if len(w.out) > 0 && w.err == nil {
-		n, err := w.dst.Write(w.out)
-		if err == nil && n < len(w.out) {
-			err = io.ErrShortWrite
-		}
-		w.err = err
-	}
-	w.out = w.out[:0]
 }

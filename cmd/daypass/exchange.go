@@ -19,6 +19,7 @@ func (p *program) exchangeCommand() *cobra.Command {
 		ttl       string
 		csrFile   string
 		publicKey string
+		githubEnv bool
 		options   client.RawOptions
 	)
 	formats := []string{"json", "env", "dotenv", "github", "value"}
@@ -30,10 +31,17 @@ them. All or nothing: when one can't be had, none is issued.
 
 Prefer "daypass exec" where it can be used: it masks output and gives the
 credentials back when the command ends. What exchange prints lives until its end,
-unless --session is given and the session revoked with the token that it adds.`,
+unless --session is given and the session revoked with the token that it adds.
+
+In a step of GitHub Actions, --github-env first has the runner mask the secrets in
+all that the job prints from then on, in all the forms that encoders give them
+(::add-mask::, on standard output), and then appends the variables to the file that
+$GITHUB_ENV names, for the later steps. "--format github >> $GITHUB_ENV" does the same
+with the masks on standard error. A value that is too short or too common is not
+masked, and said to be so.`,
 		Example: `  daypass exchange payments/deploy-db
   eval "$(daypass exchange --format env payments/deploy-db)"
-  daypass exchange --format github payments/deploy-db >> "$GITHUB_ENV"
+  daypass exchange --github-env payments/deploy-db
   daypass exchange --format value --field password --ttl 10m payments/deploy-db
   daypass exchange --csr web.csr --format value --field certificate payments/web-tls > web.pem
   daypass exchange --format value --field certificate --public-key id_ed25519.pub fleet/login > id_ed25519-cert.pub`,
@@ -45,6 +53,8 @@ unless --session is given and the session revoked with the token that it adds.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
+			case githubEnv && cmd.Flags().Changed("format") && options.Format != "github":
+				return usage("--github-env goes with --format github, which it implies")
 			case !slices.Contains(formats, options.Format):
 				return usage("no such format: %q (hint: one of %s)", options.Format, strings.Join(formats, ", "))
 			case options.Field != "" && options.Format != "value":
@@ -73,6 +83,9 @@ unless --session is given and the session revoked with the token that it adds.`,
 			if err != nil {
 				return err
 			}
+			if githubEnv || options.Format == "github" {
+				return p.exchangeForGitHub(cmd.Context(), c, token, request, options.Session, githubEnv)
+			}
 			answer, err := c.ExchangeRaw(cmd.Context(), token, request, options)
 			if err != nil {
 				return err
@@ -86,6 +99,7 @@ unless --session is given and the session revoked with the token that it adds.`,
 	cmd.Flags().StringVar(&ttl, "ttl", "", "how long the credentials live, like 10m (default: what the policy says, which is also the most)")
 	cmd.Flags().StringVar(&csrFile, "csr", "", "a file with a PKCS#10 request in PEM (- for the standard input): the certificate is for its key, which stays here")
 	cmd.Flags().StringVar(&options.Format, "format", "json", "one of "+strings.Join(formats, ", "))
+	cmd.Flags().BoolVar(&githubEnv, "github-env", false, "in GitHub Actions: mask the secrets, then append the variables to the file $GITHUB_ENV")
 	cmd.Flags().StringVar(&options.Field, "field", "", "which value to print, of format value")
 	cmd.Flags().StringVar(&publicKey, "public-key", "", "file with an OpenSSH public key of the job's, for a grant that certifies it")
 	cmd.Flags().BoolVar(&options.Session, "session", false, "add DAYPASS_SESSION_TOKEN to formats other than json")

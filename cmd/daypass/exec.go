@@ -1,11 +1,9 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -16,7 +14,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/client"
@@ -30,19 +27,15 @@ const (
 	exitSignal        = 128 // and the signal's number
 )
 
-const (
-	// revokeTimeout bounds giving the session back.
-	revokeTimeout = 10 * time.Second
-	// drainTimeout bounds waiting for output after the command ended: whatever it
-	// left running in the background may hold its output open for ever.
-	drainTimeout = 3 * time.Second
-)
+// revokeTimeout bounds giving the session back.
+const revokeTimeout = 10 * time.Second
 
 func (p *program) execCommand() *cobra.Command {
 	var (
 		grants    []string
 		ttl       string
 		publicKey string
+		noPTY     bool
 	)
 	cmd := &cobra.Command{
 		Use:   "exec --grant GRANT [--grant GRANT] -- COMMAND [ARG...]",
@@ -50,9 +43,12 @@ func (p *program) execCommand() *cobra.Command {
 		Long: `Exec gets credentials, runs the command with them in its environment, and gives
 them back when it ends, however it ends.
 
-The command's output is passed on with secrets masked; the command therefore sees
-pipes, not a terminal, on its standard output and error. Signals are passed on.
-The command gets neither the job's token nor the means to ask for another.
+The command's output is passed on with secrets masked. Where standard output is a
+terminal, the command gets one of its own in its place (on Linux): it has the same
+size, what is typed reaches it, ^C, ^\ and ^Z work, and the output of standard
+error stays apart where it goes elsewhere. Otherwise, and with --no-pty, it gets
+pipes. Signals are passed on. The command gets neither the job's token nor the
+means to ask for another.
 
 The exit code is the command's, 128 and the signal's number when a signal ended
 it, 126 when it can't be run, 127 when there is none.`,
@@ -72,18 +68,20 @@ it, 126 when it can't be run, 127 when there is none.`,
 			if err := attachPublicKey(&request, publicKey); err != nil {
 				return err
 			}
-			return p.exec(cmd.Context(), request, args)
+			return p.exec(cmd.Context(), request, args, !noPTY)
 		},
 	}
 	cmd.Flags().SetInterspersed(false) // the command's flags are its own
 	cmd.Flags().StringArrayVar(&grants, "grant", nil, "a grant, POLICY/GRANT; may be repeated")
 	cmd.Flags().StringVar(&ttl, "ttl", "", "how long the credentials live at most, like 10m (default: what the policy says)")
 	cmd.Flags().StringVar(&publicKey, "public-key", "", "file with an OpenSSH public key of the job's, for a grant that certifies it")
+	cmd.Flags().BoolVar(&noPTY, "no-pty", false, "give the command pipes even where standard output is a terminal")
 	return cmd
 }
 
-// exec runs args with the credentials of the grants.
-func (p *program) exec(ctx context.Context, grants api.ExchangeRequest, args []string) error {
+// exec runs args with the credentials of the grants, in a terminal of its own if
+// this program is in one and tty says so.
+func (p *program) exec(ctx context.Context, grants api.ExchangeRequest, args []string, tty bool) error {
 	path, err := exec.LookPath(args[0]) // before a token is spent on it
 	if err != nil {
 		return startError(err)
@@ -129,7 +127,11 @@ func (p *program) exec(ctx context.Context, grants api.ExchangeRequest, args []s
 	}
 	child := exec.CommandContext(context.WithoutCancel(ctx), path) //nolint:gosec // running what the caller names is the purpose
 	child.Args, child.Env, child.Stdin = args, env, p.stdin
-	return p.runChild(child, masker, signals)
+	var t *console
+	if tty {
+		t = p.openConsole()
+	}
+	return p.runChild(child, masker, t, signals)
 }
 
 // ending are the signals that ask a program to end.
@@ -149,139 +151,6 @@ func startError(err error) error {
 		code = exitNotFound
 	}
 	return &exit{code, fmt.Errorf("starting command: %w", err)}
-}
-
-// runChild runs the command to its end and returns its exit code as an error.
-func (p *program) runChild(child *exec.Cmd, masker *redact.Masker, signals <-chan os.Signal) error {
-	stdout, err := newPump(masker, p.stdout)
-	if err != nil {
-		return err
-	}
-	stderr, err := newPump(masker, p.stderr)
-	if err != nil {
-		stdout.abandon()
-		return err
-	}
-	child.Stdout, child.Stderr = stdout.to, stderr.to
-	err = child.Start()
-	stdout.begin()
-	stderr.begin()
-	if err == nil {
-		ended := make(chan struct{})
-		go passOn(child.Process, signals, ended)
-		_ = child.Wait() // how it ended is in ProcessState
-		close(ended)
-	}
-	late, cancel := context.WithTimeout(context.Background(), drainTimeout)
-	defer cancel()
-	for _, pump := range []*pump{stdout, stderr} {
-		if perr := pump.drain(late.Done()); perr != nil && !errors.Is(perr, syscall.EPIPE) {
-			p.say("warning: passing on output: %v", perr)
-		}
-	}
-	if err != nil {
-		return startError(err)
-	}
-	if status, ok := child.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		return &exit{code: exitSignal + int(status.Signal())}
-	}
-	if code := child.ProcessState.ExitCode(); code != 0 {
-		return &exit{code: code}
-	}
-	return nil
-}
-
-// passOn passes signals on to the command until it has ended.
-func passOn(process *os.Process, signals <-chan os.Signal, ended <-chan struct{}) {
-	for {
-		select {
-		case s := <-signals:
-			if s == syscall.SIGPIPE || fromTerminal(s) {
-				continue
-			}
-			_ = process.Signal(s) // fails only when the process has ended
-		case <-ended:
-			return
-		}
-	}
-}
-
-// fromTerminal says that a signal most likely came from the keyboard: the
-// terminal then gave it to the command too, being of the same process group, and
-// many programs take a second SIGINT for an order to stop without tidying up.
-func fromTerminal(s os.Signal) bool {
-	if s != syscall.SIGINT && s != syscall.SIGQUIT {
-		return false
-	}
-	tty, err := os.Open("/dev/tty")
-	if err != nil {
-		return false
-	}
-	defer tty.Close() //nolint:errcheck // it was only asked
-	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
-	return err == nil && group == unix.Getpgrp()
-}
-
-var (
-	errStillOpen = errors.New("the command has ended, but something that it started holds its output open: what that still prints is dropped")
-	errStuck     = errors.New("whatever reads it does not take any more")
-)
-
-// pump passes one of the command's output streams on, masked.
-type pump struct {
-	to     *os.File // the command's end
-	from   *os.File
-	masker *redact.Masker
-	dst    io.Writer
-	ended  chan error
-}
-
-func newPump(masker *redact.Masker, dst io.Writer) (*pump, error) {
-	from, to, err := os.Pipe()
-	if err != nil {
-		return nil, fmt.Errorf("making pipe: %w", err)
-	}
-	return &pump{to, from, masker, dst, make(chan error, 1)}, nil
-}
-
-// begin starts passing on. The command has been started, or never will be.
-func (u *pump) begin() {
-	_ = u.to.Close() // the command has its own copy
-	go func() {
-		w := u.masker.Writer(u.dst)
-		_, err := io.Copy(w, u.from)
-		_ = u.from.Close() // when dst is gone, the command learns it from a broken pipe
-		if errors.Is(err, os.ErrClosed) {
-			err = nil // it was drain
-		}
-		u.ended <- errors.Join(err, w.Close())
-	}()
-}
-
-// drain waits for the end of the stream, at most until late. It then closes it
-// under whatever still holds it open, and waits no longer than a moment: when
-// dst itself is stuck, giving the session back must not wait for it.
-func (u *pump) drain(late <-chan struct{}) error {
-	select {
-	case err := <-u.ended:
-		return err
-	case <-late:
-	}
-	_ = u.from.Close()
-	moment := time.NewTimer(drainTimeout / 10)
-	defer moment.Stop()
-	select {
-	case err := <-u.ended:
-		return cmp.Or(err, errStillOpen)
-	case <-moment.C:
-		return errStuck
-	}
-}
-
-// abandon closes a pump that never began.
-func (u *pump) abandon() {
-	_ = u.to.Close()
-	_ = u.from.Close()
 }
 
 // masker masks the secret values, both tokens, the broker's shape and the

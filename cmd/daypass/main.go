@@ -4,6 +4,7 @@
 //
 //	exchange   credentials for this job, printed
 //	exec       one command with credentials in its environment, given back when it ends
+//	redact     secrets masked: in a text, a log that grows, a finished job's log
 //	lease      what was issued: list, show, renew, revoke
 //	audit      what happened
 //	policy     policies: check, test, explain, compare, lay out, write; offline

@@ -177,6 +177,7 @@ func (f *fakeBroker) routes() http.Handler {
 			ID: "evt_1", At: issued, Type: "lease.issued", Subject: "lse_1", Count: 1, Actor: "provider:github\x1b[2J",
 		}}})
 	})
+	redactRoutes(mux)
 	policyRoutes(mux)
 	switchRoutes(mux)
 	f.auditLog.routes(mux)

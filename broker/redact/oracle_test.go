@@ -1,0 +1,108 @@
+package redact
+
+import (
+	"regexp"
+	"strings"
+
+	"github.com/daypass/daypass/issuers"
+)
+
+// oracle masks a whole text the slow way: it tries everything everywhere.
+func oracle(config Config, text string) string {
+	covered := make([]bool, len(text))
+	cover := func(start, end int) {
+		for i := start; i < end; i++ {
+			covered[i] = true
+		}
+	}
+	needles := needles(config.Values)
+	for _, escapes := range []bool{false, true} {
+		views := viewsOf(text, escapes)
+		for i, v := range views {
+			v.cover(needles, i == len(views)-1, cover)
+		}
+	}
+	for i := 0; config.Shape && i+issuers.GeneratedLength <= len(text); i++ {
+		if _, ok := issuers.IsGenerated(text[i : i+issuers.GeneratedLength]); ok {
+			cover(i, i+issuers.GeneratedLength)
+		}
+	}
+	for _, pattern := range config.Patterns {
+		coverPattern(pattern, text, cover)
+	}
+	var out strings.Builder
+	for i := range len(text) {
+		switch {
+		case !covered[i]:
+			out.WriteByte(text[i])
+		case i == 0 || !covered[i-1]:
+			out.WriteString(DefaultMask)
+		}
+	}
+	return out.String()
+}
+
+// view is a text without what a terminal puts into it.
+type view struct {
+	text string
+	at   []int // where each byte stands
+}
+
+var sequence = regexp.MustCompile(`^\x1b(\[[ -?]*[@-~]|[ -/]+[0-~]|[0-Z\\-~]|\[[ -?]*|[ -/]*)`)
+
+// viewsOf leaves out line ends and, if asked for, escape sequences. Where too many
+// of these come together, a new view begins.
+func viewsOf(text string, escapes bool) []view {
+	views := []view{{}}
+	gap := 0
+	for i := 0; i < len(text); {
+		skip := 0
+		if lineEnd(text[i]) {
+			skip = 1
+		} else if escapes {
+			skip = len(sequence.FindString(text[i:]))
+		}
+		if gap += skip; skip == 0 {
+			if gap > MaxBreak {
+				views = append(views, view{})
+			}
+			gap, skip = 0, 1
+			v := &views[len(views)-1]
+			v.text += text[i : i+1]
+			v.at = append(v.at, i)
+		}
+		i += skip
+	}
+	if gap > MaxBreak {
+		views = append(views, view{})
+	}
+	return views
+}
+
+func (v view) cover(needles []string, last bool, cover func(start, end int)) {
+	for _, needle := range needles {
+		for i := range len(v.text) {
+			if strings.HasPrefix(v.text[i:], needle) {
+				cover(v.at[i], v.at[i+len(needle)-1]+1)
+			} else if rest := v.text[i:]; last && len(rest) >= MinValue && strings.HasPrefix(needle, rest) {
+				cover(v.at[i], v.at[len(v.at)-1]+1) // the stream was cut off
+			}
+		}
+	}
+}
+
+// coverPattern tries a pattern without assertions on every piece of every line.
+func coverPattern(pattern, text string, cover func(start, end int)) {
+	whole := regexp.MustCompile(`^(?:` + pattern + `)$`)
+	at := 0
+	for line := range strings.SplitSeq(text, "\n") {
+		for i := range line {
+			for j := i + 1; j <= len(line); j++ {
+				if whole.MatchString(line[i:j]) {
+					cover(at+i, at+j)
+				}
+			}
+		}
+		at += len(line) + 1
+	}
+}

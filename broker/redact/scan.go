@@ -1,0 +1,287 @@
+package redact
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// MaxBreak is how many bytes in a row may stand within a value without being of it:
+// line ends, and the escape sequences of a terminal.
+const MaxBreak = 64
+
+// values is what is known of all needles.
+type values struct {
+	trie   *trie
+	filter *filter
+}
+
+// window is a piece of a stream: text, whose first byte has the position base.
+type window struct {
+	text []byte
+	base int64
+	cr   bool // text may hold "\r"
+}
+
+// until is where the next line end is before limit, or limit.
+func (t *window) until(i, limit int) int {
+	if k := bytes.IndexByte(t.text[i:limit], '\n'); k >= 0 {
+		limit = i + k
+	}
+	if t.cr {
+		if k := bytes.IndexByte(t.text[i:limit], '\r'); k >= 0 {
+			limit = i + k
+		}
+	}
+	return limit
+}
+
+func lineEnd(b byte) bool { return b == '\n' || b == '\r' }
+
+// cursor is a state of the automaton in a stream.
+type cursor struct {
+	node int32
+	gap  int     // how many bytes since the last one that was looked at
+	at   []int64 // the positions of the last bytes that were, depth of node or more
+}
+
+func (c *cursor) reset() { c.node, c.gap, c.at = 0, 0, c.at[:0] }
+
+// start is the position where the current prefix of a needle begins.
+func (c *cursor) start(t *trie) int64 { return c.at[len(c.at)-int(t.depth[c.node])] }
+
+// step looks at a byte.
+func (c *cursor) step(t *trie, b byte, position int64, found func(start, end int64)) {
+	c.gap = 0
+	c.node = t.step(c.node, b)
+	c.at = append(c.at, position)
+	if n := t.match[c.node]; n > 0 {
+		found(c.at[len(c.at)-int(n)], position+1)
+	}
+	// Moving what is needed only when it is the smaller part keeps that linear.
+	if depth := int(t.depth[c.node]); len(c.at) >= 2*depth+64 {
+		c.at = c.at[:copy(c.at, c.at[len(c.at)-depth:])]
+	}
+}
+
+// skip passes over a byte that stands between others; after too many, none of the
+// ones before count.
+func (c *cursor) skip() {
+	if c.gap++; c.gap > MaxBreak {
+		c.node = 0
+	}
+}
+
+// settle leaves the node from which bytes could still become a match.
+func (c *cursor) settle(t *trie) { c.node = t.live(c.node) }
+
+// scanner finds needles in a stream, line ends left out.
+//
+// It is in one of two states. Mostly it looks at a block here and there, and knows
+// that no match begins before from. Once a block may be one of a needle, it is
+// deep: it goes through the automaton, beginning where that needle would, until
+// what is left is shorter than a block.
+type scanner struct {
+	*values
+	found func(start, end int64)
+
+	place int64 // what comes next
+	ahead int   // not deep: bytes, line ends not counted, from place to the next block
+	from  int64
+
+	deep  bool
+	until int64 // the block that was found ends here
+	cursor
+}
+
+// rest leaves the automaton: no match begins before from.
+func (s *scanner) rest(from int64) {
+	s.deep = false
+	s.from, s.place, s.ahead = from, from, s.filter.stride-1
+}
+
+// dive enters the automaton.
+func (s *scanner) dive(place, until int64) {
+	s.deep = true
+	s.place, s.until = place, until
+	s.reset()
+}
+
+// advance looks at a window up to limit.
+func (s *scanner) advance(t *window, limit int) {
+	for {
+		if s.deep && !s.descend(t, limit) || !s.skim(t, limit) {
+			return
+		}
+	}
+}
+
+// descend goes on through the automaton, and says whether it has left it.
+func (s *scanner) descend(t *window, limit int) bool {
+	for i := int(s.place - t.base); i < limit; i++ {
+		b, position := t.text[i], t.base+int64(i)
+		if lineEnd(b) {
+			s.skip()
+			continue
+		}
+		s.step(s.trie, b, position, s.found)
+		if depth := int(s.trie.depth[s.node]); depth < s.filter.width && position >= s.until {
+			s.rest(position + 1)
+			if depth > 0 {
+				s.rest(s.start(s.trie))
+			}
+			return true
+		}
+	}
+	s.place = t.base + int64(limit)
+	return false
+}
+
+// skim looks at every stride-th block, and says whether one may be a needle's.
+func (s *scanner) skim(t *window, limit int) bool {
+	f := s.filter
+	i, ahead := int(s.place-t.base), s.ahead
+	for i < limit {
+		end := t.until(i, limit)
+		q := f.skim(t.text[:end], i+ahead)
+		for q+8 <= end {
+			if s.candidate(t, q, q+f.width-1, binary.LittleEndian.Uint64(t.text[q:])) {
+				return true
+			}
+			q = f.skim(t.text[:end], q+f.stride)
+		}
+		for ; q < end; q += f.stride { // around a line end
+			x, n, last := t.block(q, limit, f.width)
+			if n < f.width {
+				s.place, s.ahead = t.base+int64(q), 0
+				return false
+			}
+			if f.maybe(x) && s.candidate(t, q, last, x) {
+				return true
+			}
+		}
+		i, ahead = end, q-end
+		if end < limit {
+			i++
+		}
+	}
+	s.place, s.ahead = t.base+int64(i), ahead
+	return false
+}
+
+// candidate dives when a block may be one of a needle.
+func (s *scanner) candidate(t *window, first, last int, x uint64) bool {
+	back := s.filter.back(x)
+	if back < 0 {
+		return false
+	}
+	start := t.retreat(first, int(s.from-t.base), back)
+	s.dive(t.base+int64(start), t.base+int64(last))
+	return true
+}
+
+// finish ends a window. It gives the position from which bytes could still become
+// part of a match; the next window holds them too.
+func (s *scanner) finish(t *window) int64 {
+	end := t.base + int64(len(t.text))
+	if !s.deep {
+		start, long := s.tail(t, int(s.from-t.base), len(t.text))
+		if !long {
+			s.rest(t.base + int64(start))
+			return s.from
+		}
+		s.dive(t.base+int64(start), end)
+		s.descend(t, len(t.text))
+	}
+	s.settle(s.trie)
+	switch depth := int(s.trie.depth[s.node]); {
+	case depth == 0:
+		s.rest(end)
+		return end
+	case depth < s.filter.width:
+		s.rest(s.start(s.trie))
+		return s.from
+	}
+	return s.start(s.trie)
+}
+
+// tail is where the longest suffix of the text before end begins that begins a
+// needle, or end. When it may be long, the automaton must tell.
+func (s *scanner) tail(t *window, floor, end int) (start int, long bool) {
+	f := s.filter
+	var (
+		x      uint64
+		at     [8]int
+		n, gap int
+	)
+	for i := end - 1; i >= floor && n < f.width && gap <= MaxBreak; i-- {
+		b := t.text[i]
+		if lineEnd(b) {
+			gap++
+			continue
+		}
+		gap = 0
+		x = x<<8 | uint64(b)
+		at[n] = i
+		n++
+	}
+	if n == f.width && f.maybe(x) {
+		if back := f.back(x); back >= 0 {
+			return t.retreat(at[n-1], floor, back), true
+		}
+	}
+	for length := min(n, f.width-1); length > 0; length-- {
+		if y := x >> (8 * (n - length)); f.head(y, length) && s.trie.begins(y, length) {
+			return at[length-1], false
+		}
+	}
+	return end, false
+}
+
+// skim gives the first place from q on, in steps of stride, at which a block may be
+// one of a needle, or one too near to the end to be read.
+func (f *filter) skim(text []byte, q int) int {
+	words, stride, cut, shift := f.words, f.stride, f.cut&63, f.shift&63
+	for ; q+8 <= len(text); q += stride {
+		h := (binary.LittleEndian.Uint64(text[q:])<<cut | folded) * spread
+		h ^= h >> 32
+		if word := words[h>>shift]; word>>(h&63)&(word>>(h>>6&63))&1 != 0 {
+			break
+		}
+	}
+	return q
+}
+
+// begins says that so many bytes begin a needle.
+func (t *trie) begins(x uint64, length int) bool {
+	at := int32(0)
+	for range length {
+		if at = t.child(at, byte(x)); at == 0 {
+			return false
+		}
+		x >>= 8
+	}
+	return true
+}
+
+// block reads so many bytes from q on, line ends left out: as a number, how many
+// there are, and where the last one is.
+func (t *window) block(q, limit, width int) (x uint64, n, last int) {
+	for i := q; i < limit && n < width; i++ {
+		if b := t.text[i]; !lineEnd(b) {
+			x |= uint64(b) << (8 * n)
+			n++
+			last = i
+		}
+	}
+	return x, n, last
+}
+
+// retreat is the place so many bytes before i, line ends not counted, or floor.
+func (t *window) retreat(i, floor, bytes int) int {
+	for i > floor && bytes > 0 {
+		if i--; !lineEnd(t.text[i]) {
+			bytes--
+		}
+	}
+	return i
+}
