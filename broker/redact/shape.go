@@ -1,6 +1,7 @@
 package redact
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"github.com/daypass/daypass/issuers"
@@ -11,20 +12,21 @@ const (
 	// "dp", the kind's letter, "_".
 	shapePrefix = 4
 	shapeBody   = issuers.GeneratedLength - shapePrefix
-	// shapeStride is such that every body holds eight bytes at one of the places that
-	// are looked at.
-	shapeStride = shapeBody - 8 + 1
+	// shapeLook is how many bytes are looked at, at every shapeStride-th place: every
+	// body holds one of these places whole.
+	shapeLook   = 16
+	shapeStride = shapeBody - shapeLook + 1
 )
 
 // scanShape finds the broker's own tokens that end in new bytes, which begin at
 // fresh, and gives the position from which bytes could still become one.
 func scanShape(t *window, fresh int, found func(start, end int64)) int64 {
 	first := max(fresh-issuers.GeneratedLength+1, 0) + shapePrefix // no body begins before it
-	for q := first + shapeStride - 1; q+8 <= len(t.text); q += shapeStride {
-		if !wordy(t.text[q:]) {
-			continue
+	for q := first + shapeStride - 1; ; q += shapeStride {
+		if q = skimWords(t.text, q); q+shapeLook > len(t.text) {
+			break
 		}
-		if q+16 <= len(t.text) && !wordy(t.text[q+8:]) && !wordy(t.text[q-8:]) {
+		if bytes.IndexByte(t.text[q-shapeStride:q], '_') < 0 {
 			continue
 		}
 		body := t.text[:q]
@@ -44,12 +46,26 @@ func scanShape(t *window, fresh int, found func(start, end int64)) int64 {
 	return t.base + int64(shapeTail(t.text))
 }
 
-// wordy says that the first eight bytes may all be letters and digits: none is
-// among what mostly stands between words, which is less than "0".
-func wordy(text []byte) bool {
-	const high, zero = 0x8080808080808080, 0x3030303030303030
+// skimWords gives the first place from q on, in steps of shapeStride, at which so
+// many bytes as are looked at may all be letters and digits; or one too near to the
+// end to tell.
+func skimWords(text []byte, q int) int {
+	for ; q+shapeLook <= len(text); q += shapeStride {
+		near := text[q : q+shapeLook]
+		if (below(near)|below(near[8:]))&highBits == 0 {
+			break
+		}
+	}
+	return q
+}
+
+const highBits = 0x8080808080808080
+
+// below has a high bit set if one of the first eight bytes is no letter or digit, as
+// far as it is less than "0", which is most of what stands between words.
+func below(text []byte) uint64 {
 	x := binary.LittleEndian.Uint64(text)
-	return (x-zero|x)&high == 0
+	return (x - 0x3030303030303030) | x
 }
 
 // bodyEnding is how many letters and digits a text ends with; more than a token's
