@@ -31,6 +31,7 @@ type cursor struct {
 	gap   int     // how many bytes since the last one that was looked at
 	piece int     // how many were since the last line end, or since reset
 	at    []int64 // the positions of the last bytes that were, depth of node or more
+	steps int64   // how many were in all
 }
 
 func (c *cursor) reset() { c.node, c.gap, c.piece, c.at = 0, 0, 0, c.at[:0] }
@@ -42,6 +43,7 @@ func (c *cursor) start(t *trie) int64 { return c.at[len(c.at)-int(t.depth[c.node
 func (c *cursor) step(t *trie, b byte, position int64, found func(start, end int64)) {
 	c.gap = 0
 	c.piece++
+	c.steps++
 	c.node = t.step(c.node, b)
 	c.at = append(c.at, position)
 	if n := t.match[c.node]; n > 0 {
