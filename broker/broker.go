@@ -29,6 +29,7 @@ import (
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/broker/prints"
 	"github.com/daypass/daypass/broker/switches"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/policies"
@@ -53,7 +54,7 @@ type Config struct {
 	Store         *leases.Store
 	Switches      *switches.Store
 	SessionTokens *keys.Hasher
-	Fingerprints  *keys.Hasher
+	Prints        *prints.Printer // of what is issued
 	Notify        func(issuer string) // wakes the revoker; must not block
 	Logger        *slog.Logger        // nil: discards
 	Limits        Limits
@@ -91,7 +92,7 @@ const (
 // New checks that nothing is missing.
 func New(config Config) (*Broker, error) {
 	if config.Installation == "" || config.Tenant == "" || config.Verifier == nil || config.Policies == nil || config.Store == nil || config.Switches == nil ||
-		config.SessionTokens == nil || config.Fingerprints == nil || config.Notify == nil {
+		config.SessionTokens == nil || config.Prints == nil || config.Notify == nil {
 		return nil, errors.New("making broker: a required field of its configuration is missing")
 	}
 	if config.IssueTime == 0 {

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/daypass/daypass/broker/ids"
-	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/broker/switches"
@@ -410,24 +409,15 @@ func (b *Broker) issue(ctx context.Context, r *leases.Reservation, o *order) (er
 	return nil
 }
 
-// minFingerprintBits is how much nobody must be able to guess of a value before
-// its hash may be kept.
-const minFingerprintBits = 128
-
 func (b *Broker) fingerprints(r *issuers.IssueResponse) []leases.Fingerprint {
 	var prints []leases.Fingerprint
-	for _, v := range r.Values {
-		if v.Sensitive && v.RandomBits >= minFingerprintBits {
-			prints = append(prints, leases.Fingerprint{
-				Sum: b.config.Fingerprints.Sum(fingerprintDomain, []byte(v.Value.Reveal())), Field: v.Name,
-				KeyID: b.config.Fingerprints.KeyID(), Scheme: fingerprintScheme,
-			})
+	for i := range r.Values {
+		if print, kept := b.config.Prints.Of(&r.Values[i]); kept {
+			prints = append(prints, print)
 		}
 	}
 	return prints
 }
-
-const fingerprintScheme = "whole value " + keys.SchemeHMAC
 
 func grantNames(orders []*order) []string {
 	names := make([]string, len(orders))

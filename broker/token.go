@@ -40,10 +40,7 @@ func ParseToken(raw string) (any, error) {
 	return JobToken(raw), nil
 }
 
-const (
-	sessionTokenDomain = "session token"
-	fingerprintDomain  = "redaction value"
-)
+const sessionTokenDomain = "session token"
 
 // FindSession looks a session token up. The session may have ended: see Held.
 func (b *Broker) FindSession(ctx context.Context, token SessionToken) (*leases.Held, error) {

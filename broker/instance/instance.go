@@ -31,6 +31,7 @@ import (
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/broker/prints"
 	"github.com/daypass/daypass/broker/reconciler"
 	"github.com/daypass/daypass/broker/reloader"
 	"github.com/daypass/daypass/broker/retention"
@@ -287,7 +288,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	}
 	if i.broker, err = broker.New(broker.Config{
 		Installation: i.Installation, Tenant: Tenant, Verifier: verifier, Policies: func() *policies.Set { return i.reloads.Set() }, Issuers: i.issuers, Store: i.store, Switches: i.switches,
-		SessionTokens: base.Root.Hasher(keys.SessionTokens), Fingerprints: base.Root.Hasher(keys.Fingerprints), Notify: i.wake,
+		SessionTokens: base.Root.Hasher(keys.SessionTokens), Prints: prints.New(base.Root), Notify: i.wake,
 		Logger: config.Logger, IssueTime: config.IssueTime, Checkpoint: config.Checkpoint, Observe: i.metrics,
 		Limits: config.Limits.Limits, Once: config.Once, Since: base.Identity.Since,
 	}); err != nil {

@@ -85,11 +85,12 @@ type NewLease struct {
 // Rule is a pattern that must not appear in a log.
 type Rule struct{ ID, Policy, Grant, Pattern string }
 
-// Fingerprint is the keyed hash of a secret value.
+// Fingerprint is the keyed hash of a secret value: see package prints.
 type Fingerprint struct {
 	Sum           [32]byte
 	Field         string // which value of the credential
 	KeyID, Scheme string
+	Anchor        []byte // sealed; nil: the value has none
 }
 
 // Reserve puts an exchange on record: the session, unless its job token opened
