@@ -1,0 +1,214 @@
+package leaks
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/bits"
+	"sync"
+)
+
+// Window is how many bytes of a value an anchor holds.
+const Window = 8
+
+// ErrAnchor says that an anchor can't be one.
+var ErrAnchor = errors.New("unusable anchor")
+
+// Anchor is what is known of a value: eight bytes of it.
+type Anchor struct {
+	Window [Window]byte
+	// Offset is where the window begins in the value, Length how long the value
+	// is, both in bytes; at most [MaxValue].
+	Offset, Length int
+	// Ref is the caller's, handed out with each hit.
+	Ref uint64
+}
+
+// Anchors are the values of other shapes that a finder looks for. They may be
+// added and removed while streams run; a stream sees the change with its next
+// block. They are kept under a key of the process's own.
+//
+// Eight random bytes don't stand in a text by chance. Who knows a value may write
+// its eight bytes many times over, and each would be a candidate for the caller
+// to hash; so of each block no more candidates are handed out than eight times
+// its length in bytes, and [Stream.Dropped] counts the others.
+type Anchors struct {
+	key uint64 // odd, so that multiplying by it mixes without losing
+
+	mu       sync.RWMutex
+	filter   []uint64         // one bit for each anchor's hash
+	shift    uint             // from a hash to its bit
+	heads    map[uint64]int32 // hash → the first of entries with it
+	entries  []entry
+	free     int32 // head of the list of unused entries
+	live     int
+	removed  int // since the filter was made
+	shortest int // no value is shorter
+}
+
+type entry struct {
+	offset, length int32
+	next           int32 // of the same window, or unused; none below 0
+	ref            uint64
+}
+
+const none int32 = -1
+
+// The filter has at least this many bits for each anchor, which keeps the rate of
+// false positives below 1 %, and as many as fit the second-level cache.
+const (
+	bitsEach  = 128
+	minFilter = 15 // log2 of bits
+	maxFilter = 24
+)
+
+// NewAnchors makes an empty set.
+func NewAnchors() *Anchors {
+	var key [8]byte
+	rand.Read(key[:]) // never fails: it ends the program instead
+	a := &Anchors{key: binary.LittleEndian.Uint64(key[:]) | 1, heads: map[uint64]int32{}, free: none, shortest: MaxValue}
+	a.resize()
+	return a
+}
+
+// Len is how many anchors there are.
+func (a *Anchors) Len() int {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.live
+}
+
+// Add adds anchors. One that is there already is added once more. Errors wrap
+// [ErrAnchor]; nothing is added then.
+func (a *Anchors) Add(anchors ...Anchor) error {
+	for i, anchor := range anchors {
+		if anchor.Offset < 0 || anchor.Length > MaxValue || anchor.Offset+Window > anchor.Length {
+			return fmt.Errorf("%w: the window of number %d lies outside its value, or the value is longer than %d bytes", ErrAnchor, i, MaxValue)
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, anchor := range anchors {
+		a.add(anchor)
+	}
+	if a.live*bitsEach > len(a.filter)*64 {
+		a.resize()
+	}
+	return nil
+}
+
+func (a *Anchors) add(anchor Anchor) {
+	hash := a.hash(anchor.Window[:])
+	head, ok := a.heads[hash]
+	if !ok {
+		head = none
+	}
+	at := a.free
+	if at == none {
+		at = int32(len(a.entries)) //nolint:gosec // memory ends before the numbers do
+		a.entries = append(a.entries, entry{})
+	} else {
+		a.free = a.entries[at].next
+	}
+	a.entries[at] = entry{offset: int32(anchor.Offset), length: int32(anchor.Length), next: head, ref: anchor.Ref} //nolint:gosec // at most MaxValue
+	a.heads[hash] = at
+	a.set(hash)
+	a.live++
+	a.shortest = min(a.shortest, anchor.Length)
+}
+
+// Remove removes anchors, each once. One that isn't there is left aside.
+func (a *Anchors) Remove(anchors ...Anchor) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, anchor := range anchors {
+		a.remove(anchor)
+	}
+	if a.removed > a.live+1<<10 {
+		a.resize()
+	}
+}
+
+func (a *Anchors) remove(anchor Anchor) {
+	hash := a.hash(anchor.Window[:])
+	before := none
+	at, ok := a.heads[hash]
+	if !ok {
+		return
+	}
+	for ; at != none; before, at = at, a.entries[at].next {
+		e := a.entries[at]
+		if int(e.offset) != anchor.Offset || int(e.length) != anchor.Length || e.ref != anchor.Ref {
+			continue
+		}
+		switch {
+		case before != none:
+			a.entries[before].next = e.next
+		case e.next != none:
+			a.heads[hash] = e.next
+		default:
+			delete(a.heads, hash)
+		}
+		a.entries[at] = entry{next: a.free}
+		a.free = at
+		a.live--
+		a.removed++
+		return
+	}
+}
+
+func (a *Anchors) hash(window []byte) uint64 {
+	return binary.LittleEndian.Uint64(window) * a.key
+}
+
+func (a *Anchors) set(hash uint64) {
+	bit := hash >> a.shift
+	a.filter[bit>>6] |= 1 << (bit & 63)
+}
+
+// resize makes the filter anew, for twice as many as there are.
+func (a *Anchors) resize() {
+	size := uint(min(max(bits.Len(uint(2*a.live*bitsEach)), minFilter), maxFilter)) //nolint:gosec // within the bounds
+	a.filter, a.shift, a.removed = make([]uint64, 1<<(size-6)), 64-size, 0
+	for hash := range a.heads {
+		a.set(hash)
+	}
+}
+
+// anchorsIn finds the windows that begin in text[lo:hi]. The caller holds the lock.
+func (s *scanner) anchorsIn(l *layer, lo, hi int) {
+	a, text := s.anchors, l.text
+	key, shift, filter := a.key, a.shift&63, a.filter
+	for i, end := lo, min(hi, len(text)-Window+1); i < end; i++ {
+		hash := binary.LittleEndian.Uint64(text[i:]) * key
+		bit := hash >> shift
+		if filter[bit>>6]&(1<<(bit&63)) != 0 {
+			s.candidates(l, i, hash)
+		}
+	}
+}
+
+// candidates hands out what would be the values of the anchors at text[at:].
+func (s *scanner) candidates(l *layer, at int, hash uint64) {
+	next, ok := s.anchors.heads[hash]
+	if !ok {
+		return
+	}
+	for next != none {
+		e := s.anchors.entries[next]
+		next = e.next
+		from := at - int(e.offset)
+		to := from + int(e.length)
+		if from < 0 || to > len(l.text) {
+			continue
+		}
+		if s.budget < int(e.length) {
+			s.dropped++
+			continue
+		}
+		if s.hit(l, found{pivot: at, from: from, to: to, ref: e.ref}, l.text[from:to]) {
+			s.budget -= int(e.length)
+		}
+	}
+}
