@@ -55,6 +55,9 @@ type Config struct {
 	Switches      *switches.Store
 	SessionTokens *keys.Hasher
 	Prints        *prints.Printer // of what is issued
+	// Patterns are those of the server's configuration that must not appear in any log;
+	// nil: there are none.
+	Patterns func() []string
 	Notify        func(issuer string) // wakes the revoker; must not block
 	Logger        *slog.Logger        // nil: discards
 	Limits        Limits
@@ -103,6 +106,9 @@ func New(config Config) (*Broker, error) {
 	}
 	if config.Checkpoint == nil {
 		config.Checkpoint = func(string) {}
+	}
+	if config.Patterns == nil {
+		config.Patterns = func() []string { return nil }
 	}
 	if config.Observe == nil {
 		config.Observe = unobserved{}

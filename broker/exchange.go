@@ -2,8 +2,6 @@ package broker
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -100,7 +98,7 @@ func (b *Broker) Exchange(ctx context.Context, request *ExchangeRequest) (*Excha
 	reservation := &leases.Reservation{
 		Session: caller.session, Joined: caller.held != nil, Once: caller.held == nil && b.config.Once[caller.session.Provider],
 		Token: leases.Token{
-			Hash: b.config.SessionTokens.Sum(sessionTokenDomain, []byte(secret.Reveal())), KeyID: b.config.SessionTokens.KeyID(),
+			Hash: b.config.SessionTokens.Sum(leases.TokenDomain, []byte(secret.Reveal())), KeyID: b.config.SessionTokens.KeyID(),
 			Grants: grantNames(orders),
 		},
 		Retry: b.retry(caller, request), JobKey: caller.job, Whose: caller.whose, MaxPerJob: b.config.Limits.JobLeases, MaxPerTenant: b.config.Limits.TenantLeases,
@@ -112,7 +110,7 @@ func (b *Broker) Exchange(ctx context.Context, request *ExchangeRequest) (*Excha
 		}
 		return nil, err
 	}
-	return answer(secret, reservation, orders), nil
+	return answer(secret, reservation, orders, b.config.Patterns()), nil
 }
 
 // admit says who asks, if they may ask now.
@@ -335,8 +333,7 @@ func earlier(a, b time.Time) time.Time {
 func rules(g *policies.Grant) []leases.Rule {
 	list := make([]leases.Rule, len(g.Redact))
 	for i, pattern := range g.Redact {
-		sum := sha256.Sum256([]byte(g.Policy + "\x00" + g.Name + "\x00" + pattern))
-		list[i] = leases.Rule{ID: hex.EncodeToString(sum[:8]), Policy: g.Policy, Grant: g.Name, Pattern: pattern}
+		list[i] = leases.GrantRule(g.Policy, g.Name, pattern)
 	}
 	return list
 }
@@ -427,8 +424,8 @@ func grantNames(orders []*order) []string {
 	return names
 }
 
-func answer(secret issuers.Secret, r *leases.Reservation, orders []*order) *Exchanged {
-	out := &Exchanged{SessionID: r.SessionID, SessionToken: secret, ExpiresAt: r.SessionExpiresAt, Patterns: []string{issuers.GeneratedPattern}}
+func answer(secret issuers.Secret, r *leases.Reservation, orders []*order, patterns []string) *Exchanged {
+	out := &Exchanged{SessionID: r.SessionID, SessionToken: secret, ExpiresAt: r.SessionExpiresAt, Patterns: append([]string{issuers.GeneratedPattern}, patterns...)}
 	for _, o := range orders {
 		c := Credential{
 			Grant: o.name(), LeaseID: o.lease.ID, Issuer: o.grant.Issuer, Kind: o.about.Kind, Revocation: o.about.Revocation,

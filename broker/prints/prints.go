@@ -36,7 +36,7 @@ const (
 	// Window is how many bytes an anchor holds.
 	Window = 8
 	// MaxValue is the longest value, in bytes, that gets an anchor.
-	MaxValue = 64 << 10
+	MaxValue = 8 << 10
 	// distinct is how many different bytes an anchor has at least: a run of one letter
 	// stands in many texts.
 	distinct = 5
