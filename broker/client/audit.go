@@ -1,21 +1,15 @@
 package client
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
-	"time"
 
 	"github.com/daypass/daypass/broker/api"
 )
-
-// streamIdle is how long a stream may bring nothing.
-const streamIdle = time.Minute
 
 // AuditCheckpoint reads the last checkpoint of the audit log: a signed note.
 func (c *Client) AuditCheckpoint(ctx context.Context, token string) (string, error) {
@@ -31,91 +25,13 @@ func (c *Client) AuditCheckpoint(ctx context.Context, token string) (string, err
 // behind the last that is asked for, and negative for as much as is signed. The stream has no
 // bound but its reader's patience; it ends with an error when nothing comes for a minute.
 func (c *Client) ExportAudit(ctx context.Context, token string, from, to int64) (io.ReadCloser, error) {
-	if err := checkToken(token); err != nil {
-		return nil, err
-	}
 	query := url.Values{"from": {strconv.FormatInt(from, 10)}}
 	if to >= 0 {
 		query.Set("to", strconv.FormatInt(to, 10))
 	}
-	k := call{method: http.MethodGet, path: api.PathAuditExport, token: token, query: query}
-	for try := 1; ; try++ {
-		stream, pause, err := c.open(ctx, k)
-		if err == nil {
-			return stream, nil
-		}
-		if pause < 0 || try == MaxTries {
-			return nil, fmt.Errorf("exporting the audit log: %w", err)
-		}
-		if pause == 0 {
-			base := firstPause << (try - 1)
-			pause = base/2 + jitter(base)
-		}
-		if !sleep(ctx, pause) {
-			return nil, fmt.Errorf("exporting the audit log: %w", err)
-		}
-	}
-}
-
-// open sends a call whose answer is read as it comes.
-func (c *Client) open(ctx context.Context, k call) (io.ReadCloser, time.Duration, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	idle := time.AfterFunc(streamIdle, func() { cancel(errIdle) })
-	request, err := c.request(ctx, k, nil)
+	stream, err := c.stream(ctx, call{method: http.MethodGet, path: api.PathAuditExport, token: token, query: query}, nil)
 	if err != nil {
-		cancel(nil)
-		return nil, never, err
+		return nil, fmt.Errorf("exporting the audit log: %w", err)
 	}
-	patient := *c.http
-	patient.Timeout = 0
-	response, err := patient.Do(request) //nolint:bodyclose // the stream closes it
-	if err != nil {
-		idle.Stop()
-		cancel(nil)
-		if notSent(err) && ctx.Err() == nil {
-			return nil, 0, err
-		}
-		return nil, never, err
-	}
-	s := &stream{body: response.Body, idle: idle, end: func() { cancel(nil) }, cause: func() error { return context.Cause(ctx) }}
-	if response.StatusCode == http.StatusOK {
-		return s, never, nil
-	}
-	defer s.Close() //nolint:errcheck // it was only read
-	data, err := io.ReadAll(io.LimitReader(s, MaxAnswer))
-	if err != nil {
-		return nil, never, fmt.Errorf("reading answer: %w", err)
-	}
-	// Whatever answered may have echoed the token.
-	return nil, c.pause(response), problem(response, bytes.ReplaceAll(data, []byte(k.token), []byte("[redacted]")))
-}
-
-var errIdle = errors.New("the broker sent nothing for a minute")
-
-// stream is an answer that is read as it comes.
-type stream struct {
-	body  io.ReadCloser
-	idle  *time.Timer
-	end   func()
-	cause func() error
-}
-
-// Read implements io.Reader.
-func (s *stream) Read(p []byte) (int, error) {
-	s.idle.Reset(streamIdle)
-	n, err := s.body.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		if cause := s.cause(); cause != nil {
-			err = cause
-		}
-	}
-	return n, err
-}
-
-// Close implements io.Closer.
-func (s *stream) Close() error {
-	s.idle.Stop()
-	err := s.body.Close()
-	s.end()
-	return err
+	return stream, nil
 }

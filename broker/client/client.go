@@ -168,6 +168,7 @@ func newTransport(caFile string) (*http.Transport, error) {
 		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
 		TLSClientConfig:        config,
 		TLSHandshakeTimeout:    dialTimeout,
+		ExpectContinueTimeout:  dialTimeout, // of streams; other calls don't ask
 		ForceAttemptHTTP2:      true,
 		MaxResponseHeaderBytes: 64 << 10,
 		IdleConnTimeout:        90 * time.Second,

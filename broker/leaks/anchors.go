@@ -37,8 +37,9 @@ type Anchors struct {
 	key uint64 // odd, so that multiplying by it mixes without losing
 
 	mu       sync.RWMutex
-	filter   []uint64         // one bit for each anchor's hash
-	shift    uint             // from a hash to its bit
+	bytes    [256]bool        // those that stand in a window
+	filter   []uint64         // two bits of one word for each anchor's hash
+	shift    uint             // from a hash to its word
 	heads    map[uint64]int32 // hash → the first of entries with it
 	entries  []entry
 	free     int32 // head of the list of unused entries
@@ -56,9 +57,9 @@ type entry struct {
 const none int32 = -1
 
 // The filter has at least this many bits for each anchor, which keeps the rate of
-// false positives below 1 %, and as many as fit the second-level cache.
+// false positives below 1 %; more would cost more in misses of the cache.
 const (
-	bitsEach  = 128
+	bitsEach  = 32
 	minFilter = 15 // log2 of bits
 	maxFilter = 24
 )
@@ -114,6 +115,9 @@ func (a *Anchors) add(anchor Anchor) {
 	a.entries[at] = entry{offset: int32(anchor.Offset), length: int32(anchor.Length), next: head, ref: anchor.Ref} //nolint:gosec // at most MaxValue
 	a.heads[hash] = at
 	a.set(hash)
+	for _, b := range anchor.Window {
+		a.bytes[b] = true
+	}
 	a.live++
 	a.shortest = min(a.shortest, anchor.Length)
 }
@@ -163,28 +167,49 @@ func (a *Anchors) hash(window []byte) uint64 {
 }
 
 func (a *Anchors) set(hash uint64) {
-	bit := hash >> a.shift
-	a.filter[bit>>6] |= 1 << (bit & 63)
+	a.filter[hash>>a.shift] |= maskOf(hash)
+}
+
+// maskOf are the two bits of a hash in its word of the filter.
+func maskOf(hash uint64) uint64 {
+	mixed := hash ^ hash>>32
+	return 1<<(mixed&63) | 1<<(mixed>>6&63)
 }
 
 // resize makes the filter anew, for twice as many as there are.
 func (a *Anchors) resize() {
-	size := uint(min(max(bits.Len(uint(2*a.live*bitsEach)), minFilter), maxFilter)) //nolint:gosec // within the bounds
-	a.filter, a.shift, a.removed = make([]uint64, 1<<(size-6)), 64-size, 0
+	size := uint(min(max(bits.Len(uint(2*a.live*bitsEach)), minFilter), maxFilter))
+	a.filter, a.shift, a.removed = make([]uint64, 1<<(size-6)), 64-size+6, 0
 	for hash := range a.heads {
 		a.set(hash)
 	}
 }
 
-// anchorsIn finds the windows that begin in text[lo:hi]. The caller holds the lock.
+// anchorsIn finds the windows that begin in text[lo:hi]. It goes back from the last
+// byte of a window to the first that no anchor has, and so skips most of a text:
+// anchors have no spaces. The caller holds the lock.
 func (s *scanner) anchorsIn(l *layer, lo, hi int) {
 	a, text := s.anchors, l.text
-	key, shift, filter := a.key, a.shift&63, a.filter
-	for i, end := lo, min(hi, len(text)-Window+1); i < end; i++ {
-		hash := binary.LittleEndian.Uint64(text[i:]) * key
-		bit := hash >> shift
-		if filter[bit>>6]&(1<<(bit&63)) != 0 {
-			s.candidates(l, i, hash)
+	key, shift, filter, bytes := a.key, a.shift&63, a.filter, &a.bytes
+	end := min(hi, len(text)-Window+1)
+	for i := lo; i < end; {
+		j := i + Window - 1
+		for j >= i && bytes[text[j]] {
+			j--
+		}
+		if j >= i {
+			i = j + 1
+			continue
+		}
+		for {
+			hash := binary.LittleEndian.Uint64(text[i:]) * key
+			if mask := maskOf(hash); filter[hash>>shift]&mask == mask {
+				s.candidates(l, i, hash)
+			}
+			if i++; i >= end || !bytes[text[i+Window-1]] {
+				i += Window
+				break
+			}
 		}
 	}
 }
@@ -203,12 +228,6 @@ func (s *scanner) candidates(l *layer, at int, hash uint64) {
 		if from < 0 || to > len(l.text) {
 			continue
 		}
-		if s.budget < int(e.length) {
-			s.dropped++
-			continue
-		}
-		if s.hit(l, found{pivot: at, from: from, to: to, ref: e.ref}, l.text[from:to]) {
-			s.budget -= int(e.length)
-		}
+		s.hit(l, found{pivot: at, from: from, to: to, ref: e.ref}, l.text[from:to])
 	}
 }

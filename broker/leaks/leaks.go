@@ -63,10 +63,13 @@ type Config struct {
 
 // Finder knows what to look for. It is safe for concurrent use: one serves any
 // number of streams.
-type Finder struct{ config Config }
+type Finder struct {
+	config Config
+	block  int
+}
 
 // New prepares a finder.
-func New(config Config) *Finder { return &Finder{config} }
+func New(config Config) *Finder { return &Finder{config, block} }
 
 // near is how much of what stands around a block belongs to its window.
 func (f *Finder) near() int {
@@ -97,11 +100,16 @@ type Hit struct {
 	Ref uint64
 }
 
+// same says whether two hits are one thing, found in two ways.
+func (h Hit) same(o Hit) bool {
+	return h.Offset == o.Offset && h.Length == o.Length && h.Token == o.Token && h.Ref == o.Ref
+}
+
 // Stream looks at one stream of bytes. It is not safe for concurrent use.
 type Stream struct {
-	found func(Hit) error
-	near  int
-	err   error // the first one; nothing is looked at after it
+	found       func(Hit) error
+	block, near int
+	err         error // the first one; nothing is looked at after it
 
 	buf  []byte // the bytes from base on
 	base int64
@@ -115,7 +123,7 @@ type Stream struct {
 func (f *Finder) Stream(found func(Hit) error) *Stream {
 	near := f.near()
 	return &Stream{
-		found: found, near: near, buf: make([]byte, 0, block+2*near),
+		found: found, block: f.block, near: near, buf: make([]byte, 0, f.block+2*near),
 		scan: scanner{tokens: f.config.Tokens, encoded: f.config.Encoded, anchors: f.config.Anchors},
 	}
 }
@@ -151,15 +159,15 @@ func (s *Stream) ReadFrom(r io.Reader) (int64, error) {
 }
 
 // room is where the next bytes go, up to the end of the window of the block at hand.
-func (s *Stream) room() []byte { return s.buf[len(s.buf) : s.next+block+s.near] }
+func (s *Stream) room() []byte { return s.buf[len(s.buf) : s.next+s.block+s.near] }
 
 // took notes that n bytes were put there.
 func (s *Stream) took(n int) {
 	s.buf = s.buf[:len(s.buf)+n]
-	if len(s.buf) < s.next+block+s.near {
+	if len(s.buf) < s.next+s.block+s.near {
 		return
 	}
-	s.look(s.next + block)
+	s.look(s.next + s.block)
 	keep := max(s.next-s.near, 0)
 	s.buf = s.buf[:copy(s.buf, s.buf[keep:])]
 	s.base += int64(keep)
@@ -178,7 +186,7 @@ func (s *Stream) Close() error {
 	if s.err != nil {
 		return s.err
 	}
-	s.err, s.buf = ErrClosed, nil
+	s.base, s.err, s.buf = s.Bytes(), ErrClosed, nil
 	return nil
 }
 
@@ -194,7 +202,10 @@ func (s *Stream) look(end int) {
 	hits := s.scan.window(s.buf, s.next, end)
 	s.next = end
 	slices.SortStableFunc(hits, func(a, b Hit) int { return cmp.Compare(a.Offset, b.Offset) })
-	for _, hit := range hits {
+	for i, hit := range hits {
+		if slices.ContainsFunc(hits[max(0, i-MaxDepth):i], hit.same) {
+			continue // as base64, and as base64 with escapes around it
+		}
 		hit.Offset += s.base
 		if s.err = s.found(hit); s.err != nil {
 			return

@@ -8,8 +8,9 @@ import (
 
 // The shape of a token: "dp", the kind's letter, "_", and 33 characters in base62.
 const (
+	tokenLength  = issuers.GeneratedLength
 	underscoreAt = 3
-	bodyLength   = issuers.GeneratedLength - underscoreAt - 1
+	bodyLength   = tokenLength - underscoreAt - 1
 )
 
 // tokensIn finds the tokens whose underscore stands in text[lo:hi]. That byte is
@@ -61,7 +62,7 @@ const maxWraps = 2
 // fixed width broke it.
 func (s *scanner) wrapped(l *layer, at int) {
 	text := l.text
-	var whole [issuers.GeneratedLength]byte
+	var whole [tokenLength]byte
 	wraps, from := 0, at
 	for i := underscoreAt - 1; i >= 0; i-- {
 		from--
