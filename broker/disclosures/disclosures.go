@@ -149,6 +149,11 @@ func (s *Service) begin(scope *Scope) (end func(), err error) {
 	if wait := s.rate.Take(key); wait > 0 {
 		return nil, &limit.Error{Limit: LimitRequests, After: wait}
 	}
+	return s.place()
+}
+
+// place takes one among the streams.
+func (s *Service) place() (end func(), err error) {
 	select {
 	case s.turns <- struct{}{}:
 	default:

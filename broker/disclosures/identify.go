@@ -23,7 +23,7 @@ func (r *run) identify(ctx context.Context, batch []*Finding) ([]*Finding, error
 	var found []*Finding
 	for _, f := range batch {
 		switch {
-		case f.LeaseID != "", f.Kind == KindSessionToken && f.token != nil, f.Kind == KindAdminToken && f.Admin != nil:
+		case f.identified():
 			found = append(found, f)
 		case r.search.Session != nil, !f.shaped:
 			// Nobody's business, or a candidate that only looked like a value.
@@ -37,6 +37,9 @@ func (r *run) identify(ctx context.Context, batch []*Finding) ([]*Finding, error
 	}
 	return found, nil
 }
+
+// identified says that it is known whose it is.
+func (f *Finding) identified() bool { return f.LeaseID != "" || f.token != nil || f.Admin != nil }
 
 func of(batch []*Finding, kind string) (sums [][32]byte, by map[[32]byte]*Finding) {
 	by = map[[32]byte]*Finding{}

@@ -21,24 +21,33 @@ WHERE (SELECT count(*) FROM (SELECT FROM leaks WHERE tenant = $2 AND value = $3 
     OR EXISTS (SELECT FROM leaks WHERE tenant = $2 AND value = $3 AND source = $4)
 ON CONFLICT (tenant, value, source) DO UPDATE SET seen_at = excluded.seen_at WHERE k.seen_at < excluded.seen_at - interval '1 hour'`
 
+// place is where a value was found.
+type place struct {
+	*Finding
+
+	source string
+}
+
 // record puts what was found on record, with the event of each value that is new at
 // this place. Tokens that nobody knows are not: anybody can make them up.
 func (s *Service) record(ctx context.Context, search *Search, found []*Finding) error {
 	now := s.config.Store.Now().UTC().Truncate(time.Microsecond)
 	batch := &pgx.Batch{}
 	var events []audit.Event
-	by := map[string]*Finding{}
+	by := map[string]place{}
 	for _, f := range found {
 		if f.Kind == KindUnknownToken {
 			continue
 		}
-		id := ids.New(ids.Leak, now)
-		event, err := s.config.Audit.Event(audit.Entry{At: now, Type: audit.LeakFound, Subject: id, Count: 1, Actor: search.Actor, Data: about(f, search.Source)})
-		if err != nil {
-			return err
+		for _, source := range f.sources {
+			id := ids.New(ids.Leak, now)
+			event, err := s.config.Audit.Event(audit.Entry{At: now, Type: audit.LeakFound, Subject: id, Count: 1, Actor: search.Actor, Data: about(f, source)})
+			if err != nil {
+				return err
+			}
+			batch.Queue(insertLeak, id, s.config.Tenant, f.value[:], source, f.subject(), f.Live, search.Actor, now, maxSources)
+			events, by[id] = append(events, event), place{f, source}
 		}
-		batch.Queue(insertLeak, id, s.config.Tenant, f.value[:], search.Source, f.subject(), f.Live, search.Actor, now, maxSources)
-		events, by[id] = append(events, event), f
 	}
 	if len(events) == 0 {
 		return nil
@@ -55,7 +64,7 @@ func (s *Service) record(ctx context.Context, search *Search, found []*Finding) 
 	for _, id := range fresh {
 		f := by[id]
 		s.config.Observe.Found(f.Kind, f.Live)
-		s.config.Logger.WarnContext(ctx, "a secret was found where it doesn't belong", "leak", id, "kind", f.Kind, "subject", f.subject(), "live", f.Live, "source", search.Source, "actor", search.Actor)
+		s.config.Logger.WarnContext(ctx, "a secret was found where it doesn't belong", "leak", id, "kind", f.Kind, "subject", f.subject(), "live", f.Live, "source", f.source, "actor", search.Actor)
 	}
 	return nil
 }
@@ -106,13 +115,26 @@ func about(f *Finding, source string) map[string]any {
 // Whoever holds a secret that stood in a log could use it; that it can only be ended
 // with it is no new power.
 func (s *Service) takeBack(ctx context.Context, search *Search, found []*Finding) error {
-	why := leases.Why{Actor: search.Actor, Reason: "its secret was found in a text"}
-	if search.Source != "" {
-		why.Reason = "its secret was found: " + search.Source
+	by := map[string][]*Finding{} // those of one place go together
+	for _, f := range found {
+		by[f.sources[0]] = append(by[f.sources[0]], f)
 	}
-	if err := s.takeBackLeases(ctx, found, why); err != nil {
-		return err
+	for source, at := range by {
+		why := leases.Why{Actor: search.Actor, Reason: "its secret was found in a text"}
+		if source != "" {
+			why.Reason = "its secret was found: " + source
+		}
+		if err := s.takeBackLeases(ctx, at, why); err != nil {
+			return err
+		}
+		if err := s.takeBackTokens(ctx, at, why); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+func (s *Service) takeBackTokens(ctx context.Context, found []*Finding, why leases.Why) error {
 	for _, f := range found {
 		switch {
 		case f.Kind == KindSessionToken:

@@ -54,6 +54,7 @@ type Finding struct {
 	Live    bool   // it works somewhere
 	Revoked bool   // by this search, or it was before
 
+	sources []string        // where it is said to have been found
 	value   [32]byte        // its keyed hash
 	shaped  bool            // it has the broker's own shape
 	holders []*leases.Lease // those on record that got it
@@ -100,7 +101,7 @@ func (s *Service) Search(ctx context.Context, search Search, text io.Reader) (*R
 		return nil, err
 	}
 	defer end()
-	r := &run{service: s, search: &search, ctx: ctx, report: &Report{}, seen: map[[33]byte]struct{}{}, most: maxLookups}
+	r := &run{service: s, search: &search, ctx: ctx, source: search.Source, report: &Report{}, seen: map[[33]byte]struct{}{}, most: maxLookups}
 	config := leaks.Config{Tokens: true, Encoded: true}
 	if search.Session != nil {
 		r.most = maxOwnLookups
@@ -148,17 +149,22 @@ type run struct {
 	service *Service
 	search  *Search
 	ctx     context.Context //nolint:containedctx // of one call: the finder's callbacks have no place for it
+	source  string          // of what is found next
 	report  *Report
-	among   []string              // leases of the session; nil: everybody's
-	seen    map[[33]byte]struct{} // what was looked up: the token's letter and the hash
-	most    int
+	among   []string // leases of the session; nil: everybody's
+	most    int      // values that are looked up
 	unknown int
 	waiting []*Finding
+	// What was found already, by the token's letter and the hash: of a text, and of a
+	// report.
+	seen     map[[33]byte]struct{}
+	reported map[[33]byte]*Finding
 }
 
-// hit takes what the finder found. Values leave it as keyed hashes alone.
-func (r *run) hit(h leaks.Hit) error {
-	f := &Finding{Offset: h.Offset, Length: h.Length, Form: h.Form, shaped: h.Token != 0}
+// finding is what the finder found, as a keyed hash, and a key by which it is known
+// again.
+func (r *run) finding(h leaks.Hit) (*Finding, [33]byte) {
+	f := &Finding{Offset: h.Offset, Length: h.Length, Form: h.Form, shaped: h.Token != 0, sources: []string{r.source}}
 	config := &r.service.config
 	switch h.Token {
 	case issuers.SessionToken:
@@ -170,6 +176,12 @@ func (r *run) hit(h leaks.Hit) error {
 	}
 	key := [33]byte{h.Token}
 	copy(key[1:], f.value[:])
+	return f, key
+}
+
+// hit takes what the finder found in a text.
+func (r *run) hit(h leaks.Hit) error {
+	f, key := r.finding(h)
 	if _, already := r.seen[key]; already {
 		return nil
 	}

@@ -22,6 +22,9 @@ func (s *Server) redactionRoutes(e *echo.Echo) {
 	e.GET(api.PathRedactionRules, s.redactionRules)
 	e.POST(api.PathRedact, s.redact)
 	e.POST(api.PathLeaks, s.leaks)
+	e.POST(api.PathLeaksGitHub, s.reported("github", s.gitHubReport))
+	e.GET(api.PathLeaksGitLabTypes, s.gitLabTypes)
+	e.POST(api.PathLeaksGitLab, s.reported("gitlab", s.gitLabReport))
 }
 
 // redactionRules is GET /v1/redaction/rules, and ?watch=true.

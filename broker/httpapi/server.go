@@ -56,6 +56,7 @@ type Config struct {
 	Gate        *limit.Gate // stands before the check of every token
 	Disclosures *disclosures.Service
 	Streams     Streams // bounds of what is masked and searched
+	Reporters   Reporters
 	// TrustedProxies are the networks whose X-Forwarded-For is believed; none when empty.
 	TrustedProxies []echo.TrustOption
 }

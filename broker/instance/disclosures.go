@@ -27,6 +27,7 @@ type Redaction struct {
 	AtOnce     int // streams
 	Requests   int // that one caller may begin a minute; 0: any number
 	MaxAnchors int
+	Reporters  httpapi.Reporters // who else may report leaks; nobody
 }
 
 const (

@@ -326,6 +326,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		TrustedProxies: config.TrustedProxies,
 		Disclosures:    i.disclosures,
 		Streams:        config.Redaction.streams(),
+		Reporters:      config.Redaction.Reporters,
 		// Half the cores at most are for those whose tokens keep failing.
 		Gate: limit.NewGate(config.Limits.FailedTokens, runtime.GOMAXPROCS(0)/2, config.Now),
 	})
