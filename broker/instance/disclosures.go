@@ -146,3 +146,7 @@ func (m *disclosureMetrics) Anchors(n int) { m.anchors.Set(float64(n)) }
 
 // Running implements disclosures.Observer.
 func (m *disclosureMetrics) Running(n int) { m.running.Set(float64(n)) }
+
+// Disclose has those who watch the redaction rules looked after now, rather than
+// with the next beat.
+func (i *Instance) Disclose() { i.disclosures.Wake() }
