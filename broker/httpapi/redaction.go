@@ -40,10 +40,11 @@ func (s *Server) redact(c echo.Context) error {
 	in := s.streamReader(c)
 	parts := read(ctx.Done(), in)
 	err = pass(ctx.Done(), parts, mask, out)
-	// The reader must have let go of the body before the handler returns.
-	cancel()
-	_ = control.SetReadDeadline(time.Now()) //nolint:forbidigo // as in streamReader
-	for range parts {                       //nolint:revive // it is emptied
+	if cancel(); err != nil {
+		// The reader must have let go of the body before the handler returns.
+		_ = control.SetReadDeadline(time.Now()) //nolint:forbidigo // as in streamReader
+	}
+	for range parts { //nolint:revive // it is emptied
 	}
 	note(c, slog.Int64("bytes", in.read))
 	if err != nil {

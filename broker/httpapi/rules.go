@@ -96,6 +96,9 @@ func (s *Server) watchRules(c echo.Context, caller broker.Caller) error {
 	ctx, cancel := s.stopping(c.Request().Context(), 0)
 	defer cancel()
 	out := &streamWriter{c: c, control: http.NewResponseController(c.Response()), kind: rulesType}
+	if err := withoutReadDeadline(out.control); err != nil {
+		return err
+	}
 	send := func(change api.RuleChange) error {
 		line, err := json.Marshal(change)
 		if err != nil {

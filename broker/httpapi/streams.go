@@ -93,12 +93,28 @@ func (r *streamReader) Read(p []byte) (int, error) {
 	switch {
 	case r.read > r.bounds.MaxBytes:
 		return 0, errStreamLong
-	case err == nil || errors.Is(err, io.EOF):
-		return n, err
+	case errors.Is(err, io.EOF):
+		if failed := withoutReadDeadline(r.control); failed != nil {
+			return n, failed
+		}
+		return n, io.EOF
+	case err == nil:
+		return n, nil
 	case !time.Now().Before(deadline): //nolint:forbidigo // as above
 		return n, errStreamSlow
 	}
 	return n, errStreamCut
+}
+
+// withoutReadDeadline takes the deadline back that the connection is read with. net/http goes on
+// reading beside the handler, to notice that the caller has gone, and takes a deadline
+// that passes for just that: this request would be cancelled, and the next one on the
+// connection too.
+func withoutReadDeadline(control *http.ResponseController) error {
+	if err := control.SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return fmt.Errorf("%w: %w", errStreamCut, err)
+	}
+	return nil
 }
 
 // streamWriter sends an answer that takes longer than answers may. Each part has its
