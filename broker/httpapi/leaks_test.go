@@ -2,10 +2,13 @@ package httpapi_test
 
 import (
 	"encoding/base64"
+	"encoding/hex"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/daypass/daypass/broker/admin"
 	"github.com/daypass/daypass/broker/api"
@@ -143,5 +146,54 @@ func TestLeaksOfASession(t *testing.T) {
 	brokertest.Poll(t, "its own is taken back", func() bool { return b.Lease(viewer, mine.Credentials[0].LeaseID).State == "revoked" })
 	if a := b.Do(http.MethodPost, api.PathLeaks, mine.Session.Token, "x"); a.Status != http.StatusUnauthorized {
 		t.Errorf("the token of a session that was revoked: %d", a.Status)
+	}
+}
+
+// TestStolenDatabase: whoever has all tables, and no key, has no eight bytes of
+// anything that was given out.
+func TestStolenDatabase(t *testing.T) {
+	t.Parallel()
+	b := brokertest.New(t, brokertest.Options{})
+	job := b.Exchange(b.Job(), "payments/deploy-db", "payments/sign")
+	redactor := b.Admin(admin.Redactor)
+	token := job.Credentials[1].Values["token"]
+	values := []string{job.Credentials[0].Values["password"], token[strings.LastIndexByte(token, '.')+1:], job.Session.Token, redactor}
+	search(t, b, redactor, "?source=x", token+" "+strings.Join(values, " "))
+	rows, err := b.Base.Pool.Query(t.Context(), `SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace AND NOT relispartition`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil || !slices.Contains(tables, "fingerprints") || !slices.Contains(tables, "leaks") {
+		t.Fatalf("tables %v: %v", tables, err)
+	}
+	var stolen strings.Builder
+	for _, table := range tables {
+		rows, err := b.Base.Pool.Query(t.Context(), `SELECT t::text FROM `+pgx.Identifier{table}.Sanitize()+` t`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			t.Fatal(err)
+		}
+		stolen.WriteString(strings.Join(all, "\n"))
+	}
+	text := stolen.String()
+	if len(text) < 5000 || !strings.Contains(text, job.Credentials[1].LeaseID) {
+		t.Fatal("that is not the database")
+	}
+	for i, value := range values {
+		for at := 0; at+8 <= len(value); at++ {
+			window := value[at : at+8]
+			for _, written := range []string{window, hex.EncodeToString([]byte(window)), base64.StdEncoding.EncodeToString([]byte(window))[:10]} {
+				if strings.Contains(text, written) {
+					t.Errorf("bytes %d to %d of value %d stand in the database", at, at+8, i)
+				}
+			}
+		}
+	}
+	if n := b.Count(`SELECT count(*) FROM fingerprints WHERE anchor IS NOT NULL`); n != 1 {
+		t.Errorf("%d anchors: one value has no shape of the broker's own", n)
 	}
 }
