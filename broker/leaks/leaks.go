@@ -186,8 +186,13 @@ func (s *Stream) Close() error {
 	if s.err != nil {
 		return s.err
 	}
-	s.base, s.err, s.buf = s.Bytes(), ErrClosed, nil
+	s.base, s.err, s.buf, s.next = s.Bytes(), ErrClosed, s.buf[:0], 0
 	return nil
+}
+
+// Reset begins another stream, with what this one has allocated.
+func (s *Stream) Reset() {
+	s.buf, s.base, s.next, s.err, s.scan.dropped = s.buf[:0], 0, 0, nil, 0
 }
 
 // Bytes is how many bytes were written.

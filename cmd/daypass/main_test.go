@@ -156,6 +156,7 @@ func (f *fakeBroker) routes() http.Handler {
 	secretRoutes(mux)
 	targetRoutes(mux)
 	jobRoutes(mux)
+	leakRoutes(mux)
 	mux.HandleFunc("GET "+api.PathLeases, leasePages)
 	mux.HandleFunc("GET "+api.PathLeases+"/{id}", func(w http.ResponseWriter, r *http.Request) {
 		if r.PathValue("id") == "lse_none" {
