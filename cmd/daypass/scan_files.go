@@ -84,7 +84,7 @@ func (s *scan) below(ctx context.Context, root *os.Root, full, below string) err
 	f, err := root.OpenFile(below, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		s.unread(full, err)
-		return nil
+		return nil //nolint:nilerr // it is told, and the rest is read
 	}
 	defer f.Close() //nolint:errcheck // it was only read
 	return s.opened(ctx, full, f, f)
