@@ -29,6 +29,7 @@ import (
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/broker/prints"
 	"github.com/daypass/daypass/broker/switches"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/policies"
@@ -53,10 +54,13 @@ type Config struct {
 	Store         *leases.Store
 	Switches      *switches.Store
 	SessionTokens *keys.Hasher
-	Fingerprints  *keys.Hasher
-	Notify        func(issuer string) // wakes the revoker; must not block
-	Logger        *slog.Logger        // nil: discards
-	Limits        Limits
+	Prints        *prints.Printer // of what is issued
+	// Patterns are those of the server's configuration that must not appear in any log;
+	// nil: there are none.
+	Patterns func() []string
+	Notify   func(issuer string) // wakes the revoker; must not block
+	Logger   *slog.Logger        // nil: discards
+	Limits   Limits
 	// Once names the providers whose job tokens may come once; those of all others
 	// may come again while their session lives.
 	Once map[string]bool
@@ -91,7 +95,7 @@ const (
 // New checks that nothing is missing.
 func New(config Config) (*Broker, error) {
 	if config.Installation == "" || config.Tenant == "" || config.Verifier == nil || config.Policies == nil || config.Store == nil || config.Switches == nil ||
-		config.SessionTokens == nil || config.Fingerprints == nil || config.Notify == nil {
+		config.SessionTokens == nil || config.Prints == nil || config.Notify == nil {
 		return nil, errors.New("making broker: a required field of its configuration is missing")
 	}
 	if config.IssueTime == 0 {
@@ -102,6 +106,9 @@ func New(config Config) (*Broker, error) {
 	}
 	if config.Checkpoint == nil {
 		config.Checkpoint = func(string) {}
+	}
+	if config.Patterns == nil {
+		config.Patterns = func() []string { return nil }
 	}
 	if config.Observe == nil {
 		config.Observe = unobserved{}

@@ -2,8 +2,6 @@ package broker
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,7 +10,6 @@ import (
 	"time"
 
 	"github.com/daypass/daypass/broker/ids"
-	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/broker/switches"
@@ -101,7 +98,7 @@ func (b *Broker) Exchange(ctx context.Context, request *ExchangeRequest) (*Excha
 	reservation := &leases.Reservation{
 		Session: caller.session, Joined: caller.held != nil, Once: caller.held == nil && b.config.Once[caller.session.Provider],
 		Token: leases.Token{
-			Hash: b.config.SessionTokens.Sum(sessionTokenDomain, []byte(secret.Reveal())), KeyID: b.config.SessionTokens.KeyID(),
+			Hash: b.config.SessionTokens.Sum(leases.TokenDomain, []byte(secret.Reveal())), KeyID: b.config.SessionTokens.KeyID(),
 			Grants: grantNames(orders),
 		},
 		Retry: b.retry(caller, request), JobKey: caller.job, Whose: caller.whose, MaxPerJob: b.config.Limits.JobLeases, MaxPerTenant: b.config.Limits.TenantLeases,
@@ -113,7 +110,7 @@ func (b *Broker) Exchange(ctx context.Context, request *ExchangeRequest) (*Excha
 		}
 		return nil, err
 	}
-	return answer(secret, reservation, orders), nil
+	return answer(secret, reservation, orders, b.config.Patterns()), nil
 }
 
 // admit says who asks, if they may ask now.
@@ -336,8 +333,7 @@ func earlier(a, b time.Time) time.Time {
 func rules(g *policies.Grant) []leases.Rule {
 	list := make([]leases.Rule, len(g.Redact))
 	for i, pattern := range g.Redact {
-		sum := sha256.Sum256([]byte(g.Policy + "\x00" + g.Name + "\x00" + pattern))
-		list[i] = leases.Rule{ID: hex.EncodeToString(sum[:8]), Policy: g.Policy, Grant: g.Name, Pattern: pattern}
+		list[i] = leases.GrantRule(g.Policy, g.Name, pattern)
 	}
 	return list
 }
@@ -410,24 +406,15 @@ func (b *Broker) issue(ctx context.Context, r *leases.Reservation, o *order) (er
 	return nil
 }
 
-// minFingerprintBits is how much nobody must be able to guess of a value before
-// its hash may be kept.
-const minFingerprintBits = 128
-
 func (b *Broker) fingerprints(r *issuers.IssueResponse) []leases.Fingerprint {
 	var prints []leases.Fingerprint
-	for _, v := range r.Values {
-		if v.Sensitive && v.RandomBits >= minFingerprintBits {
-			prints = append(prints, leases.Fingerprint{
-				Sum: b.config.Fingerprints.Sum(fingerprintDomain, []byte(v.Value.Reveal())), Field: v.Name,
-				KeyID: b.config.Fingerprints.KeyID(), Scheme: fingerprintScheme,
-			})
+	for i := range r.Values {
+		if print, kept := b.config.Prints.Of(&r.Values[i]); kept {
+			prints = append(prints, print)
 		}
 	}
 	return prints
 }
-
-const fingerprintScheme = "whole value " + keys.SchemeHMAC
 
 func grantNames(orders []*order) []string {
 	names := make([]string, len(orders))
@@ -437,8 +424,8 @@ func grantNames(orders []*order) []string {
 	return names
 }
 
-func answer(secret issuers.Secret, r *leases.Reservation, orders []*order) *Exchanged {
-	out := &Exchanged{SessionID: r.SessionID, SessionToken: secret, ExpiresAt: r.SessionExpiresAt, Patterns: []string{issuers.GeneratedPattern}}
+func answer(secret issuers.Secret, r *leases.Reservation, orders []*order, patterns []string) *Exchanged {
+	out := &Exchanged{SessionID: r.SessionID, SessionToken: secret, ExpiresAt: r.SessionExpiresAt, Patterns: append([]string{issuers.GeneratedPattern}, patterns...)}
 	for _, o := range orders {
 		c := Credential{
 			Grant: o.name(), LeaseID: o.lease.ID, Issuer: o.grant.Issuer, Kind: o.about.Kind, Revocation: o.about.Revocation,

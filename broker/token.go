@@ -40,14 +40,9 @@ func ParseToken(raw string) (any, error) {
 	return JobToken(raw), nil
 }
 
-const (
-	sessionTokenDomain = "session token"
-	fingerprintDomain  = "redaction value"
-)
-
 // FindSession looks a session token up. The session may have ended: see Held.
 func (b *Broker) FindSession(ctx context.Context, token SessionToken) (*leases.Held, error) {
-	held, err := b.config.Store.FindToken(ctx, b.config.SessionTokens.Sum(sessionTokenDomain, []byte(token)))
+	held, err := b.config.Store.FindToken(ctx, b.config.SessionTokens.Sum(leases.TokenDomain, []byte(token)))
 	if errors.Is(err, leases.ErrNotFound) {
 		return nil, &oidc.Error{Reason: oidc.ReasonExpired, Detail: "no session has this token"}
 	}

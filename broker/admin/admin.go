@@ -133,6 +133,16 @@ func (t *Tokens) List(ctx context.Context) ([]Token, error) {
 
 // Revoke ends a token now. One that was revoked before stays as it is.
 func (t *Tokens) Revoke(ctx context.Context, id, osUser string) error {
+	return t.revoke(ctx, id, "os user "+osUser, nil)
+}
+
+// RevokeFor is Revoke by somebody who isn't at the server's own command line, for a
+// reason.
+func (t *Tokens) RevokeFor(ctx context.Context, id, actor, reason string) error {
+	return t.revoke(ctx, id, actor, map[string]any{"reason": reason})
+}
+
+func (t *Tokens) revoke(ctx context.Context, id, actor string, data map[string]any) error {
 	tx, err := t.config.Pool.Begin(ctx)
 	if err != nil {
 		return fmt.Errorf("revoking admin token: %w", err)
@@ -151,7 +161,7 @@ func (t *Tokens) Revoke(ctx context.Context, id, osUser string) error {
 		return nil
 	}
 	now := t.config.Now().UTC().Truncate(time.Microsecond)
-	event, err := t.config.Audit.Event(audit.Entry{At: now, Type: audit.AdminTokenRevoked, Subject: id, Count: events + 1, Actor: "os user " + osUser})
+	event, err := t.config.Audit.Event(audit.Entry{At: now, Type: audit.AdminTokenRevoked, Subject: id, Count: events + 1, Actor: actor, Data: data})
 	if err != nil {
 		return err
 	}
@@ -208,10 +218,37 @@ UPDATE admin_tokens SET revoked_at = $2, events = events + 1 WHERE tenant = $1 A
 	return tokens, nil
 }
 
+// Sum is the keyed hash of a token's value, by which it is found.
+func (t *Tokens) Sum(value []byte) [32]byte { return t.config.Hasher.Sum(hashDomain, value) }
+
+// Find finds tokens by their hashes, those included that have ended.
+func (t *Tokens) Find(ctx context.Context, hashes [][32]byte) (map[[32]byte]*Token, error) {
+	wanted := make([][]byte, len(hashes))
+	for i := range hashes {
+		wanted[i] = hashes[i][:]
+	}
+	rows, err := t.config.Pool.Query(ctx, `SELECT hash, `+columns+` FROM admin_tokens WHERE tenant = $1 AND hash = ANY ($2)`, t.config.Tenant, wanted)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	found := map[[32]byte]*Token{}
+	var hash []byte
+	var row Token
+	_, err = pgx.ForEachRow(rows, []any{&hash, &row.ID, &row.Role, &row.Owner, &row.OSUser, &row.CreatedAt, &row.ExpiresAt, &row.RevokedAt}, func() error {
+		token := row
+		found[[32]byte(hash)] = &token
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return found, nil
+}
+
 // Authenticate recognises a token by its value. It is looked up by its keyed
 // hash, so that timing tells nothing of the value.
 func (t *Tokens) Authenticate(ctx context.Context, value string) (*Token, error) {
-	hash := t.config.Hasher.Sum(hashDomain, []byte(value))
+	hash := t.Sum([]byte(value))
 	rows, err := t.config.Pool.Query(ctx, `SELECT `+columns+` FROM admin_tokens WHERE tenant = $1 AND hash = $2`, t.config.Tenant, hash[:])
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)

@@ -171,16 +171,3 @@ type EventList struct {
 	Events []Event `json:"events"`
 	Next   string  `json:"next,omitempty"`
 }
-
-// RuleList answers GET /v1/redaction/rules.
-type RuleList struct {
-	Rules []Rule `json:"rules"`
-}
-
-// Rule is one pattern that must not appear in a log.
-type Rule struct {
-	ID      string `json:"id"`
-	Pattern string `json:"pattern"` // RE2
-	Policy  string `json:"policy,omitempty"`
-	Grant   string `json:"grant,omitempty"`
-}

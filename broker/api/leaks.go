@@ -2,10 +2,20 @@ package api
 
 import "time"
 
-// Paths of masking and of finding what leaked.
+// Paths of finding what leaked. The other ones take what the secret scanning of
+// GitHub and GitLab reports, in their own formats.
 const (
-	PathRedact = "/v1/redaction/redact"
-	PathLeaks  = "/v1/leaks"
+	PathLeaks            = "/v1/leaks"
+	PathLeaksGitHub      = "/v1/leaks/github"
+	PathLeaksGitLabTypes = "/v1/leaks/gitlab/revocable_token_types"
+	PathLeaksGitLab      = "/v1/leaks/gitlab/revoke_tokens"
+)
+
+// The kinds of a Leak that is no lease's.
+const (
+	KindSessionToken = "session_token"
+	KindAdminToken   = "admin_token"
+	KindUnknownToken = "unknown_token" // of the broker's own shape, and not on record here
 )
 
 // LeaksResponse answers POST /v1/leaks: which leases' secrets stand in a text.
@@ -37,4 +47,7 @@ type Leak struct {
 	Length    int        `json:"length"`         // in bytes, as it stands in the text
 	Form      string     `json:"form,omitempty"` // how it was written: empty as it is, else base64, hex, url …
 	Revoked   bool       `json:"revoked,omitempty"`
+	// Leases counts those that got this value, where it is more than one: a static
+	// secret. LeaseID is the last of them, and Revoked says that all were.
+	Leases int `json:"leases,omitempty"`
 }

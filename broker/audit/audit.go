@@ -91,6 +91,8 @@ const (
 	InstallationPromoted Type = "installation.promoted" // a restored database took over, in a new epoch
 	InstallationRenewed  Type = "installation.renewed"  // a copy became an installation of its own
 
+	LeakFound Type = "leak.found" // a secret stood where it doesn't belong; the subject is the finding's own
+
 	AdminTokenCreated Type = "admin_token.created"
 	AdminTokenRevoked Type = "admin_token.revoked" //nolint:gosec // the name of an event
 )

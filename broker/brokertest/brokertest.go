@@ -127,6 +127,8 @@ type Options struct {
 	Once map[string]bool
 	// RotateEvery is how long a signing key signs; zero: until a test rotates it.
 	RotateEvery time.Duration
+	// Redaction is what is masked in logs, and who reports leaks; its zero value: the defaults.
+	Redaction instance.Redaction
 	// Connection changes how the broker, and its Base, connect to the database.
 	Connection func(*pgxpool.Config)
 	// Database is the URL of an empty database; "": one of its own in the tests' server.
@@ -259,6 +261,7 @@ func (b *Broker) open() {
 		},
 		OpenIssuers: b.openIssuers, LoadPolicies: b.loadPolicies, RevokeOnPolicyChange: b.options.RevokeOnPolicyChange, TrustedProxies: b.options.TrustedProxies,
 		Checkpoint: b.options.Checkpoint, IssueTime: b.options.IssueTime, Limits: b.options.Limits, Once: b.options.Once, SecretHooks: b.options.SecretHooks,
+		Redaction: b.options.Redaction,
 	})
 	if err != nil {
 		b.Base.Pool.Close()

@@ -36,6 +36,7 @@ func (l *loader) check() {
 	l.limits()
 	l.retention()
 	l.reconcile()
+	l.redaction()
 	l.hooks()
 	if c.Log.Level == "" {
 		c.Log.Level = "info"

@@ -43,6 +43,8 @@ type Config struct {
 	Limits            Limits           `yaml:"limits"`
 	Retention         Retention        `yaml:"retention"`
 	Reconcile         Reconcile        `yaml:"reconcile"`
+	Redaction         Redaction        `yaml:"redaction"`
+	Leaks             Leaks            `yaml:"leaks"`
 	Revoker           Revoker          `yaml:"revoker"`
 	Secrets           Secrets          `yaml:"secrets"` // static ones
 	Log               Log              `yaml:"log"`

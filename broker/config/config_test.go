@@ -49,7 +49,7 @@ func TestMinimal(t *testing.T) {
 }
 
 func TestLimitsAndReplay(t *testing.T) {
-	defaults := Limits{FailedTokens: 60, JobRequests: 120, TenantRequests: 6000, JobLeases: 100, TenantLeases: 50_000}
+	defaults := Limits{FailedTokens: 60, JobRequests: 120, TenantRequests: 6000, JobLeases: 100, TenantLeases: 50_000, LeakRequests: 60}
 	without := func(l Limits) Limits {
 		l.At = strictyaml.Where{}
 		return l
@@ -107,7 +107,7 @@ func TestExample(t *testing.T) {
 	for _, m := range c.CheckFiles(stat) {
 		t.Error(m)
 	}
-	if len(looked) != 13 {
+	if len(looked) != 14 {
 		t.Errorf("looked at %d files: %q", len(looked), looked)
 	}
 	for _, key := range keyNames(reflect.TypeFor[Config]()) {

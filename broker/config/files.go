@@ -53,6 +53,8 @@ func (c *Config) CheckFiles(stat func(path string) (fs.FileInfo, error)) []stric
 		look(c.Secrets.Hooks[i].At, "token_file", c.Secrets.Hooks[i].TokenFile, false)
 		look(c.Secrets.Hooks[i].At, "ca_file", c.Secrets.Hooks[i].CAFile, false)
 	}
+	look(c.Leaks.GitHub.At, "ca_file", c.Leaks.GitHub.CAFile, false)
+	look(c.Leaks.GitLab.At, "token_file", c.Leaks.GitLab.TokenFile, false)
 	look(c.Policies.At, "dir", c.Policies.Dir, true)
 	return strictyaml.Sort(mistakes)
 }

@@ -17,6 +17,7 @@ type Limits struct {
 	TenantRequests int              `yaml:"tenant_requests"` // exchanges a minute of one tenant; absent: 6000
 	JobLeases      int              `yaml:"job_leases"`      // live leases of one job; absent: 100
 	TenantLeases   int              `yaml:"tenant_leases"`   // live leases of one tenant; absent: 50000
+	LeakRequests   int              `yaml:"leak_requests"`   // texts a minute that one caller has masked or searched; absent: 60
 }
 
 // The settings of Provider.Replay.
@@ -42,6 +43,7 @@ func (l *loader) limits() {
 		{"tenant_requests", &c.TenantRequests, 6000},
 		{"job_leases", &c.JobLeases, 100},
 		{"tenant_leases", &c.TenantLeases, 50_000},
+		{"leak_requests", &c.LeakRequests, 60},
 	} {
 		if *limit.value == 0 {
 			*limit.value = limit.fallback

@@ -122,6 +122,9 @@ func (l *loader) name(at strictyaml.Where, what, name string) {
 func (l *loader) references() { l.walk(reflect.ValueOf(l.config).Elem(), l.config.At.Pos) }
 
 func (l *loader) walk(v reflect.Value, at strictyaml.Pos) {
+	if v.Type() == reflect.TypeFor[strictyaml.Date]() {
+		return // no text, and nothing of its inside can be read
+	}
 	switch v.Kind() {
 	case reflect.String:
 		if strings.Contains(v.String(), "${") {

@@ -19,7 +19,6 @@ import (
 	"github.com/daypass/daypass/broker/ids"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/oidc"
-	"github.com/daypass/daypass/issuers"
 )
 
 // exchange is POST /v1/exchange.
@@ -308,28 +307,6 @@ func (s *Server) audit(c echo.Context) error {
 			ID: e.ID, At: e.At.UTC(), Type: string(e.Type), Subject: e.Subject, Count: e.Count, Actor: actor, Data: data,
 			Leaf: e.LeafHex(), MAC: e.MACHex(), KeyID: e.KeyID,
 		})
-	}
-	return writeJSON(c, http.StatusOK, body)
-}
-
-// redactionRules is GET /v1/redaction/rules.
-func (s *Server) redactionRules(c echo.Context) error {
-	caller, err := s.caller(c, admin.Viewer)
-	if err != nil {
-		return err
-	}
-	var rules []leases.Rule
-	if caller.Session != nil {
-		rules, err = s.config.Store.RulesOf(c.Request().Context(), caller.Session.TokenHash)
-	} else {
-		rules, err = s.config.Store.Rules(c.Request().Context())
-	}
-	if err != nil {
-		return err
-	}
-	body := api.RuleList{Rules: []api.Rule{{ID: "daypass", Pattern: issuers.GeneratedPattern}}}
-	for _, r := range rules {
-		body.Rules = append(body.Rules, api.Rule{ID: r.ID, Pattern: r.Pattern, Policy: r.Policy, Grant: r.Grant})
 	}
 	return writeJSON(c, http.StatusOK, body)
 }

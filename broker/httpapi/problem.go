@@ -71,6 +71,12 @@ func problemOf(err error) *problem {
 	if p := jobProblem(err); p != nil {
 		return p
 	}
+	if p := streamProblem(err); p != nil {
+		return p
+	}
+	if p := disclosureProblem(err); p != nil {
+		return p
+	}
 	switch {
 	case errors.As(err, &ready):
 		return ready

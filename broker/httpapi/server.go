@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/daypass/daypass/broker/admin"
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/audit/sequencer"
+	"github.com/daypass/daypass/broker/disclosures"
 	"github.com/daypass/daypass/broker/fleet"
 	"github.com/daypass/daypass/broker/ids"
 	"github.com/daypass/daypass/broker/jobs"
@@ -52,6 +54,9 @@ type Config struct {
 	Logger      *slog.Logger
 	Now         func() time.Time
 	Gate        *limit.Gate // stands before the check of every token
+	Disclosures *disclosures.Service
+	Streams     Streams // bounds of what is masked and searched
+	Reporters   Reporters
 	// TrustedProxies are the networks whose X-Forwarded-For is believed; none when empty.
 	TrustedProxies []echo.TrustOption
 }
@@ -61,20 +66,28 @@ type Server struct {
 	config   Config
 	metrics  *metrics
 	draining atomic.Bool
+	drained  chan struct{} // closed by Drain
+	drain    func()
 	exports  chan struct{} // a place for each export that runs
 }
 
 // New checks the configuration.
 func New(config Config) (*Server, error) {
 	if config.Broker == nil || config.Store == nil || config.Admins == nil || config.Audit == nil || config.AuditLog == nil || config.Secrets == nil || config.Jobs == nil || config.Switches == nil || config.Members == nil || config.Targets == nil || config.Reload == nil || config.ExternalURL == "" ||
-		config.JWKS == nil || config.Algorithms == nil || config.Ready == nil || config.Metrics == nil || config.Logger == nil || config.Now == nil || config.Gate == nil {
+		config.JWKS == nil || config.Algorithms == nil || config.Ready == nil || config.Metrics == nil || config.Logger == nil || config.Now == nil || config.Gate == nil ||
+		config.Disclosures == nil || config.Streams.MaxBytes == 0 || config.Streams.MaxTime == 0 || config.Streams.Idle == 0 {
 		return nil, errors.New("making HTTP API: a required field of its configuration is missing")
 	}
-	return &Server{config: config, metrics: newMetrics(config.Metrics), exports: make(chan struct{}, maxExports)}, nil
+	s := &Server{config: config, metrics: newMetrics(config.Metrics), exports: make(chan struct{}, maxExports), drained: make(chan struct{})}
+	s.drain = sync.OnceFunc(func() { close(s.drained) })
+	return s, nil
 }
 
-// Drain makes new exchanges answer 503; those that run finish.
-func (s *Server) Drain() { s.draining.Store(true) }
+// Drain makes new exchanges answer 503; those that run finish. Streams end.
+func (s *Server) Drain() {
+	s.draining.Store(true)
+	s.drain()
+}
 
 // API is everything that jobs and admins call. Health and metrics are part of
 // it unless they have a listener of their own.
@@ -91,7 +104,7 @@ func (s *Server) API(withOperations bool) http.Handler {
 	e.GET(api.PathAudit, s.audit)
 	e.GET(api.PathAuditCheckpoint, s.auditCheckpoint)
 	e.GET(api.PathAuditExport, s.auditExport)
-	e.GET(api.PathRedactionRules, s.redactionRules)
+	s.redactionRoutes(e)
 	e.POST(api.PathPoliciesReload, s.reload)
 	e.POST(api.PathPoliciesExplain, s.explain)
 	e.GET(api.PathDecisions, s.decisions)
@@ -197,6 +210,9 @@ func (s *Server) recorded(next echo.HandlerFunc) echo.HandlerFunc {
 			slog.String("request_id", r.id), slog.String("method", c.Request().Method), slog.String("route", route),
 			slog.Int("status", c.Response().Status), slog.Float64("took_ms", float64(took.Microseconds())/1000), slog.String("remote", c.RealIP()),
 		}, r.attrs...)...)
+		if errors.Is(err, errAborted) {
+			panic(http.ErrAbortHandler) // what net/http knows as: cut the connection
+		}
 		return nil
 	}
 }

@@ -27,6 +27,7 @@ const (
 	Reconcile  = "rec_"
 	Sweep      = "swp_"
 	Job        = "job_"
+	Leak       = "lek_"
 )
 
 // New makes an identifier of something that began at a time: 48 bits of

@@ -22,6 +22,7 @@ import (
 	"github.com/daypass/daypass/broker/admin"
 	"github.com/daypass/daypass/broker/audit"
 	"github.com/daypass/daypass/broker/audit/sequencer"
+	"github.com/daypass/daypass/broker/disclosures"
 	"github.com/daypass/daypass/broker/fleet"
 	"github.com/daypass/daypass/broker/httpapi"
 	"github.com/daypass/daypass/broker/installation"
@@ -31,6 +32,7 @@ import (
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/limit"
 	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/broker/prints"
 	"github.com/daypass/daypass/broker/reconciler"
 	"github.com/daypass/daypass/broker/reloader"
 	"github.com/daypass/daypass/broker/retention"
@@ -81,6 +83,7 @@ type Config struct {
 	Once                 map[string]bool // providers whose job tokens may come once
 	Version              string          // of the program, for people; may be empty
 	Retention            Retention
+	Redaction            Redaction
 	Reconcile            Reconcile     // how targets are compared with the leases
 	RevokeGrace          time.Duration // how long a revocation may take before it is stuck; zero: revoker's default
 }
@@ -138,6 +141,8 @@ type Instance struct {
 	switches *switches.Store
 	auditing auditCheck
 	restored restored
+
+	disclosures *disclosures.Service
 }
 
 // Base is what the database and the sealing key alone give: enough for admin
@@ -287,9 +292,10 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	}
 	if i.broker, err = broker.New(broker.Config{
 		Installation: i.Installation, Tenant: Tenant, Verifier: verifier, Policies: func() *policies.Set { return i.reloads.Set() }, Issuers: i.issuers, Store: i.store, Switches: i.switches,
-		SessionTokens: base.Root.Hasher(keys.SessionTokens), Fingerprints: base.Root.Hasher(keys.Fingerprints), Notify: i.wake,
+		SessionTokens: base.Root.Hasher(keys.SessionTokens), Prints: prints.New(base.Root), Notify: i.wake,
 		Logger: config.Logger, IssueTime: config.IssueTime, Checkpoint: config.Checkpoint, Observe: i.metrics,
-		Limits: config.Limits.Limits, Once: config.Once, Since: base.Identity.Since,
+		Patterns: func() []string { return config.Redaction.patterns(i.store.Now()) },
+		Limits:   config.Limits.Limits, Once: config.Once, Since: base.Identity.Since,
 	}); err != nil {
 		return nil, err
 	}
@@ -301,6 +307,9 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		return nil, err
 	}
 	if err := i.openReconciler(base, newReconcileMetrics(registry)); err != nil {
+		return nil, err
+	}
+	if err := i.openDisclosures(base, registry); err != nil {
 		return nil, err
 	}
 	i.server, err = httpapi.New(httpapi.Config{
@@ -315,6 +324,9 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		JWKS:           i.ring.JWKS,
 		Algorithms:     i.ring.Algorithms,
 		TrustedProxies: config.TrustedProxies,
+		Disclosures:    i.disclosures,
+		Streams:        config.Redaction.streams(),
+		Reporters:      config.Redaction.Reporters,
 		// Half the cores at most are for those whose tokens keep failing.
 		Gate: limit.NewGate(config.Limits.FailedTokens, runtime.GOMAXPROCS(0)/2, config.Now),
 	})
@@ -397,6 +409,7 @@ func (i *Instance) Run(ctx context.Context) {
 	running.Go(func() { i.sealer.Run(ctx) })
 	running.Go(func() { i.fleet.Run(ctx) })
 	running.Go(func() { i.switches.Run(ctx) })
+	running.Go(func() { i.keepRules(ctx) })
 	running.Go(func() { i.once(ctx, "switches", i.switches.Sweep) })
 	running.Go(func() { i.once(ctx, "retention", i.keeper.Run) })
 	if i.config.Reconcile.Every > 0 {

@@ -12,13 +12,14 @@ import (
 // Retention is how long what happened is kept; zero: see [retention.Config].
 type Retention struct {
 	Leases, Audit time.Duration
+	Prints        time.Duration // and how long values are known again
 	Archive       bool
 }
 
 func (i *Instance) openKeeper(registry *prometheus.Registry) (err error) {
 	c := i.config.Retention
 	i.keeper, err = retention.New(retention.Config{
-		Pool: i.pool, Now: i.store.Now, Leases: c.Leases, Audit: c.Audit, Archive: c.Archive, Observe: newRetentionMetrics(registry), Logger: i.config.Logger,
+		Pool: i.pool, Now: i.store.Now, Leases: c.Leases, Audit: c.Audit, Prints: c.Prints, Archive: c.Archive, Observe: newRetentionMetrics(registry), Logger: i.config.Logger,
 		Droppable: i.audit.Sequenced,
 	})
 	return err

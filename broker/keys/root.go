@@ -45,6 +45,7 @@ const (
 	SessionTokens Use = "session tokens"
 	AdminTokens   Use = "admin tokens"
 	Fingerprints  Use = "redaction fingerprints"
+	Anchors       Use = "redaction anchors"
 	AuditMACs     Use = "audit event macs"
 	SessionClaims Use = "session claims"
 	RowSeals      Use = "row seals"

@@ -108,7 +108,7 @@ func TestDerivedValuesStay(t *testing.T) {
 
 func TestHasherSeparates(t *testing.T) {
 	root, key := newRoot(t)
-	uses := []keys.Use{keys.SessionTokens, keys.AdminTokens, keys.Fingerprints, keys.AuditMACs, keys.RowSeals}
+	uses := []keys.Use{keys.SessionTokens, keys.AdminTokens, keys.Fingerprints, keys.Anchors, keys.AuditMACs, keys.RowSeals}
 	seen := map[string]string{}
 	put := func(value, what string) {
 		t.Helper()

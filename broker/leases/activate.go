@@ -75,8 +75,8 @@ WITH minted AS (
 )`
 	if prints != "" {
 		sql += `, printed AS (
-    INSERT INTO fingerprints (fingerprint, lease_id, field, key_id, scheme, created_at)
-    SELECT f.fingerprint, f.lease_id, f.field, f.key_id, f.scheme, f.created_at FROM ` + prints + ` JOIN changed ON changed.id = f.lease_id
+    INSERT INTO fingerprints (fingerprint, lease_id, field, key_id, scheme, created_at, anchor)
+    SELECT f.fingerprint, f.lease_id, f.field, f.key_id, f.scheme, f.created_at, f.anchor FROM ` + prints + ` JOIN changed ON changed.id = f.lease_id
 )`
 	}
 	return sql + `

@@ -145,6 +145,9 @@ ORDER BY l.id DESC LIMIT $12`,
 	return found, next, nil
 }
 
+// TokenDomain is what session tokens are hashed under, with the key for them.
+const TokenDomain = "session token"
+
 // Held is a session as one of its tokens sees it.
 type Held struct {
 	Session
@@ -175,31 +178,6 @@ FROM session_tokens t JOIN sessions s ON s.id = t.session_id WHERE s.tenant = $1
 		return nil, fmt.Errorf("%w: %s", ErrForged, h.ID)
 	}
 	return h, nil
-}
-
-// RulesOf reads the patterns of the leases of one session token.
-func (s *Store) RulesOf(ctx context.Context, tokenHash [32]byte) ([]Rule, error) {
-	return s.rules(ctx, `
-SELECT DISTINCT r.id, r.policy, r.grant_name, r.pattern
-FROM leases l JOIN redaction_rules r ON r.id = ANY (l.rules) WHERE l.tenant = $1 AND l.session_token = $2
-  AND l.session_id = (SELECT session_id FROM session_tokens WHERE hash = $2) ORDER BY r.id LIMIT 10000`, s.config.Tenant, tokenHash[:])
-}
-
-// Rules reads all patterns, ten thousand at the most.
-func (s *Store) Rules(ctx context.Context) ([]Rule, error) {
-	return s.rules(ctx, `SELECT id, policy, grant_name, pattern FROM redaction_rules WHERE tenant = $1 ORDER BY id LIMIT 10000`, s.config.Tenant)
-}
-
-func (s *Store) rules(ctx context.Context, sql string, args ...any) ([]Rule, error) {
-	rows, err := s.config.Pool.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, unavailable("reading redaction rules", err)
-	}
-	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Rule])
-	if err != nil {
-		return nil, unavailable("reading redaction rules", err)
-	}
-	return found, nil
 }
 
 // NextDue is when the next lease of an issuer has to be looked at; zero when

@@ -82,14 +82,12 @@ type NewLease struct {
 	SigningKey   string        // that signed an issued one; "" where none did
 }
 
-// Rule is a pattern that must not appear in a log.
-type Rule struct{ ID, Policy, Grant, Pattern string }
-
-// Fingerprint is the keyed hash of a secret value.
+// Fingerprint is the keyed hash of a secret value: see package prints.
 type Fingerprint struct {
 	Sum           [32]byte
 	Field         string // which value of the credential
 	KeyID, Scheme string
+	Anchor        []byte // sealed; nil: the value has none
 }
 
 // Reserve puts an exchange on record: the session, unless its job token opened
@@ -151,7 +149,9 @@ func (s *Store) authenticate(session *Session) [32]byte {
 }
 
 // JobActor is how the audit log names a job.
-func JobActor(provider, subject string) string { return "job " + provider + " " + subject }
+func JobActor(provider, subject string) string { return jobActor + provider + " " + subject }
+
+const jobActor = "job "
 
 // retry is the reservation's Retry, or one without a key.
 func (r *Reservation) retry() Retry {

@@ -134,8 +134,8 @@ WITH wanted AS (
     WHERE s.id = d.session_id
 )`)
 	write(p.prints, `, printed AS (
-    INSERT INTO fingerprints (fingerprint, lease_id, field, key_id, scheme, created_at)
-    SELECT f.fingerprint, f.lease_id, f.field, f.key_id, f.scheme, f.created_at FROM `, at.prints, ` JOIN decided d ON d.id = f.lease_id WHERE d.taken AND d.issued
+    INSERT INTO fingerprints (fingerprint, lease_id, field, key_id, scheme, created_at, anchor)
+    SELECT f.fingerprint, f.lease_id, f.field, f.key_id, f.scheme, f.created_at, f.anchor FROM `, at.prints, ` JOIN decided d ON d.id = f.lease_id WHERE d.taken AND d.issued
 )`)
 	write(true, `
 SELECT place, verdict, coalesce(session_id, ''), coalesce(session_expires_at, now), coalesce(held, -1) FROM decided`)
@@ -337,14 +337,14 @@ func issuedPrints(c *columns, writes []*write) string {
 
 // printRows are fingerprints as columns.
 type printRows struct {
-	sums                          [][]byte
+	sums, anchors                 [][]byte
 	leases, fields, keys, schemes []string
 	times                         []time.Time
 }
 
 func (p *printRows) add(lease string, prints []Fingerprint, at time.Time) {
 	for _, f := range prints {
-		p.sums = append(p.sums, f.Sum[:])
+		p.sums, p.anchors = append(p.sums, f.Sum[:]), append(p.anchors, f.Anchor)
 		p.leases, p.fields = append(p.leases, lease), append(p.fields, f.Field)
 		p.keys, p.schemes = append(p.keys, f.KeyID), append(p.schemes, f.Scheme)
 		p.times = append(p.times, at)
@@ -364,6 +364,7 @@ func (p *printRows) table(c *columns) string {
 	own.add("key_id", "text", p.keys)
 	own.add("scheme", "text", p.schemes)
 	own.add("created_at", "timestamptz", p.times)
+	own.add("anchor", "bytea", p.anchors)
 	c.args = own.args
 	return own.table("f")
 }

@@ -4,8 +4,9 @@
 //
 // Leases and audit events are in a partition a week (migrations), so that what is
 // old goes as a whole table and costs nothing row by row. What has no partitions
-// (sessions, their tokens, fingerprints, reads of secrets) is deleted in small
-// batches, once no lease is left that it belongs to.
+// (sessions, their tokens, reads of secrets) is deleted in small batches, once no
+// lease is left that it belongs to; fingerprints and what else old logs are searched
+// by, once those logs are no longer kept.
 //
 // Two rules stand above every age: a partition with a lease that has not ended
 // stays, and so does one of audit events that the caller doesn't let go.
@@ -32,6 +33,7 @@ import (
 const (
 	DefaultLeases = 90 * 24 * time.Hour
 	DefaultAudit  = 400 * 24 * time.Hour
+	DefaultPrints = 400 * 24 * time.Hour
 )
 
 const (
@@ -79,6 +81,9 @@ type Config struct {
 	Now  func() time.Time // required: the database's clock
 	// How long leases are kept after their week, and audit events; zero: the defaults.
 	Leases, Audit time.Duration
+	// Prints is how long values are known again: as long as logs are kept in which one
+	// could stand. Zero: the default.
+	Prints time.Duration
 	// Archive detaches what is old instead of dropping it: as a table of its own it
 	// can be dumped, and dropped by hand.
 	Archive bool
@@ -101,6 +106,9 @@ func New(config Config) (*Keeper, error) {
 	}
 	if config.Audit == 0 {
 		config.Audit = DefaultAudit
+	}
+	if config.Prints == 0 {
+		config.Prints = DefaultPrints
 	}
 	if config.Audit < config.Leases {
 		return nil, errors.New("making the keeper of tables: audit events are kept as long as leases, or longer")
@@ -328,12 +336,19 @@ func (k *Keeper) deleteOrphans(ctx context.Context, now time.Time) (deleted int,
 		from = at
 	}
 	opened := from.Add(-sessionLife - leeway)
+	prints := now.Add(-k.config.Prints)
+	if prints.After(from) {
+		prints = from
+	}
 	for _, d := range []struct {
 		table, sql string
 		args       []any
 	}{
 		{"session_tokens", `ctid = ANY(ARRAY(SELECT ctid FROM session_tokens WHERE created_at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED))`, []any{opened}},
-		{"fingerprints", `ctid = ANY(ARRAY(SELECT ctid FROM fingerprints WHERE created_at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED))`, []any{from.Add(-leeway)}},
+		// Longer than their leases: it is in old logs that values are looked for.
+		{"fingerprints", `ctid = ANY(ARRAY(SELECT ctid FROM fingerprints WHERE created_at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED))`, []any{prints.Add(-leeway)}},
+		{"leaks", `id IN (SELECT id FROM leaks WHERE id < $1 ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED)`, []any{ids.From(ids.Leak, now.Add(-k.config.Audit))}},
+		{"redaction_rules", `id IN (SELECT id FROM redaction_rules WHERE until < $1 ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED)`, []any{prints.Add(-leeway)}},
 		{
 			"secret_reads", `lease_id IN (SELECT lease_id FROM secret_reads WHERE lease_id < $1 AND ended_at IS NOT NULL ORDER BY lease_id LIMIT $2 FOR UPDATE SKIP LOCKED)`,
 			[]any{ids.From(ids.Lease, from)},

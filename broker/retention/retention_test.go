@@ -158,16 +158,20 @@ func TestDrop(t *testing.T) {
 	if n := w.count(`SELECT count(*) FROM audit_events`); n != 3 {
 		t.Errorf("%d events are left of three that nobody let go", n)
 	}
-	for _, table := range []string{"sessions", "session_tokens", "fingerprints"} {
-		if n := w.count(`SELECT count(*) FROM ` + table); n != 2 {
-			t.Errorf("%d rows are left in %s, want those of two leases", n, table)
+	// Values are known again for longer than their leases: a log may be searched for them.
+	for table, want := range map[string]int{"sessions": 2, "session_tokens": 2, "fingerprints": 3} {
+		if n := w.count(`SELECT count(*) FROM ` + table); n != want {
+			t.Errorf("%d rows are left in %s, want those of %d leases", n, table, want)
 		}
 	}
+	w.exec(`INSERT INTO leaks (id, tenant, value, source, subject, live, actor, seen_at, events) VALUES ($1, 'main', sha256('v'), 'old', '', true, 'a', now(), 1), ($2, 'main', sha256('v'), 'new', '', true, 'a', now(), 1)`,
+		ids.New(ids.Leak, w.now.Add(-101*day)), ids.New(ids.Leak, w.now.Add(-99*day)))
+	w.exec(`INSERT INTO redaction_rules (id, tenant, policy, grant_name, pattern, created_at, until) VALUES ('old', 'main', 'p', 'g', 'x', $1, $1), ('new', 'main', 'p', 'g', 'y', $1, NULL)`, w.now.Add(-200*day))
 	// Once it has ended, it goes, and the events when they may.
 	w.exec(`UPDATE leases SET state = 'revoked', due_at = NULL, ended_at = now() WHERE id = $1`, stuck)
 	var asked []string
 	k = w.keeper(func(c *retention.Config) {
-		c.Audit, c.Archive = 100*day, true
+		c.Audit, c.Archive, c.Prints = 100*day, true, 120*day
 		c.Droppable = func(_ context.Context, upTo string) (bool, error) {
 			asked = append(asked, upTo)
 			return len(asked) <= 2, nil
@@ -178,6 +182,14 @@ func TestDrop(t *testing.T) {
 	}
 	if leases(stuck) != 0 || leases(kept) != 1 {
 		t.Error("not the leases are left that should be")
+	}
+	for _, table := range []string{"leaks", "redaction_rules"} {
+		if n := w.count(`SELECT count(*) FROM ` + table); n != 1 {
+			t.Errorf("%d rows are left in %s, want the one that is not too old", n, table)
+		}
+	}
+	if n := w.count(`SELECT count(*) FROM fingerprints`); n != 2 {
+		t.Errorf("%d fingerprints are left, want those that are not older than logs are kept", n)
 	}
 	if len(asked) != 3 || !ids.Valid(ids.Event, asked[0]) || asked[0] >= asked[1] {
 		t.Errorf("asked for %v, want the oldest three", asked)

@@ -205,7 +205,10 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 		})
 	}
 	parts.Once, parts.Limits = settings.Once(), limits(settings.Limits)
-	parts.Retention = instance.Retention{Leases: settings.Retention.Leases.Std(), Audit: settings.Retention.Audit.Std(), Archive: settings.Retention.Archive}
+	parts.Retention = instance.Retention{Leases: settings.Retention.Leases.Std(), Audit: settings.Retention.Audit.Std(), Prints: settings.Redaction.Keep.Std(), Archive: settings.Retention.Archive}
+	if parts.Redaction, err = redaction(settings); err != nil {
+		return nil, nil, err
+	}
 	parts.RevokeGrace = settings.Revoker.Grace.Std()
 	for _, prefix := range settings.ProxyNetworks {
 		network := &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
