@@ -58,9 +58,9 @@ type Config struct {
 	// Patterns are those of the server's configuration that must not appear in any log;
 	// nil: there are none.
 	Patterns func() []string
-	Notify        func(issuer string) // wakes the revoker; must not block
-	Logger        *slog.Logger        // nil: discards
-	Limits        Limits
+	Notify   func(issuer string) // wakes the revoker; must not block
+	Logger   *slog.Logger        // nil: discards
+	Limits   Limits
 	// Once names the providers whose job tokens may come once; those of all others
 	// may come again while their session lives.
 	Once map[string]bool

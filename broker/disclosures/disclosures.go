@@ -102,15 +102,15 @@ type Scope struct {
 
 // Service searches, masks and takes back. Safe for concurrent use.
 type Service struct {
-	config  Config
-	rate    *limit.Rate
-	known   *known
-	maskers maskers
-	turns   chan struct{}
+	config   Config
+	rate     *limit.Rate
+	known    *known
+	maskers  maskers
+	turns    chan struct{}
 	watchers chan struct{}
-	mu      sync.Mutex
-	running int
-	changed chan struct{} // closed, and replaced, when a rule changed
+	mu       sync.Mutex
+	running  int
+	changed  chan struct{} // closed, and replaced, when a rule changed
 }
 
 // New checks that nothing is missing.

@@ -80,7 +80,7 @@ func newMetrics(registry *prometheus.Registry) *metrics {
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "daypass_request_seconds", Help: "How long requests took.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
 		}, []string{"route"}),
-		panics:    prometheus.NewCounter(prometheus.CounterOpts{Name: "daypass_panics_total", Help: "Handlers that panicked."}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{Name: "daypass_panics_total", Help: "Handlers that panicked."}),
 		reports: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "daypass_leak_reports_total", Help: "Reports of the secret scanning of others, by who sent them and what became of them: failed ones are worth an alert.",
 		}, []string{"from", "outcome"}),

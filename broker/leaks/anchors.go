@@ -34,17 +34,17 @@ type Anchor struct {
 // to hash; so of each block no more candidates are handed out than eight times
 // its length in bytes, and [Stream.Dropped] counts the others.
 type Anchors struct {
-	key uint64 // odd, so that multiplying by it mixes without losing
+	key, inverse uint64 // odd, so that multiplying by one undoes what the other did
 
 	mu       sync.RWMutex
-	bytes    [256]bool        // those that stand in a window
-	filter   []uint64         // two bits of one word for each anchor's hash
-	shift    uint             // from a hash to its word
+	blocks   []uint64         // a bit for each four bytes of a window
+	windows  []uint64         // a bit for each window, for what passes the first
+	shift    uint             // from a hash to its word in them
 	heads    map[uint64]int32 // hash → the first of entries with it
 	entries  []entry
 	free     int32 // head of the list of unused entries
 	live     int
-	removed  int // since the filter was made
+	removed  int // since the filters were made
 	shortest int // no value is shorter
 }
 
@@ -56,12 +56,16 @@ type entry struct {
 
 const none int32 = -1
 
-// The filter has at least this many bits for each anchor, which keeps the rate of
-// false positives below 1 %; more would cost more in misses of the cache.
 const (
-	bitsEach  = 32
+	// part is how many bytes of a window are looked at first.
+	part = 4
+	// The filters have at least this many bits for each anchor, which has five parts:
+	// at most one in ten places passes the first by chance, and more bits would cost
+	// more in misses of the cache.
+	bitsEach  = 100
 	minFilter = 15 // log2 of bits
 	maxFilter = 24
+	bitAt     = 24 // of a hash: which bit of a word
 )
 
 // NewAnchors makes an empty set.
@@ -69,6 +73,10 @@ func NewAnchors() *Anchors {
 	var key [8]byte
 	rand.Read(key[:]) // never fails: it ends the program instead
 	a := &Anchors{key: binary.LittleEndian.Uint64(key[:]) | 1, heads: map[uint64]int32{}, free: none, shortest: MaxValue}
+	a.inverse = a.key
+	for a.inverse*a.key != 1 {
+		a.inverse *= 2 - a.inverse*a.key // Newton: each step doubles the bits that are right
+	}
 	a.resize()
 	return a
 }
@@ -93,7 +101,7 @@ func (a *Anchors) Add(anchors ...Anchor) error {
 	for _, anchor := range anchors {
 		a.add(anchor)
 	}
-	if a.live*bitsEach > len(a.filter)*64 {
+	if a.live*bitsEach > len(a.blocks)*64 {
 		a.resize()
 	}
 	return nil
@@ -115,9 +123,6 @@ func (a *Anchors) add(anchor Anchor) {
 	a.entries[at] = entry{offset: int32(anchor.Offset), length: int32(anchor.Length), next: head, ref: anchor.Ref} //nolint:gosec // at most MaxValue
 	a.heads[hash] = at
 	a.set(hash)
-	for _, b := range anchor.Window {
-		a.bytes[b] = true
-	}
 	a.live++
 	a.shortest = min(a.shortest, anchor.Length)
 }
@@ -166,57 +171,53 @@ func (a *Anchors) hash(window []byte) uint64 {
 	return binary.LittleEndian.Uint64(window) * a.key
 }
 
+// set puts a window, by its hash, into the filters.
 func (a *Anchors) set(hash uint64) {
-	a.filter[hash>>a.shift] |= maskOf(hash)
+	var window [Window]byte
+	binary.LittleEndian.PutUint64(window[:], hash*a.inverse)
+	for i := range Window - part + 1 {
+		h := uint64(binary.LittleEndian.Uint32(window[i:])) * a.key
+		a.blocks[h>>a.shift] |= 1 << (h >> bitAt & 63)
+	}
+	a.windows[hash>>a.shift] |= 1 << (hash >> bitAt & 63)
 }
 
-// maskOf are the two bits of a hash in its word of the filter.
-func maskOf(hash uint64) uint64 {
-	mixed := hash ^ hash>>32
-	return 1<<(mixed&63) | 1<<(mixed>>6&63)
-}
-
-// resize makes the filter anew, for twice as many as there are.
+// resize makes the filters anew, for twice as many as there are.
 func (a *Anchors) resize() {
 	size := uint(min(max(bits.Len(uint(2*a.live*bitsEach)), minFilter), maxFilter))
-	a.filter, a.shift, a.removed = make([]uint64, 1<<(size-6)), 64-size+6, 0
+	a.blocks, a.windows, a.shift, a.removed = make([]uint64, 1<<(size-6)), make([]uint64, 1<<(size-6)), 64-size+6, 0
 	for hash := range a.heads {
 		a.set(hash)
 	}
 }
 
-// anchorsIn finds the windows that begin in text[lo:hi]. It goes back from the last
-// byte of a window to the first that no anchor has, and so skips most of a text:
-// anchors have no spaces. The caller holds the lock.
+// anchorsIn finds the windows that begin in text[lo:hi]. Where the last four bytes
+// of a window stand in no anchor, at none of the five places where they could, no
+// anchor covers them, and the next five windows are passed by: of most texts one
+// look-up in five bytes is all. The caller holds the lock.
 func (s *scanner) anchorsIn(l *layer, lo, hi int) {
 	a, text := s.anchors, l.text
-	key, shift, filter, bytes := a.key, a.shift&63, a.filter, &a.bytes
+	key, shift, blocks := a.key, a.shift&63, a.blocks
 	end := min(hi, len(text)-Window+1)
 	for i := lo; i < end; {
-		j := i + Window - 1
-		for j >= i && bytes[text[j]] {
-			j--
-		}
-		if j >= i {
-			i = j + 1
+		h := uint64(binary.LittleEndian.Uint32(text[i+Window-part:])) * key
+		if blocks[h>>shift]>>(h>>bitAt&63)&1 == 0 {
+			i += Window - part + 1
 			continue
 		}
-		for {
-			hash := binary.LittleEndian.Uint64(text[i:]) * key
-			if mask := maskOf(hash); filter[hash>>shift]&mask == mask {
-				s.candidates(l, i, hash)
-			}
-			if i++; i >= end || !bytes[text[i+Window-1]] {
-				i += Window
-				break
-			}
-		}
+		s.candidates(l, i)
+		i++
 	}
 }
 
 // candidates hands out what would be the values of the anchors at text[at:].
-func (s *scanner) candidates(l *layer, at int, hash uint64) {
-	next, ok := s.anchors.heads[hash]
+func (s *scanner) candidates(l *layer, at int) {
+	a := s.anchors
+	hash := a.hash(l.text[at : at+Window])
+	if a.windows[hash>>a.shift]>>(hash>>bitAt&63)&1 == 0 {
+		return
+	}
+	next, ok := a.heads[hash]
 	if !ok {
 		return
 	}

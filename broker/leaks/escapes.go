@@ -29,7 +29,7 @@ const (
 )
 
 // escapesIn looks at what escapes in a layer decode to, together with what stands
-// around them.
+// around them in the line.
 func (s *scanner) escapesIn(l *layer, depth int) {
 	g := &s.levels[depth]
 	g.reset()
@@ -42,7 +42,7 @@ func (s *scanner) escapesIn(l *layer, depth int) {
 	for i := range next {
 		next[i] = indexFrom(text, 0, introducers[i])
 	}
-	from, to := 0, 0
+	var r region
 	for {
 		first := 0
 		for i := range next {
@@ -58,18 +58,39 @@ func (s *scanner) escapesIn(l *layer, depth int) {
 		if !s.telling(text, at) {
 			continue
 		}
-		if at-reach > to {
-			g.unescape(text, from, to)
-			from = at - reach
-		} else if to == 0 {
-			from = 0
+		if at >= r.to {
+			g.unescape(text, r.from, r.to)
+			r.begin(text, at, reach)
 		}
-		to = min(at+reach, len(text))
+		r.extend(text, at+reach)
 	}
-	g.unescape(text, from, to)
+	g.unescape(text, r.from, r.to)
 	if len(g.text) > 0 {
 		s.look(&layer{parent: l, text: g.text, units: 1, bytes: 1, breaks: g.breaks}, 0, len(g.text), depth+1)
 	}
+}
+
+// region is what stands around escapes: text[from:to], of one line. A line end in
+// a value with escapes would be one.
+type region struct {
+	from, to int
+	whole    bool // to is the line's end
+}
+
+func (r *region) begin(text []byte, at, reach int) {
+	from := max(at-reach, r.to)
+	*r = region{from: from + bytes.LastIndexByte(text[from:at], '\n') + 1, to: at}
+}
+
+// extend takes what stands before a place, up to the line's end.
+func (r *region) extend(text []byte, to int) {
+	if to = min(to, len(text)); r.whole || to <= r.to {
+		return
+	}
+	if n := bytes.IndexByte(text[r.to:to], '\n'); n >= 0 {
+		to, r.whole = r.to+n, true
+	}
+	r.to = to
 }
 
 const introducers = "%\\&\x1b"

@@ -41,7 +41,7 @@ const (
 	// Each block is looked at with what stands around it: a match reaches no
 	// farther than this from the byte that it is told by. That is a token in its
 	// longest spelling, or the longest value in base64, wrapped.
-	block       = 256 << 10
+	block       = 128 << 10
 	nearTokens  = 1 << 10
 	nearAnchors = 16 << 10
 )

@@ -17,7 +17,7 @@ import (
 const standardInput = "(standard input)"
 
 var (
-	errSpecial = errors.New("it is no regular file")
+	errSpecial = errors.New(`it is no regular file (hint: "-" reads standard input)`)
 	errOutside = errors.New("a symbolic link that leads out of what is scanned is not followed")
 )
 
@@ -87,7 +87,10 @@ func (s *scan) below(ctx context.Context, root *os.Root, full, below string) err
 		return nil
 	}
 	defer f.Close() //nolint:errcheck // it was only read
-	return s.opened(ctx, full, f, f)
+	if !s.regular(full, f) {
+		return nil
+	}
+	return s.opened(ctx, full, f)
 }
 
 // file reads a file that was named, once check has seen how it begins.
@@ -97,6 +100,9 @@ func (s *scan) file(ctx context.Context, name string, check func(begin []byte) e
 		return fmt.Errorf("scanning: %w", err)
 	}
 	defer f.Close() //nolint:errcheck // it was only read
+	if !s.regular(name, f) {
+		return nil
+	}
 	begin := make([]byte, 512)
 	n, err := io.ReadFull(f, begin)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -105,15 +111,21 @@ func (s *scan) file(ctx context.Context, name string, check func(begin []byte) e
 	if err := check(begin[:n]); err != nil {
 		return err
 	}
-	return s.opened(ctx, name, f, io.MultiReader(bytes.NewReader(begin[:n]), f))
+	return s.opened(ctx, name, io.MultiReader(bytes.NewReader(begin[:n]), f))
 }
 
-// opened reads a file, if it is one, through r.
-func (s *scan) opened(ctx context.Context, name string, f *os.File, r io.Reader) error {
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		s.unread(name, errSpecial)
-		return nil
+// regular says whether a file is one; if not, it tells.
+func (s *scan) regular(name string, f *os.File) bool {
+	info, err := f.Stat()
+	if err == nil && info.Mode().IsRegular() {
+		return true
 	}
+	s.unread(name, errSpecial)
+	return false
+}
+
+// opened reads a file.
+func (s *scan) opened(ctx context.Context, name string, r io.Reader) error {
 	reading := &failing{from: r}
 	err := s.walker.Read(ctx, name, reading)
 	if err != nil && reading.err != nil && ctx.Err() == nil {
