@@ -73,8 +73,8 @@ func TestGitLabWrapper(t *testing.T) {
 				var out, said lockedBuffer
 				cmd.Stdout, cmd.Stderr = &out, &said
 				_ = cmd.Run()
-				if pid, err := os.ReadFile(filepath.Join(cmd.Dir, "pid")); err == nil { //nolint:gosec // the test's own
-					_ = exec.CommandContext(t.Context(), "kill", strings.TrimSpace(string(pid))).Run() //nolint:gosec // the same
+				if pid, err := os.ReadFile(filepath.Join(cmd.Dir, "pid")); err == nil {
+					_ = exec.CommandContext(t.Context(), "kill", strings.TrimSpace(string(pid))).Run()
 				}
 				want := test.code
 				if want == 7 { // bash makes 1 of it in the runner's script, with or without the wrapper
