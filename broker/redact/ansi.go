@@ -28,20 +28,22 @@ type overlay struct {
 	cursor
 }
 
-// scan looks at a window for both: the scanner goes ahead to each sequence, and its
-// state there is what the overlay begins with.
-func (o *overlay) scan(s *scanner, t *window) {
-	for !o.on || o.advance(t) {
-		from := int(max(s.place, o.place) - t.base)
-		k := -1
-		if from < len(t.text) {
-			k = bytes.IndexByte(t.text[from:], escape)
+// scan looks at a window, whose bytes from fresh on are new, for both: the scanner
+// goes ahead to each sequence, and its state there is what the overlay begins with.
+func (o *overlay) scan(s *scanner, t *window, fresh int) {
+	for i := fresh; ; i = int(o.place - t.base) {
+		if o.on {
+			if !o.advance(t) {
+				break
+			}
+			continue
 		}
+		k := bytes.IndexByte(t.text[i:], escape)
 		if k < 0 {
 			break
 		}
-		s.advance(t, from+k)
-		o.begin(s, t, from+k)
+		s.advance(t, i+k)
+		o.begin(s, t, i+k)
 	}
 	s.advance(t, len(t.text))
 }
@@ -55,7 +57,7 @@ func (o *overlay) begin(s *scanner, t *window, at int) {
 		for node != 0 && s.at[len(s.at)-int(o.trie.depth[node])] < o.after {
 			node = o.trie.fail[node]
 		}
-		o.node, o.gap = node, s.gap
+		o.node, o.gap, o.piece = node, s.gap, s.piece
 		o.at = append(o.at, s.at[len(s.at)-int(o.trie.depth[node]):]...)
 		return
 	}
@@ -69,7 +71,7 @@ func (o *overlay) begin(s *scanner, t *window, at int) {
 // take looks at a byte that is of no sequence.
 func (o *overlay) take(b byte, position int64) {
 	if lineEnd(b) {
-		o.skip()
+		o.skipLine(o.trie)
 		return
 	}
 	o.step(o.trie, b, position, o.found)

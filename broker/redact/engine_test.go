@@ -31,7 +31,7 @@ func TestAgainstOracle(t *testing.T) {
 			Patterns: rapid.SliceOfNDistinct(rapid.SampledFrom(patterns), 0, 3, rapid.ID).Draw(t, "patterns"),
 			Shape:    rapid.Bool().Draw(t, "shape"),
 		}
-		looked := needles(config.Values)
+		looked := needlesOf(config.Values)
 		var text strings.Builder
 		for range rapid.IntRange(0, 12).Draw(t, "parts") {
 			switch kind := rapid.IntRange(0, 5).Draw(t, "kind"); {

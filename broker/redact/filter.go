@@ -7,13 +7,15 @@ import (
 
 // filter tells, from a few bytes of a text, that no needle stands around them.
 //
-// Of every needle its first span bytes are known here, as blocks of width bytes:
-// one for each of the stride places where a block can begin. Whatever holds those
-// span bytes therefore holds a whole block at every stride-th place, wherever one
-// begins to count, and it is enough to look there. Which of them are blocks of a
-// needle is kept in a Bloom filter whose two bits lie in one word; a table then says
-// how far before the block a needle may begin. Both may say yes for nothing, never
-// no for something: the automaton decides.
+// Of every needle its first span bytes are known here, as all blocks of width bytes
+// in them. Where a needle stands in a text, line ends within it leave one piece of
+// those span bytes that has at least min(span/2, MinPiece) bytes, since two pieces
+// or more have one of half of it or lie around a whole line. Such a piece holds
+// a whole block at every stride-th place, wherever one begins to count, so it is
+// enough to look there, and not to look for line ends. Which blocks are of a needle
+// is kept in a Bloom filter whose two bits lie in one word; a table then says how
+// far before the block a needle may begin. Both may say yes for nothing, never no
+// for something: the automaton decides.
 //
 // Letters are looked up in one case, as hex and escapes come in both.
 type filter struct {
@@ -38,28 +40,24 @@ type slot struct {
 const (
 	anyBlock = 0
 	folded   = 0x2020202020202020 // the bit that tells a small letter from a capital
-	// maxSpan bounds how much of a needle is looked for by blocks.
-	maxSpan = 48
-	// manyNeedles is from how many on less of each is taken: the tables would
-	// outgrow the processor's caches.
-	manyNeedles = 30_000
-	// perBlock is how many bits and, sixteen at a time, slots there are for a block.
-	perBlock = 32
+	// maxSpan bounds how much of a needle is looked for by blocks: a piece of it is
+	// no longer than MinPiece for sure.
+	maxSpan = 2 * MinPiece
+	// perBlock is how many bits of the Bloom filter there are at least for a block.
+	perBlock = 16
 )
 
 func newFilter(needles []string) *filter {
 	f := &filter{span: maxSpan}
-	if len(needles) > manyNeedles {
-		f.span = maxSpan / 2
-	}
 	for _, needle := range needles {
 		f.span = min(f.span, len(needle))
 	}
-	f.width = max(MinValue/2, min(f.span/2, 8))
-	f.stride = f.span - f.width + 1
+	piece := (f.span + 1) / 2
+	f.width = max(MinValue/2, min(piece/3, 8))
+	f.stride = piece - f.width + 1
 	f.cut = uint(64 - 8*f.width) //nolint:gosec // width is 4 to 8
 
-	blocks := uint(len(needles)*f.stride) + 1 //nolint:gosec // few
+	blocks := uint(len(needles)*(f.span-f.width+1)) + 1 //nolint:gosec // few
 	f.words, f.shift = make([]uint64, ceiling(blocks*perBlock/64)), 0
 	f.shift = 64 - log2(len(f.words))
 	f.slots = make([]slot, ceiling(blocks*4))
@@ -79,7 +77,7 @@ func log2(n int) uint { return uint(bits.TrailingZeros(uint(n))) } //nolint:gose
 
 func (f *filter) add(needle string) {
 	padded := append([]byte(needle[:f.span]), 0, 0, 0, 0, 0, 0, 0, 0)
-	for i := range f.stride {
+	for i := range f.span - f.width + 1 {
 		h := f.hash(binary.LittleEndian.Uint64(padded[i:]))
 		f.words[h>>f.shift] |= 1<<(h&63) | 1<<(h>>6&63)
 		s, tag := &f.slots[h>>f.slide], tagOf(h)

@@ -90,10 +90,12 @@ func spell(all *set, s string) {
 	addBase64(all, s)
 	all.add(hex.EncodeToString([]byte(s)))
 	all.add(strings.ToUpper(hex.EncodeToString([]byte(s))))
-	addPercent(all, s)
-	addEscapes(all, s)
-	addEntities(all, s)
-	addQuoted(all, s)
+	if !plain(s) {
+		addPercent(all, s)
+		addEscapes(all, s)
+		addEntities(all, s)
+		addQuoted(all, s)
+	}
 	if len(s) <= fullyEncoded {
 		for _, form := range [][2]string{{`%`, ""}, {`\x`, ""}, {`\u00`, ""}, {`&#x`, ";"}} {
 			for _, digits := range []string{lowerDigits, upperDigits} {
@@ -167,6 +169,17 @@ func hexByte(b byte, digits string) string {
 
 func alphanumeric(b byte) bool {
 	return b >= '0' && b <= '9' || b >= 'A' && b <= 'Z' || b >= 'a' && b <= 'z'
+}
+
+// plain says that encoders of text leave all of a string as it is, if they encode
+// no letters and digits.
+func plain(s string) bool {
+	for i := range len(s) {
+		if !alphanumeric(s[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 func eachByte(s string, encode func(b byte) string) string {

@@ -2,31 +2,35 @@ package redact
 
 import "strings"
 
-// needles are what is looked for: all forms of all values, without line ends,
-// which the scanner passes over.
-func needles(values []string) []string {
-	var all set
-	for _, value := range values {
+// newValues prepares what is looked for: all forms of all values, without line
+// ends, which the scanner passes over.
+func newValues(list []string) *values {
+	var whole, bare set
+	size := 0
+	for _, value := range list {
 		for _, form := range forms(value).list {
-			all.add(unbroken(form))
+			if needle := unbroken(form); len(needle) >= MinValue {
+				whole.add(form)
+				bare.add(needle)
+				size += len(needle)
+			}
 		}
 	}
-	return all.list
+	if size == 0 {
+		return nil
+	}
+	v := &values{trie: newTrie(size)}
+	for _, form := range whole.list {
+		v.trie.add(form)
+	}
+	v.trie.link()
+	v.filter = newFilter(bare.list)
+	return v
 }
 
 func unbroken(s string) string {
+	if !strings.ContainsAny(s, "\r\n") {
+		return s
+	}
 	return strings.NewReplacer("\r", "", "\n", "").Replace(s)
-}
-
-func newValues(list []string) *values {
-	all := needles(list)
-	if len(all) == 0 {
-		return nil
-	}
-	v := &values{trie: newTrie(), filter: newFilter(all)}
-	for _, needle := range all {
-		v.trie.add(needle)
-	}
-	v.trie.link()
-	return v
 }

@@ -15,7 +15,7 @@ func oracle(config Config, text string) string {
 			covered[i] = true
 		}
 	}
-	needles := needles(config.Values)
+	needles := needlesOf(config.Values)
 	for _, escapes := range []bool{false, true} {
 		views := viewsOf(text, escapes)
 		for i, v := range views {
@@ -42,10 +42,24 @@ func oracle(config Config, text string) string {
 	return out.String()
 }
 
+// needlesOf are all forms of all values. Of values whose own line ends matter, those
+// longer than maxSpan, it knows nothing.
+func needlesOf(values []string) []string {
+	var all set
+	for _, value := range values {
+		for _, form := range forms(value).list {
+			all.add(unbroken(form))
+		}
+	}
+	return all.list
+}
+
 // view is a text without what a terminal puts into it.
 type view struct {
 	text string
 	at   []int // where each byte stands
+	line []int // how many line ends stand before it, those that follow each other counted as one
+	more bool  // one stands behind the last byte
 }
 
 var sequence = regexp.MustCompile(`^\x1b(\[[ -?]*[@-~]|[ -/]+[0-~]|[0-Z\\-~]|\[[ -?]*|[ -/]*)`)
@@ -54,7 +68,7 @@ var sequence = regexp.MustCompile(`^\x1b(\[[ -?]*[@-~]|[ -/]+[0-~]|[0-Z\\-~]|\[[
 // of these come together, a new view begins.
 func viewsOf(text string, escapes bool) []view {
 	views := []view{{}}
-	gap := 0
+	gap, line := 0, 0
 	for i := 0; i < len(text); {
 		skip := 0
 		if lineEnd(text[i]) {
@@ -70,6 +84,11 @@ func viewsOf(text string, escapes bool) []view {
 			v := &views[len(views)-1]
 			v.text += text[i : i+1]
 			v.at = append(v.at, i)
+			v.line = append(v.line, line)
+			v.more = false
+		} else if v := &views[len(views)-1]; lineEnd(text[i]) && !v.more {
+			v.more = true
+			line++
 		}
 		i += skip
 	}
@@ -82,13 +101,35 @@ func viewsOf(text string, escapes bool) []view {
 func (v view) cover(needles []string, last bool, cover func(start, end int)) {
 	for _, needle := range needles {
 		for i := range len(v.text) {
-			if strings.HasPrefix(v.text[i:], needle) {
-				cover(v.at[i], v.at[i+len(needle)-1]+1)
-			} else if rest := v.text[i:]; last && len(rest) >= MinValue && strings.HasPrefix(needle, rest) {
-				cover(v.at[i], v.at[len(v.at)-1]+1) // the stream was cut off
+			end := i + len(needle)
+			if rest := v.text[i:]; last && len(rest) >= MinValue && len(rest) < len(needle) && strings.HasPrefix(needle, rest) {
+				end = len(v.text) // the stream was cut off
+			} else if !strings.HasPrefix(rest, needle) {
+				continue
+			}
+			if v.whole(i, end) {
+				cover(v.at[i], v.at[end-1]+1)
 			}
 		}
 	}
+}
+
+// whole says that no line within is too short.
+func (v view) whole(start, end int) bool {
+	count := map[int]int{}
+	for i := start; i < end; i++ {
+		count[v.line[i]]++
+	}
+	delete(count, v.line[start])
+	if end < len(v.text) || !v.more {
+		delete(count, v.line[end-1])
+	}
+	for _, n := range count {
+		if n < MinPiece {
+			return false
+		}
+	}
+	return true
 }
 
 // coverPattern tries a pattern without assertions on every piece of every line.

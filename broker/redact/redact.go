@@ -1,28 +1,41 @@
-// Package redact masks secrets in a stream of bytes: values that are known,
-// tokens that the broker itself makes up, and patterns.
+// Package redact masks secrets in a stream of bytes: values that are known, in all
+// the forms that encoders give them ([Forms]), tokens that the broker itself makes
+// up, and patterns.
+//
+// A program of any kind can use it. Make one [Masker] of its secrets, and put it
+// where text leaves:
+//
+//	m, err := redact.New(redact.Config{Values: secrets, Shape: true})
+//	w := m.Writer(os.Stderr)            // an io.Writer; close it at the end
+//	r := m.Reader(file)                 // an io.Reader
+//	slog.New(m.Handler(slog.NewJSONHandler(os.Stderr, nil)))
 //
 // A stream arrives in pieces of any size, so a secret may be split at any byte.
 // A [Writer] therefore holds back the bytes that could still become part of a
 // match, and nothing else: what can no longer match is written at once, so a
-// prompt or a progress bar shows without a timer. What comes out depends on the
-// bytes alone, never on how they were split over calls of Write.
+// prompt or a progress bar mostly shows without a timer, and with
+// [Config.FlushAfter] also where a secret begins as it ends. What comes out depends
+// on the bytes alone, never on how they were split over calls of Write.
 //
-// Three matchers look at every byte:
-//   - known values: one Aho–Corasick automaton for all of them, byte by byte;
-//   - the broker's own tokens (package issuers): a shift-and automaton of 37
-//     bits, then the token's checksum;
+// Three matchers look at the stream:
+//   - known values: a filter of blocks passes over what can be no value, at a few
+//     bytes in each line, and an Aho–Corasick automaton for all forms of all values
+//     decides about the rest. Line ends within a value are passed over, and so are
+//     a terminal's escape sequences, by a second automaton that runs where there
+//     are any;
+//   - the broker's own tokens (package issuers): by shape, then by their checksum;
 //   - patterns: the program that regexp/syntax compiles (RE2), run as an NFA
 //     beside the stream.
 //
 // Each of them says two things: "these bytes are a match" and "from here on,
 // bytes might still become one". Every byte that lies in some match is covered,
 // whichever matcher found it and however matches overlap, and each run of
-// covered bytes is replaced by one mask. All other bytes pass in order and
-// unchanged.
+// covered bytes is replaced by one mask, the same for all secrets. All other bytes
+// pass in order and unchanged.
 //
 // Time is linear in the length of the stream (for patterns, times their size).
-// Memory is bounded by the longest value, 37 bytes for tokens, and [MaxMatch]
-// for patterns.
+// Memory is bounded by the longest value, [MaxBreak] between its bytes, 37 bytes for
+// tokens, and [MaxMatch] for patterns.
 package redact
 
 import (
@@ -58,9 +71,9 @@ var (
 
 // Config says what to mask.
 type Config struct {
-	// Values are masked wherever they stand. Of a value of several lines, every
-	// line of [MinValue] bytes or more is masked by itself too, since programs
-	// print such values indented, numbered or with other line ends. None when nil.
+	// Values are masked wherever one of their [Forms] stands, also when line ends or
+	// a terminal's escape sequences interrupt it: at most [MaxBreak] bytes in a row,
+	// and [MinPiece] bytes or more between two line ends. None when nil.
 	Values []string
 	// Patterns are regular expressions in RE2's syntax. A pattern matches within
 	// one line, whose end is "\n"; ^, $, \A and \z stand for the ends of the line.

@@ -39,7 +39,7 @@ func TestMask(t *testing.T) {
 	token := issuers.Generate(issuers.Password).Reveal()
 	other := issuers.Generate(issuers.APIToken).Reveal()
 	forged := token[:len(token)-1] + string('0'+(token[len(token)-1]+1)%10)
-	pem := "-----BEGIN KEY-----\r\nMIGHAgEAMBMG\r\nshort\r\n-----END KEY-----\r\n"
+	pem := "-----BEGIN PRIVATE KEY-----\r\nMIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0w\r\nshort\r\n-----END KEY-----\r\n"
 	for _, test := range []struct {
 		name   string
 		config Config
@@ -56,7 +56,7 @@ func TestMask(t *testing.T) {
 		{"a value within a value", Config{Values: []string{"0123456789abcdef", "456789ab"}}, []string{"0123456789abcdef 0123456789abcdeX"}, "* 0123*cdeX"},
 		{"adjoining values make one mask", Config{Values: []string{"password1"}}, []string{"password1", "password1"}, "*"},
 		{"a mask that stood already when its match grows", Config{Values: []string{"abcdefgh", "efghijklmn"}}, []string{"abcdefgh", "ijklmn!"}, "*!"},
-		{"lines of a value", Config{Values: []string{pem}}, []string{" 1: -----BEGIN KEY-----\n 2: MIGHAgEAMBMG\n 3: short\n"}, " 1: *\n 2: *\n 3: short\n"},
+		{"lines of a value", Config{Values: []string{pem}}, []string{" 1: -----BEGIN PRIVATE KEY-----\n 2: MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0w\n 3: short\n"}, " 1: *\n 2: *\n 3: short\n"},
 		{"a whole value of several lines", Config{Values: []string{pem}}, []string{pem[:30], pem[30:], "."}, "*\r\n."},
 		{"bytes that are no text", Config{Values: []string{"\x00\xff\xfe\x80\x00\x01\x02\x03"}}, []string{"\xff\x00\xff\xfe\x80", "\x00\x01\x02\x03\xff"}, "\xff*\xff"},
 		{"token by shape", Config{Shape: true}, []string{"t=" + token[:20], token[20:] + "\n"}, "t=*\n"},

@@ -1,13 +1,15 @@
 package redact
 
-import (
-	"bytes"
-	"encoding/binary"
-)
+import "encoding/binary"
 
-// MaxBreak is how many bytes in a row may stand within a value without being of it:
-// line ends, and the escape sequences of a terminal.
-const MaxBreak = 64
+const (
+	// MaxBreak is how many bytes in a row may stand within a value without being of
+	// it: line ends, and the escape sequences of a terminal.
+	MaxBreak = 64
+	// MinPiece is how many bytes of a value stand at least between two line ends
+	// within it. No terminal is narrower; encoders break lines after 64 or 76.
+	MinPiece = 20
+)
 
 // values is what is known of all needles.
 type values struct {
@@ -19,32 +21,20 @@ type values struct {
 type window struct {
 	text []byte
 	base int64
-	cr   bool // text may hold "\r"
-}
-
-// until is where the next line end is before limit, or limit.
-func (t *window) until(i, limit int) int {
-	if k := bytes.IndexByte(t.text[i:limit], '\n'); k >= 0 {
-		limit = i + k
-	}
-	if t.cr {
-		if k := bytes.IndexByte(t.text[i:limit], '\r'); k >= 0 {
-			limit = i + k
-		}
-	}
-	return limit
 }
 
 func lineEnd(b byte) bool { return b == '\n' || b == '\r' }
 
 // cursor is a state of the automaton in a stream.
 type cursor struct {
-	node int32
-	gap  int     // how many bytes since the last one that was looked at
-	at   []int64 // the positions of the last bytes that were, depth of node or more
+	node  int32
+	gap   int     // how many bytes since the last one that was looked at
+	piece int     // how many were since the last line end, or since reset
+	at    []int64 // the positions of the last bytes that were, depth of node or more
+	steps int64   // how many were in all
 }
 
-func (c *cursor) reset() { c.node, c.gap, c.at = 0, 0, c.at[:0] }
+func (c *cursor) reset() { c.node, c.gap, c.piece, c.at = 0, 0, 0, c.at[:0] }
 
 // start is the position where the current prefix of a needle begins.
 func (c *cursor) start(t *trie) int64 { return c.at[len(c.at)-int(t.depth[c.node])] }
@@ -52,6 +42,8 @@ func (c *cursor) start(t *trie) int64 { return c.at[len(c.at)-int(t.depth[c.node
 // step looks at a byte.
 func (c *cursor) step(t *trie, b byte, position int64, found func(start, end int64)) {
 	c.gap = 0
+	c.piece++
+	c.steps++
 	c.node = t.step(c.node, b)
 	c.at = append(c.at, position)
 	if n := t.match[c.node]; n > 0 {
@@ -71,6 +63,19 @@ func (c *cursor) skip() {
 	}
 }
 
+// skipLine passes over a line end. What has begun before the last one goes no
+// further when the line between them is short, unless it is one of the value's own
+// behind the first maxSpan bytes, which the filter looks at.
+func (c *cursor) skipLine(t *trie) {
+	if c.piece > 0 && c.piece < MinPiece {
+		for int(t.depth[c.node]) > c.piece && t.kids[c.node]&lineAfter == 0 {
+			c.node = t.fail[c.node]
+		}
+	}
+	c.piece = 0
+	c.skip()
+}
+
 // settle leaves the node from which bytes could still become a match.
 func (c *cursor) settle(t *trie) { c.node = t.live(c.node) }
 
@@ -84,11 +89,9 @@ type scanner struct {
 	*values
 	found func(start, end int64)
 
-	place int64 // what comes next
-	ahead int   // not deep: bytes, line ends not counted, from place to the next block
-	from  int64
-
 	deep  bool
+	place int64 // of the next byte for the automaton when deep, else of the next block
+	from  int64
 	until int64 // the block that was found ends here
 	cursor
 }
@@ -96,7 +99,7 @@ type scanner struct {
 // rest leaves the automaton: no match begins before from.
 func (s *scanner) rest(from int64) {
 	s.deep = false
-	s.from, s.place, s.ahead = from, from, s.filter.stride-1
+	s.from, s.place = from, from+int64(s.filter.stride)-1
 }
 
 // dive enters the automaton.
@@ -120,7 +123,7 @@ func (s *scanner) descend(t *window, limit int) bool {
 	for i := int(s.place - t.base); i < limit; i++ {
 		b, position := t.text[i], t.base+int64(i)
 		if lineEnd(b) {
-			s.skip()
+			s.skipLine(s.trie)
 			continue
 		}
 		s.step(s.trie, b, position, s.found)
@@ -136,47 +139,32 @@ func (s *scanner) descend(t *window, limit int) bool {
 	return false
 }
 
-// skim looks at every stride-th block, and says whether one may be a needle's.
+// skim looks at every stride-th block that begins before limit, and says whether
+// one may be a needle's.
 func (s *scanner) skim(t *window, limit int) bool {
 	f := s.filter
-	i, ahead := int(s.place-t.base), s.ahead
-	for i < limit {
-		end := t.until(i, limit)
-		q := f.skim(t.text[:end], i+ahead)
-		for q+8 <= end {
-			if s.candidate(t, q, q+f.width-1, binary.LittleEndian.Uint64(t.text[q:])) {
-				return true
-			}
-			q = f.skim(t.text[:end], q+f.stride)
+	for q := int(s.place - t.base); ; q += f.stride {
+		q = f.skim(t.text, q, limit)
+		if q >= limit || q+f.width > len(t.text) {
+			s.place = t.base + int64(q)
+			return false
 		}
-		for ; q < end; q += f.stride { // around a line end
-			x, n, last := t.block(q, limit, f.width)
-			if n < f.width {
-				s.place, s.ahead = t.base+int64(q), 0
-				return false
-			}
-			if f.maybe(x) && s.candidate(t, q, last, x) {
-				return true
+		var x uint64
+		if q+8 <= len(t.text) {
+			x = binary.LittleEndian.Uint64(t.text[q:])
+		} else {
+			var last [8]byte
+			copy(last[:], t.text[q:])
+			if x = binary.LittleEndian.Uint64(last[:]); !f.maybe(x) {
+				continue
 			}
 		}
-		i, ahead = end, q-end
-		if end < limit {
-			i++
+		if back := f.back(x); back >= 0 {
+			start := t.retreat(q, int(s.from-t.base), back)
+			s.dive(t.base+int64(start), t.base+int64(q+f.width)-1)
+			return true
 		}
 	}
-	s.place, s.ahead = t.base+int64(i), ahead
-	return false
-}
-
-// candidate dives when a block may be one of a needle.
-func (s *scanner) candidate(t *window, first, last int, x uint64) bool {
-	back := s.filter.back(x)
-	if back < 0 {
-		return false
-	}
-	start := t.retreat(first, int(s.from-t.base), back)
-	s.dive(t.base+int64(start), t.base+int64(last))
-	return true
 }
 
 // finish ends a window. It gives the position from which bytes could still become
@@ -209,14 +197,20 @@ func (s *scanner) finish(t *window) int64 {
 func (s *scanner) tail(t *window, floor, end int) (start int, long bool) {
 	f := s.filter
 	var (
-		x      uint64
-		at     [8]int
-		n, gap int
+		x         uint64
+		at        [8]int
+		n         int
+		gap, gaps int
 	)
 	for i := end - 1; i >= floor && n < f.width && gap <= MaxBreak; i-- {
 		b := t.text[i]
 		if lineEnd(b) {
-			gap++
+			if gap == 0 {
+				gaps++
+			}
+			if gap++; gaps > 1 {
+				break // less than MinPiece bytes after another one
+			}
 			continue
 		}
 		gap = 0
@@ -238,10 +232,12 @@ func (s *scanner) tail(t *window, floor, end int) (start int, long bool) {
 }
 
 // skim gives the first place from q on, in steps of stride, at which a block may be
-// one of a needle, or one too near to the end to be read.
-func (f *filter) skim(text []byte, q int) int {
+// one of a needle; or one that isn't before limit, or too near to the end for
+// eight bytes to be read.
+func (f *filter) skim(text []byte, q, limit int) int {
 	words, stride, cut, shift := f.words, f.stride, f.cut&63, f.shift&63
-	for ; q+8 <= len(text); q += stride {
+	limit = min(limit, len(text)-7)
+	for ; q < limit; q += stride {
 		h := (binary.LittleEndian.Uint64(text[q:])<<cut | folded) * spread
 		h ^= h >> 32
 		if word := words[h>>shift]; word>>(h&63)&(word>>(h>>6&63))&1 != 0 {
@@ -261,19 +257,6 @@ func (t *trie) begins(x uint64, length int) bool {
 		x >>= 8
 	}
 	return true
-}
-
-// block reads so many bytes from q on, line ends left out: as a number, how many
-// there are, and where the last one is.
-func (t *window) block(q, limit, width int) (x uint64, n, last int) {
-	for i := q; i < limit && n < width; i++ {
-		if b := t.text[i]; !lineEnd(b) {
-			x |= uint64(b) << (8 * n)
-			n++
-			last = i
-		}
-	}
-	return x, n, last
 }
 
 // retreat is the place so many bytes before i, line ends not counted, or floor.

@@ -1,7 +1,6 @@
 package redact
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"slices"
@@ -100,8 +99,7 @@ func (w *Writer) take(p []byte) {
 func (w *Writer) scan(t *window, fresh int) int64 {
 	live := t.base + int64(len(t.text))
 	if w.m.values != nil {
-		t.cr = bytes.IndexByte(t.text, '\r') >= 0
-		w.overlay.scan(&w.scanner, t)
+		w.overlay.scan(&w.scanner, t, fresh)
 		live = min(w.scanner.finish(t), w.overlay.finish(t))
 	}
 	if w.m.shape {
