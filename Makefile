@@ -9,7 +9,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 LINT_VERSION := $(shell awk '$$1 == "github.com/golangci/golangci-lint/v2" {print $$2}' tools/go.mod)
 LINT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/daypass/tools/golangci-lint-$(LINT_VERSION)
 
-.PHONY: help deps build test chaos demo dev bench bench-policy bench-keys bench-leases lint fmt ci fuzz clean
+.PHONY: help deps build test chaos demo dev bench bench-policy bench-keys bench-leases bench-redact lint fmt ci fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -31,7 +31,7 @@ test: export GOFLAGS := $(strip $(shell go env GOFLAGS) -trimpath $(UNWATCHED:%=
 test: deps ## vet and test everything, with the race detector; fuzz what reads policies and tokens for a moment
 	go vet ./...
 	go test -race -vet=off -timeout 14m ./...
-	FUZZ='FuzzLoad|FuzzDecode|FuzzVerify|FuzzMatch|FuzzCondition|FuzzURI|FuzzCSR|FuzzOCSP|FuzzPublicKey|FuzzFrame|FuzzExport|FuzzCheckpoint' FUZZTIME=2s sh scripts/fuzz.sh
+	FUZZ='FuzzLoad|FuzzDecode|FuzzVerify|FuzzMatch|FuzzCondition|FuzzURI|FuzzCSR|FuzzOCSP|FuzzPublicKey|FuzzFrame|FuzzExport|FuzzCheckpoint|FuzzSplit' FUZZTIME=2s sh scripts/fuzz.sh
 
 chaos: deps ## ruin a fleet for an hour (CHAOS=10m; SEED=7 does again what a seed did), and see that nothing is lost
 	CHAOS=$(or $(CHAOS),1h) go test -count=1 -timeout 0 -run '^TestChaos$$' -v ./e2e
@@ -59,6 +59,10 @@ bench-leases: deps build ## measure the lease engine (LIVE=0,1000000,10000000: h
 	@mkdir -p build/bench
 	go run ./e2e/bench -leases -scale $(LIVE) -out build/bench/bench-leases.json
 	go run ./e2e/bench/leases -out build/bench/bench-leases.json
+
+bench-redact: ## measure masking on a made log, write build/bench/bench-redact.json
+	@mkdir -p build/bench
+	go run ./e2e/bench/redact -out build/bench/bench-redact.json
 
 lint: $(LINT) ## golangci-lint with .golangci.yml
 	$(LINT) run ./...

@@ -25,8 +25,13 @@ const (
 	lineAfter
 )
 
-func newTrie() *trie {
-	return &trie{label: make([]byte, 1), kids: make([]byte, 1), fail: make([]int32, 1), depth: make([]int32, 1), match: make([]int32, 1)}
+// newTrie makes one for needles of so many bytes in all.
+func newTrie(size int) *trie {
+	size++ // the root
+	return &trie{
+		label: make([]byte, 1, size), kids: make([]byte, 1, size),
+		fail: make([]int32, 1, size), depth: make([]int32, 1, size), match: make([]int32, 1, size),
+	}
 }
 
 // add enters a needle, line ends left out. None may be added after link.

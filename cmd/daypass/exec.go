@@ -156,19 +156,19 @@ func startError(err error) error {
 // masker masks the secret values, both tokens, the broker's shape and the
 // patterns that came with the answer.
 func (p *program) masker(answer *api.ExchangeResponse, token string) (*redact.Masker, error) {
-	config := redact.Config{Patterns: answer.Redaction.Patterns, Shape: true}
+	config := redact.Config{Patterns: answer.Redaction.Patterns, Shape: true, FlushAfter: showAfter}
 	for _, value := range []string{token, answer.Session.Token} {
-		if len(value) >= redact.MinValue {
+		if !redact.Common(value) {
 			config.Values = append(config.Values, value)
 		}
 	}
 	for _, credential := range answer.Credentials {
 		for _, name := range credential.Secret {
 			switch value := credential.Values[name]; {
-			case len(value) >= redact.MinValue:
+			case !redact.Common(value):
 				config.Values = append(config.Values, value)
 			case value != "":
-				p.say("warning: the value %s of %s is shorter than %d bytes: it is not masked", name, credential.Grant, redact.MinValue)
+				p.say("warning: the value %s of %s is too short or too common to be masked: it is not masked", name, credential.Grant)
 			}
 		}
 	}

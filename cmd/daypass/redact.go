@@ -288,7 +288,7 @@ type following struct {
 func (p *program) followLog(ctx context.Context, r *redaction, file string, f *following) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	var out io.Writer = p.stdout
+	out := p.stdout
 	rules := &ruleWriter{dst: p.stdout}
 	if f.client != nil {
 		if err := p.followRules(ctx, f, rules); err != nil {

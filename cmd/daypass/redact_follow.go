@@ -210,9 +210,8 @@ func (t *tail) other() (bool, error) {
 		_, err = t.file.Seek(0, io.SeekStart)
 		return true, err
 	}
-	there, serr := os.Stat(t.path)
-	if serr != nil || os.SameFile(mine, there) || mine.Size() > at {
-		return mine.Size() > at, nil // while nothing is there, whoever wrote may still write
+	if more := mine.Size() > at; more || !t.replaced(mine) {
+		return more, nil
 	}
 	if !t.leaving {
 		t.leaving = true
@@ -221,4 +220,11 @@ func (t *tail) other() (bool, error) {
 	_ = t.file.Close()
 	t.file, t.leaving = nil, false
 	return true, nil
+}
+
+// replaced says that another file is at the path. While nothing is there, whoever
+// wrote may still write to this one.
+func (t *tail) replaced(mine fs.FileInfo) bool {
+	there, err := os.Stat(t.path)
+	return err == nil && !os.SameFile(mine, there)
 }

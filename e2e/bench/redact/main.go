@@ -4,8 +4,7 @@
 //	go run ./e2e/bench/redact -out build/bench/bench-redact.json
 //
 // The masker has 1, 10, 100, 1,000 and 10,000 secrets of 40 characters, with all
-// their forms and the broker's own shape, and gets the log in chunks of 32 KiB and
-// one line a write. Beside it stand io.Copy through the same buffer, which masks
+// their forms, and gets the log in chunks of 32 KiB and one line a write. Beside it stand io.Copy through the same buffer, which masks
 // nothing, the same lines written to nowhere, and strings.Replacer with the bare
 // secrets, which knows no forms and can't be given a text in pieces.
 //
