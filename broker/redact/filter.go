@@ -55,14 +55,14 @@ func newFilter(needles []string) *filter {
 	piece := (f.span + 1) / 2
 	f.width = max(MinValue/2, min(piece/3, 8))
 	f.stride = piece - f.width + 1
-	f.cut = uint(64 - 8*f.width) //nolint:gosec // width is 4 to 8
+	f.cut = uint(64 - 8*f.width)
 
-	blocks := uint(len(needles)*(f.span-f.width+1)) + 1 //nolint:gosec // few
+	blocks := uint(len(needles)*(f.span-f.width+1)) + 1
 	f.words, f.shift = make([]uint64, ceiling(blocks*perBlock/64)), 0
 	f.shift = 64 - log2(len(f.words))
 	f.slots = make([]slot, ceiling(blocks*4))
 	f.slide = 64 - log2(len(f.slots))
-	f.heads = make([]uint64, ceiling(uint(len(needles)*f.width/4)+16)) //nolint:gosec // few
+	f.heads = make([]uint64, ceiling(uint(len(needles)*f.width/4)+16))
 	f.tilt = 64 - log2(len(f.heads)) - 6
 	for _, needle := range needles {
 		f.add(needle)
@@ -73,7 +73,7 @@ func newFilter(needles []string) *filter {
 // ceiling is the power of two that is at least n, and at least 64.
 func ceiling(n uint) uint { return 1 << bits.Len(max(n, 64)-1) }
 
-func log2(n int) uint { return uint(bits.TrailingZeros(uint(n))) } //nolint:gosec // a power of two
+func log2(n int) uint { return uint(bits.TrailingZeros(uint(n))) }
 
 func (f *filter) add(needle string) {
 	padded := append([]byte(needle[:f.span]), 0, 0, 0, 0, 0, 0, 0, 0)
@@ -86,7 +86,7 @@ func (f *filter) add(needle string) {
 		} else if s.tag != tag {
 			s.tag = anyBlock
 		}
-		s.back = max(s.back, uint8(i+1)) //nolint:gosec // at most maxSpan
+		s.back = max(s.back, uint8(i+1))
 	}
 	var x uint64
 	for i := range f.width - 1 {
@@ -103,7 +103,7 @@ func (f *filter) hash(x uint64) uint64 {
 }
 
 // tagOf takes bits that are no part of an index and tell blocks of one slot apart.
-func tagOf(h uint64) uint8 { return uint8(h>>12) | 1 }
+func tagOf(h uint64) uint8 { return byte(h>>12) | 1 } //nolint:gosec // eight bits of it
 
 // maybe says that a block may be one of a needle.
 func (f *filter) maybe(x uint64) bool {

@@ -220,7 +220,7 @@ func (s *scanner) tail(t *window, floor, end int) (start int, long bool) {
 	}
 	if n == f.width && f.maybe(x) {
 		if back := f.back(x); back >= 0 {
-			return t.retreat(at[n-1], floor, back), true
+			return t.retreat(at[n-1], floor, back), true //nolint:gosec // width is 4 at least
 		}
 	}
 	for length := min(n, f.width-1); length > 0; length-- {

@@ -62,10 +62,10 @@ func (t *trie) grow(at int32, b byte) int32 {
 	t.fail = append(t.fail, 0)
 	t.depth = append(t.depth, t.depth[at]+1)
 	t.match = append(t.match, 0)
-	switch {
-	case at == 0:
+	switch at {
+	case 0:
 		t.root[b] = to
-	case at == to-1:
+	case to - 1:
 		t.kids[at] |= chained
 	default:
 		t.kids[at] |= branched
@@ -170,7 +170,7 @@ func (e *edges) add(edge edge) {
 		if n := len(e.table); n&(n-1) != 0 {
 			e.table = make([]int32, 1<<bits.Len(uint(n)))
 		}
-		e.shift = uint(64 - bits.TrailingZeros(uint(len(e.table)))) //nolint:gosec // at most 64
+		e.shift = uint(64 - bits.TrailingZeros(uint(len(e.table))))
 		for i := range e.list {
 			e.enter(i)
 		}
@@ -182,13 +182,21 @@ func (e *edges) add(edge edge) {
 func (e *edges) enter(i int) {
 	at := e.slot(e.list[i].from, e.list[i].b)
 	for e.table[at] != 0 {
-		at = (at + 1) & uint64(len(e.table)-1)
+		at = e.after(at)
 	}
 	e.table[at] = int32(i + 1) //nolint:gosec // fewer than nodes
 }
 
+// after is the slot after one.
+func (e *edges) after(at uint64) uint64 {
+	if at++; at == uint64(len(e.table)) {
+		return 0
+	}
+	return at
+}
+
 func (e *edges) find(from int32, b byte) int32 {
-	for at := e.slot(from, b); e.table[at] != 0; at = (at + 1) & uint64(len(e.table)-1) {
+	for at := e.slot(from, b); e.table[at] != 0; at = e.after(at) {
 		if edge := &e.list[e.table[at]-1]; edge.from == from && edge.b == b {
 			return edge.to
 		}
