@@ -43,8 +43,9 @@ const (
 	// maxSpan bounds how much of a needle is looked for by blocks: a piece of it is
 	// no longer than MinPiece for sure.
 	maxSpan = 2 * MinPiece
-	// perBlock is how many bits of the Bloom filter there are at least for a block.
-	perBlock = 16
+	// perBlock is how many bits of the Bloom filter there are for a block, up to twice
+	// as many.
+	perBlock = 8
 )
 
 func newFilter(needles []string) *filter {
@@ -60,7 +61,7 @@ func newFilter(needles []string) *filter {
 	blocks := uint(len(needles)*(f.span-f.width+1)) + 1
 	f.words, f.shift = make([]uint64, ceiling(blocks*perBlock/64)), 0
 	f.shift = 64 - log2(len(f.words))
-	f.slots = make([]slot, ceiling(blocks*4))
+	f.slots = make([]slot, ceiling(blocks*2))
 	f.slide = 64 - log2(len(f.slots))
 	f.heads = make([]uint64, ceiling(uint(len(needles)*f.width/4)+16))
 	f.tilt = 64 - log2(len(f.heads)) - 6
@@ -97,20 +98,25 @@ func (f *filter) add(needle string) {
 }
 
 // hash is of the first width of eight bytes.
-func (f *filter) hash(x uint64) uint64 {
-	h := (x<<(f.cut&63) | folded) * spread
-	return h ^ h>>32
+func (f *filter) hash(x uint64) uint64 { return hash(x << (f.cut & 63)) }
+
+func hash(x uint64) uint64 {
+	x = (x | folded) * spread
+	return x ^ x>>32
+}
+
+// look has its lowest bit set if a block may be one of a needle.
+func look(words []uint64, shift uint, block uint64) uint64 {
+	h := hash(block)
+	word := words[h>>(shift&63)]
+	return word >> (h & 63) & (word >> (h >> 6 & 63))
 }
 
 // tagOf takes bits that are no part of an index and tell blocks of one slot apart.
 func tagOf(h uint64) uint8 { return byte(h>>12) | 1 } //nolint:gosec // eight bits of it
 
 // maybe says that a block may be one of a needle.
-func (f *filter) maybe(x uint64) bool {
-	h := f.hash(x)
-	word := f.words[h>>(f.shift&63)]
-	return word>>(h&63)&(word>>(h>>6&63))&1 != 0
-}
+func (f *filter) maybe(x uint64) bool { return look(f.words, f.shift, x<<(f.cut&63))&1 != 0 }
 
 // back is how far before a block a needle may begin at the most; -1 for not at all.
 func (f *filter) back(x uint64) int {
