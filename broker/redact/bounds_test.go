@@ -129,7 +129,7 @@ func TestManySecrets(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	secrets := make([]string, 10_000)
 	for i := range secrets {
-		secrets[i] = fmt.Sprintf("%04d%08x", i, random.Uint32())
+		secrets[i] = fmt.Sprintf("s%04d%08x", i, random.Uint32())
 	}
 	m, err := New(Config{Values: secrets, Mask: "*"})
 	if err != nil {
