@@ -64,11 +64,10 @@ func (c *cursor) skip() {
 }
 
 // skipLine passes over a line end. What has begun before the last one goes no
-// further when the line between them is short, unless it is one of the value's own
-// behind the first maxSpan bytes, which the filter looks at.
+// further when the line between them is short.
 func (c *cursor) skipLine(t *trie) {
 	if c.piece > 0 && c.piece < MinPiece {
-		for int(t.depth[c.node]) > c.piece && t.kids[c.node]&lineAfter == 0 {
+		for int(t.depth[c.node]) > c.piece {
 			c.node = t.fail[c.node]
 		}
 	}

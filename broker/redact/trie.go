@@ -10,7 +10,7 @@ import (
 // takes 14 bytes: most have one child, which is the node after it.
 type trie struct {
 	label []byte  // the byte that leads to a node
-	kids  []byte  // which children a node has, and whether its needle had a line end here
+	kids  []byte  // which children a node has: chained, branched
 	fail  []int32 // the longest proper suffix that is a node too
 	depth []int32 // length of the prefix
 	match []int32 // length of the longest needle that ends here, 0 for none
@@ -22,7 +22,6 @@ type trie struct {
 const (
 	chained  = 1 << iota // the node after it is a child
 	branched             // more has children of it
-	lineAfter
 )
 
 // newTrie makes one for needles of so many bytes in all.
@@ -34,17 +33,11 @@ func newTrie(size int) *trie {
 	}
 }
 
-// add enters a needle, line ends left out. None may be added after link.
+// add enters a needle. None may be added after link.
 func (t *trie) add(needle string) {
 	at := int32(0)
 	for i := range len(needle) {
 		b := needle[i]
-		if lineEnd(b) {
-			if t.depth[at] > maxSpan {
-				t.kids[at] |= lineAfter
-			}
-			continue
-		}
 		to := t.child(at, b)
 		if to == 0 {
 			to = t.grow(at, b)
@@ -136,7 +129,7 @@ func (t *trie) step(at int32, b byte) int32 {
 
 // live is the longest suffix of a node that a further byte could extend.
 func (t *trie) live(at int32) int32 {
-	for at != 0 && t.kids[at]&(chained|branched) == 0 {
+	for at != 0 && t.kids[at] == 0 {
 		at = t.fail[at]
 	}
 	return at
