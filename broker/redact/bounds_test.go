@@ -50,7 +50,7 @@ func TestEverySplit(t *testing.T) {
 
 // hostile are texts that make matchers begin often, or go far for nothing.
 func hostile(secret string) map[string]string {
-	const size = 1 << 20
+	const size = 1 << 17
 	again := func(s string) string { return strings.Repeat(s, size/len(s)+1) }
 	return map[string]string{
 		"all but the last byte":        again(secret[:len(secret)-1] + "!"),
@@ -81,7 +81,7 @@ func TestWorkIsLinear(t *testing.T) {
 			t.Fatal(err)
 		}
 		for kind, text := range hostile(secret) {
-			for _, size := range []int{7, 1 << 20} {
+			for _, size := range []int{7, 1 << 17} {
 				w := m.Writer(io.Discard)
 				for rest := text; rest != ""; rest = rest[min(size, len(rest)):] {
 					if _, err := io.WriteString(w, rest[:min(size, len(rest))]); err != nil {
@@ -129,7 +129,7 @@ func TestManySecrets(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	secrets := make([]string, 10_000)
 	for i := range secrets {
-		secrets[i] = fmt.Sprintf("%016x%08x", random.Uint64(), random.Uint32())
+		secrets[i] = fmt.Sprintf("s%04d%08x", i, random.Uint32())
 	}
 	m, err := New(Config{Values: secrets, Mask: "*"})
 	if err != nil {
@@ -142,8 +142,8 @@ func TestManySecrets(t *testing.T) {
 			all := Forms(secret)
 			form = all[i/100%len(all)]
 		}
-		fmt.Fprintf(&text, "%d: %s %s.\n", i, form, secret[:20])
-		fmt.Fprintf(&want, "%d: * %s.\n", i, secret[:20])
+		fmt.Fprintf(&text, "%d: %s %s.\n", i, form, secret[:11])
+		fmt.Fprintf(&want, "%d: * %s.\n", i, secret[:11])
 	}
 	if got := maskWith(t, m, text.String()); got != want.String() {
 		t.Errorf("got %d bytes, want %d", len(got), want.Len())

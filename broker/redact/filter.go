@@ -43,8 +43,9 @@ const (
 	// maxSpan bounds how much of a needle is looked for by blocks: a piece of it is
 	// no longer than MinPiece for sure.
 	maxSpan = 2 * MinPiece
-	// perBlock is how many bits of the Bloom filter there are at least for a block.
-	perBlock = 16
+	// perBlock is how many bits of the Bloom filter there are for a block, up to twice
+	// as many.
+	perBlock = 8
 )
 
 func newFilter(needles []string) *filter {
@@ -55,14 +56,14 @@ func newFilter(needles []string) *filter {
 	piece := (f.span + 1) / 2
 	f.width = max(MinValue/2, min(piece/3, 8))
 	f.stride = piece - f.width + 1
-	f.cut = uint(64 - 8*f.width) //nolint:gosec // width is 4 to 8
+	f.cut = uint(64 - 8*f.width)
 
-	blocks := uint(len(needles)*(f.span-f.width+1)) + 1 //nolint:gosec // few
+	blocks := uint(len(needles)*(f.span-f.width+1)) + 1
 	f.words, f.shift = make([]uint64, ceiling(blocks*perBlock/64)), 0
 	f.shift = 64 - log2(len(f.words))
-	f.slots = make([]slot, ceiling(blocks*4))
+	f.slots = make([]slot, ceiling(blocks*2))
 	f.slide = 64 - log2(len(f.slots))
-	f.heads = make([]uint64, ceiling(uint(len(needles)*f.width/4)+16)) //nolint:gosec // few
+	f.heads = make([]uint64, ceiling(uint(len(needles)*f.width/4)+16))
 	f.tilt = 64 - log2(len(f.heads)) - 6
 	for _, needle := range needles {
 		f.add(needle)
@@ -73,7 +74,7 @@ func newFilter(needles []string) *filter {
 // ceiling is the power of two that is at least n, and at least 64.
 func ceiling(n uint) uint { return 1 << bits.Len(max(n, 64)-1) }
 
-func log2(n int) uint { return uint(bits.TrailingZeros(uint(n))) } //nolint:gosec // a power of two
+func log2(n int) uint { return uint(bits.TrailingZeros(uint(n))) }
 
 func (f *filter) add(needle string) {
 	padded := append([]byte(needle[:f.span]), 0, 0, 0, 0, 0, 0, 0, 0)
@@ -86,7 +87,7 @@ func (f *filter) add(needle string) {
 		} else if s.tag != tag {
 			s.tag = anyBlock
 		}
-		s.back = max(s.back, uint8(i+1)) //nolint:gosec // at most maxSpan
+		s.back = max(s.back, uint8(i+1))
 	}
 	var x uint64
 	for i := range f.width - 1 {
@@ -97,20 +98,25 @@ func (f *filter) add(needle string) {
 }
 
 // hash is of the first width of eight bytes.
-func (f *filter) hash(x uint64) uint64 {
-	h := (x<<(f.cut&63) | folded) * spread
-	return h ^ h>>32
+func (f *filter) hash(x uint64) uint64 { return hash(x << (f.cut & 63)) }
+
+func hash(x uint64) uint64 {
+	x = (x | folded) * spread
+	return x ^ x>>32
+}
+
+// look has its lowest bit set if a block may be one of a needle.
+func look(words []uint64, shift uint, block uint64) uint64 {
+	h := hash(block)
+	word := words[h>>(shift&63)]
+	return word >> (h & 63) & (word >> (h >> 6 & 63))
 }
 
 // tagOf takes bits that are no part of an index and tell blocks of one slot apart.
-func tagOf(h uint64) uint8 { return uint8(h>>12) | 1 }
+func tagOf(h uint64) uint8 { return byte(h>>12) | 1 } //nolint:gosec // eight bits of it
 
 // maybe says that a block may be one of a needle.
-func (f *filter) maybe(x uint64) bool {
-	h := f.hash(x)
-	word := f.words[h>>(f.shift&63)]
-	return word>>(h&63)&(word>>(h>>6&63))&1 != 0
-}
+func (f *filter) maybe(x uint64) bool { return look(f.words, f.shift, x<<(f.cut&63))&1 != 0 }
 
 // back is how far before a block a needle may begin at the most; -1 for not at all.
 func (f *filter) back(x uint64) int {

@@ -56,9 +56,27 @@ func forms(value string) *set {
 		all.add(part)
 	}
 	for _, part := range parts.list {
+		addPairs(all, part)
+	}
+	for _, part := range parts.list {
 		spell(all, part)
 	}
 	return all
+}
+
+// addPairs adds short lines together with the one before and the one behind: by
+// themselves they may be too short, and a form that is longer isn't looked for
+// across them (MinPiece).
+func addPairs(all *set, value string) {
+	before, rest, more := strings.Cut(strings.ReplaceAll(value, "\r", ""), "\n")
+	for more {
+		var line string
+		line, rest, more = strings.Cut(rest, "\n")
+		if pair := before + "\n" + line; min(len(before), len(line)) < MinPiece && !Common(before+line) {
+			all.add(pair)
+		}
+		before = line
+	}
 }
 
 // addParts adds a value, its lines, its fields, and theirs.

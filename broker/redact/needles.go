@@ -5,13 +5,12 @@ import "strings"
 // newValues prepares what is looked for: all forms of all values, without line
 // ends, which the scanner passes over.
 func newValues(list []string) *values {
-	var whole, bare set
+	var all set
 	size := 0
 	for _, value := range list {
 		for _, form := range forms(value).list {
 			if needle := unbroken(form); len(needle) >= MinValue {
-				whole.add(form)
-				bare.add(needle)
+				all.add(needle)
 				size += len(needle)
 			}
 		}
@@ -20,11 +19,11 @@ func newValues(list []string) *values {
 		return nil
 	}
 	v := &values{trie: newTrie(size)}
-	for _, form := range whole.list {
-		v.trie.add(form)
+	for _, needle := range all.list {
+		v.trie.add(needle)
 	}
 	v.trie.link()
-	v.filter = newFilter(bare.list)
+	v.filter = newFilter(all.list)
 	return v
 }
 

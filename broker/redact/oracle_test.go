@@ -42,8 +42,7 @@ func oracle(config Config, text string) string {
 	return out.String()
 }
 
-// needlesOf are all forms of all values. Of values whose own line ends matter, those
-// longer than maxSpan, it knows nothing.
+// needlesOf are all forms of all values, without line ends.
 func needlesOf(values []string) []string {
 	var all set
 	for _, value := range values {

@@ -37,7 +37,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 		n, err := r.src.Read(r.buf)
 		_, _ = r.w.Write(r.buf[:n]) // into memory, which takes everything
 		switch {
-		case err == io.EOF: //nolint:errorlint // readers return it bare
+		case err == io.EOF:
 			_ = r.w.Close()
 			r.done = true
 		case err != nil:

@@ -10,7 +10,7 @@ import (
 // takes 14 bytes: most have one child, which is the node after it.
 type trie struct {
 	label []byte  // the byte that leads to a node
-	kids  []byte  // which children a node has, and whether its needle had a line end here
+	kids  []byte  // which children a node has: chained, branched
 	fail  []int32 // the longest proper suffix that is a node too
 	depth []int32 // length of the prefix
 	match []int32 // length of the longest needle that ends here, 0 for none
@@ -22,7 +22,6 @@ type trie struct {
 const (
 	chained  = 1 << iota // the node after it is a child
 	branched             // more has children of it
-	lineAfter
 )
 
 // newTrie makes one for needles of so many bytes in all.
@@ -34,17 +33,11 @@ func newTrie(size int) *trie {
 	}
 }
 
-// add enters a needle, line ends left out. None may be added after link.
+// add enters a needle. None may be added after link.
 func (t *trie) add(needle string) {
 	at := int32(0)
 	for i := range len(needle) {
 		b := needle[i]
-		if lineEnd(b) {
-			if t.depth[at] > maxSpan {
-				t.kids[at] |= lineAfter
-			}
-			continue
-		}
 		to := t.child(at, b)
 		if to == 0 {
 			to = t.grow(at, b)
@@ -62,10 +55,10 @@ func (t *trie) grow(at int32, b byte) int32 {
 	t.fail = append(t.fail, 0)
 	t.depth = append(t.depth, t.depth[at]+1)
 	t.match = append(t.match, 0)
-	switch {
-	case at == 0:
+	switch at {
+	case 0:
 		t.root[b] = to
-	case at == to-1:
+	case to - 1:
 		t.kids[at] |= chained
 	default:
 		t.kids[at] |= branched
@@ -136,7 +129,7 @@ func (t *trie) step(at int32, b byte) int32 {
 
 // live is the longest suffix of a node that a further byte could extend.
 func (t *trie) live(at int32) int32 {
-	for at != 0 && t.kids[at]&(chained|branched) == 0 {
+	for at != 0 && t.kids[at] == 0 {
 		at = t.fail[at]
 	}
 	return at
@@ -170,7 +163,7 @@ func (e *edges) add(edge edge) {
 		if n := len(e.table); n&(n-1) != 0 {
 			e.table = make([]int32, 1<<bits.Len(uint(n)))
 		}
-		e.shift = uint(64 - bits.TrailingZeros(uint(len(e.table)))) //nolint:gosec // at most 64
+		e.shift = uint(64 - bits.TrailingZeros(uint(len(e.table))))
 		for i := range e.list {
 			e.enter(i)
 		}
@@ -182,13 +175,21 @@ func (e *edges) add(edge edge) {
 func (e *edges) enter(i int) {
 	at := e.slot(e.list[i].from, e.list[i].b)
 	for e.table[at] != 0 {
-		at = (at + 1) & uint64(len(e.table)-1)
+		at = e.after(at)
 	}
 	e.table[at] = int32(i + 1) //nolint:gosec // fewer than nodes
 }
 
+// after is the slot after one.
+func (e *edges) after(at uint64) uint64 {
+	if at++; at == uint64(len(e.table)) {
+		return 0
+	}
+	return at
+}
+
 func (e *edges) find(from int32, b byte) int32 {
-	for at := e.slot(from, b); e.table[at] != 0; at = (at + 1) & uint64(len(e.table)-1) {
+	for at := e.slot(from, b); e.table[at] != 0; at = e.after(at) {
 		if edge := &e.list[e.table[at]-1]; edge.from == from && edge.b == b {
 			return edge.to
 		}

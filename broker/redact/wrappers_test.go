@@ -52,7 +52,7 @@ func TestHandler(t *testing.T) {
 	} {
 		var out bytes.Buffer
 		log := slog.New(m.Handler(handler(&out))).With("url", "redis://:password1@cache").WithGroup("password1-group")
-		log.Info("using password1", "id", int64(1234567890123456), "error", fmt.Errorf("dialing: %w", errors.New("bad password1")), //nolint:sloglint // secrets where they don't belong
+		log.Info("using password1", "id", int64(1234567890123456), "error", fmt.Errorf("dialing: %w", errors.New("bad password1")),
 			slog.Group("in", "bytes", []byte("password1"), "struct", dsn{"x:password1@y"}, "pointer", &dsn{"x:password1@y"}, "kept", 12*time.Second),
 			"lazy", valuer{}, "password1-key", base64.StdEncoding.EncodeToString([]byte("a password1")))
 		got := out.String()
