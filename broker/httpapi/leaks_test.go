@@ -13,6 +13,7 @@ import (
 	"github.com/daypass/daypass/broker/admin"
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/brokertest"
+	"github.com/daypass/daypass/broker/instance"
 	"github.com/daypass/daypass/issuers"
 )
 
@@ -195,5 +196,79 @@ func TestStolenDatabase(t *testing.T) {
 	}
 	if n := b.Count(`SELECT count(*) FROM fingerprints WHERE anchor IS NOT NULL`); n != 1 {
 		t.Errorf("%d anchors: one value has no shape of the broker's own", n)
+	}
+}
+
+// TestLeaksOfAStaticSecret: a value that several leases got is one finding, of the last
+// of them, and one event.
+func TestLeaksOfAStaticSecret(t *testing.T) {
+	t.Parallel()
+	k := newKeeper(t, brokertest.Options{}, brokertest.SecretLogin)
+	value := k.Hide("0123456789abcdefghijklmnop")
+	k.want(k.Do(http.MethodPut, k.path(""), k.operator, map[string]any{
+		"owner": "x", "values": map[string]string{"username": "app", "password": value}, "random_bits": map[string]int{"password": 130},
+	}))
+	k.promote(1)
+	first, last := k.Exchange(k.Job(), "payments/login"), k.Exchange(k.Job(), "payments/login")
+	redactor := k.Admin(admin.Redactor)
+	found := search(t, k.Broker, redactor, "?revoke=true", `{"password":"`+value+`","again":"0123456789abcdefghijklmno"}`)
+	if len(found.Leaks) != 1 {
+		t.Fatalf("%+v", found)
+	}
+	if l := found.Leaks[0]; l.LeaseID != max(first.Credentials[0].LeaseID, last.Credentials[0].LeaseID) || l.Leases != 2 || l.Field != "password" || !l.Revoked {
+		t.Errorf("%+v", l)
+	}
+	if n := k.Count(`SELECT count(*) FROM audit_events WHERE type = 'leak.found'`); n != 1 {
+		t.Errorf("%d events of one value", n)
+	}
+	if n := k.Count(`SELECT count(*) FROM leases WHERE state IN ('revoking', 'expired')`); n != 2 {
+		t.Errorf("%d of its two leases end", n)
+	}
+}
+
+// TestLeaksOfWhatIsGone: when a lease's row went, the audit log says whose it was.
+func TestLeaksOfWhatIsGone(t *testing.T) {
+	t.Parallel()
+	b := brokertest.New(t, brokertest.Options{})
+	job := b.Exchange(b.Job(), "payments/sign", "payments/deploy-db")
+	text := job.Credentials[0].Values["token"] + "\n" + job.Credentials[1].Values["password"]
+	b.Do(http.MethodPost, api.PathSessionRevoke, job.Session.Token, nil)
+	brokertest.Poll(t, "all has ended", func() bool { return b.Count(`SELECT count(*) FROM leases WHERE ended_at IS NULL`) == 0 })
+	for _, table := range []string{"leases", "session_tokens", "sessions"} {
+		b.Exec(`DELETE FROM ` + table)
+	}
+	redactor := b.Admin(admin.Redactor)
+	found := search(t, b, redactor, "?revoke=true", text)
+	if len(found.Leaks) != 2 {
+		t.Fatalf("%+v", found)
+	}
+	for i, l := range found.Leaks {
+		if l.LeaseID != job.Credentials[i].LeaseID || l.Grant != job.Credentials[i].Grant || l.Provider != "github" || l.Subject != "repo:octo-org/octo-repo:ref:refs/heads/main" ||
+			l.Kind != "lease" || l.Live || l.IssuedAt == nil || l.ExpiresAt == nil {
+			t.Errorf("%+v", l)
+		}
+	}
+}
+
+// TestAnchorsAreBounded: a broker looks for the latest values, and for those that came
+// since it looked last.
+func TestAnchorsAreBounded(t *testing.T) {
+	t.Parallel()
+	b := brokertest.New(t, brokertest.Options{Redaction: instance.Redaction{MaxAnchors: 4}})
+	redactor := b.Admin(admin.Redactor)
+	var all []string
+	issue := func() {
+		all = append(all, b.Exchange(b.Job(), "payments/sign").Credentials[0].Values["token"])
+	}
+	for range 6 {
+		issue()
+	}
+	for range 4 {
+		found := search(t, b, redactor, "", strings.Join(all, "\n"))
+		if n := len(found.Leaks); n < 3 || n > 4 {
+			t.Errorf("%d of %d values are known, of which there may be 4", n, len(all))
+		}
+		issue()
+		brokertest.Poll(t, "the latest is known", func() bool { return len(search(t, b, redactor, "", all[len(all)-1]).Leaks) == 1 })
 	}
 }
