@@ -207,6 +207,7 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 	parts.Once, parts.Limits = settings.Once(), limits(settings.Limits)
 	parts.Retention = instance.Retention{Leases: settings.Retention.Leases.Std(), Audit: settings.Retention.Audit.Std(), Archive: settings.Retention.Archive}
 	parts.RevokeGrace = settings.Revoker.Grace.Std()
+	parts.OAuth = oauth(settings)
 	for _, prefix := range settings.ProxyNetworks {
 		network := &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
 		parts.TrustedProxies = append(parts.TrustedProxies, echo.TrustIPRange(network))
@@ -265,6 +266,8 @@ func openIssuers(ctx context.Context, settings *config.Config, with instance.Iss
 			spec.Sealed = sealedConfig(&c, with.Vault)
 		case builtin.KindSSH:
 			spec.SSH = sshConfig(&c)
+		case builtin.KindAPIToken:
+			spec.APIToken = apitokenConfig(&c)
 		}
 		issuer, err := builtin.Open(ctx, spec)
 		if err != nil {
