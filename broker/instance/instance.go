@@ -81,6 +81,7 @@ type Config struct {
 	Once                 map[string]bool // providers whose job tokens may come once
 	Version              string          // of the program, for people; may be empty
 	Retention            Retention
+	OAuth                httpapi.OAuth // clients that speak RFC 8693, and services that introspect; may be zero
 	Reconcile            Reconcile     // how targets are compared with the leases
 	RevokeGrace          time.Duration // how long a revocation may take before it is stuck; zero: revoker's default
 }
@@ -315,6 +316,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		JWKS:           i.ring.JWKS,
 		Algorithms:     i.ring.Algorithms,
 		TrustedProxies: config.TrustedProxies,
+		OAuth:          config.OAuth,
 		// Half the cores at most are for those whose tokens keep failing.
 		Gate: limit.NewGate(config.Limits.FailedTokens, runtime.GOMAXPROCS(0)/2, config.Now),
 	})
