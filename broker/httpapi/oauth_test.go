@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"github.com/daypass/daypass/broker/admin"
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/brokertest"
+	"github.com/daypass/daypass/broker/client/introspect"
 	"github.com/daypass/daypass/broker/devkit"
 	"github.com/daypass/daypass/broker/httpapi"
 	"github.com/daypass/daypass/broker/instance"
@@ -284,6 +286,36 @@ func TestClientsOfRFC8693(t *testing.T) {
 	o.dead(t, "the token of a first try", first)
 	if said := o.introspect(t, second, "deploy", serverSecret); said["active"] != true {
 		t.Errorf("the token of a retry: %v", said)
+	}
+}
+
+// TestGuardOfAService: what package introspect lets through, by a real broker.
+func TestGuardOfAService(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t, brokertest.Options{})
+	guard := &introspect.Guard{URL: o.URL + api.PathOAuthIntrospect, Name: "deploy", Secret: serverSecret, Audience: deployAudience, Cache: -1}
+	token, other := o.token(t, o.Job(), "audience", deployAudience).AccessToken, o.token(t, o.Job(), "audience", otherAudience).AccessToken
+	call := func(token string, scopes ...string) int {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header.Set("Authorization", "Bearer "+token)
+		w := httptest.NewRecorder()
+		guard.Require(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if introspect.From(r.Context()).Subject != "daypass:main/payments/deploy-api" {
+				w.WriteHeader(http.StatusTeapot)
+			}
+		}), scopes...).ServeHTTP(w, r)
+		return w.Code
+	}
+	for what, c := range map[string][2]int{
+		"a good one": {call(token, "deploy:read"), 200}, "a missing scope": {call(token, "deploy:admin"), 403},
+		"for another service": {call(other), 401}, "a stranger's": {call(o.Job()), 401},
+	} {
+		if c[0] != c[1] {
+			t.Errorf("%s: %d, want %d", what, c[0], c[1])
+		}
+	}
+	if a := o.form(t, api.PathOAuthRevoke, url.Values{"token": {token}}); a.Status != http.StatusOK || call(token) != 401 {
+		t.Errorf("revoked: %d, and the service still takes it", a.Status)
 	}
 }
 
