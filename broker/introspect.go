@@ -140,7 +140,7 @@ func (i *Introspected) claims(token string) error {
 			}
 		}
 	}
-	i.Issuer, i.Subject, i.ClientID, i.Scopes = text("iss"), text("sub"), text("client_id"), strings.Fields(text("scope"))
+	i.Issuer, i.Subject, i.ClientID = text("iss"), text("sub"), text("client_id")
 	if i.ClientID == "" {
 		i.ClientID = i.Subject
 	}

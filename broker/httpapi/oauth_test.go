@@ -95,15 +95,17 @@ func newOffice(t *testing.T, options brokertest.Options) *office {
 		return map[string]broker.Issuer{"api": {Issuer: narrowed{made, o}, Target: "api", Roles: []string{"ci", "other"}}}, nil
 	}
 	options.Clock = func() time.Time { return time.Now().Add(time.Duration(o.ahead.Load())) }
-	options.OAuth = httpapi.OAuth{
-		Resources: map[string]string{
-			deployAudience: "payments/deploy-api", deployAudience + "/v2": "payments/deploy-api", otherAudience: "payments/other-api", googleAudience: "payments/sign",
-			"https://night.example.com": "payments/night", "https://db.example.com": "payments/deploy-db", "https://gone.example.com": "payments/gone",
-		},
-		Servers: []httpapi.ResourceServer{
-			{Name: "deploy", Secret: sha256.Sum256([]byte(serverSecret)), Audiences: []string{deployAudience, stsAudience}},
-			{Name: "other", Secret: sha256.Sum256([]byte(otherSecret)), Audiences: []string{otherAudience}},
-		},
+	if options.OAuth.Servers == nil {
+		options.OAuth = httpapi.OAuth{
+			Resources: map[string]string{
+				deployAudience: "payments/deploy-api", deployAudience + "/v2": "payments/deploy-api", otherAudience: "payments/other-api", googleAudience: "payments/sign",
+				"https://night.example.com": "payments/night", "https://db.example.com": "payments/deploy-db", "https://gone.example.com": "payments/gone",
+			},
+			Servers: []httpapi.ResourceServer{
+				{Name: "deploy", Secret: sha256.Sum256([]byte(serverSecret)), Audiences: []string{deployAudience, stsAudience}},
+				{Name: "other", Secret: sha256.Sum256([]byte(otherSecret)), Audiences: []string{otherAudience}},
+			},
+		}
 	}
 	o.Broker = brokertest.New(t, options)
 	o.Hide(serverSecret)
