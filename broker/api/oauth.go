@@ -2,7 +2,7 @@ package api
 
 // Paths of the OAuth calls.
 const (
-	PathOAuthToken      = "/oauth/token"      // RFC 8693
+	PathOAuthToken      = "/oauth/token"      //nolint:gosec // a path; RFC 8693
 	PathOAuthIntrospect = "/oauth/introspect" // RFC 7662
 	PathOAuthRevoke     = "/oauth/revoke"     // RFC 7009
 	PathOAuthMetadata   = "/.well-known/oauth-authorization-server"
@@ -10,10 +10,10 @@ const (
 
 // Names of RFC 8693.
 const (
-	GrantTokenExchange   = "urn:ietf:params:oauth:grant-type:token-exchange"
-	TokenTypeJWT         = "urn:ietf:params:oauth:token-type:jwt"          //nolint:gosec // a name
-	TokenTypeID          = "urn:ietf:params:oauth:token-type:id_token"     //nolint:gosec // a name
-	TokenTypeAccessToken = "urn:ietf:params:oauth:token-type:access_token" //nolint:gosec // a name
+	GrantTokenExchange   = "urn:ietf:params:oauth:grant-type:token-exchange" //nolint:gosec // a name
+	TokenTypeJWT         = "urn:ietf:params:oauth:token-type:jwt"            //nolint:gosec // a name
+	TokenTypeID          = "urn:ietf:params:oauth:token-type:id_token"       //nolint:gosec // a name
+	TokenTypeAccessToken = "urn:ietf:params:oauth:token-type:access_token"   //nolint:gosec // a name
 	// ScopeGrant stands before POLICY/GRANT in a scope that names a grant.
 	ScopeGrant = "daypass:"
 )

@@ -193,4 +193,3 @@ func (s *Server) metadata(c echo.Context) error {
 	c.Response().Header().Set(echo.HeaderCacheControl, keysCache())
 	return writeJSON(c, http.StatusOK, body)
 }
-

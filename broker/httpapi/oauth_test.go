@@ -117,8 +117,8 @@ func (o *office) form(t *testing.T, path string, form url.Values, headers ...str
 	t.Helper()
 	request := o.Request(http.MethodPost, path, "", form.Encode())
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	for i := 0; i < len(headers); i += 2 {
-		request.Header.Set(headers[i], headers[i+1])
+	for pair := range slices.Chunk(headers, 2) {
+		request.Header.Set(pair[0], pair[1])
 	}
 	return o.Send(request)
 }
@@ -127,10 +127,10 @@ func (o *office) form(t *testing.T, path string, form url.Values, headers ...str
 // value they are taken out.
 func tokenForm(subject string, pairs ...string) url.Values {
 	form := url.Values{"grant_type": {api.GrantTokenExchange}, "subject_token": {subject}, "subject_token_type": {api.TokenTypeJWT}}
-	for i := 0; i < len(pairs); i += 2 {
-		form.Set(pairs[i], pairs[i+1])
-		if pairs[i+1] == "-" {
-			form.Del(pairs[i])
+	for pair := range slices.Chunk(pairs, 2) {
+		form.Set(pair[0], pair[1])
+		if pair[1] == "-" {
+			form.Del(pair[0])
 		}
 	}
 	return form
@@ -170,7 +170,7 @@ func (o *office) dead(t *testing.T, what, token string) {
 	}
 }
 
-func wantOAuth(t *testing.T, what string, a *brokertest.Answer, status int, code string) api.OAuthError {
+func wantOAuth(t *testing.T, what string, a *brokertest.Answer, status int, code string) {
 	t.Helper()
 	var out api.OAuthError
 	if err := a.Into(&out); err != nil || a.Status != status || out.Error != code || out.Description == "" {
@@ -185,7 +185,6 @@ func wantOAuth(t *testing.T, what string, a *brokertest.Answer, status int, code
 	if (a.Header.Get("WWW-Authenticate") != "") != (status == http.StatusUnauthorized) || (a.Header.Get("Retry-After") != "") != (status == 429 || status == 503) {
 		t.Errorf("%s: headers %v with %d", what, a.Header, status)
 	}
-	return out
 }
 
 // TestTokenExchange: what a client gets for a job token, and what a service then
@@ -401,8 +400,8 @@ func TestTokenExchangeRefuses(t *testing.T) {
 		t.Helper()
 		r := o.Request(http.MethodPost, path, "", body)
 		r.Header.Set("Content-Type", kind)
-		for i := 0; i < len(headers); i += 2 {
-			r.Header.Add(headers[i], headers[i+1])
+		for pair := range slices.Chunk(headers, 2) {
+			r.Header.Add(pair[0], pair[1])
 		}
 		wantOAuth(t, what, o.Send(r), status, code)
 	}

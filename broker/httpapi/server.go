@@ -45,7 +45,7 @@ type Config struct {
 	Jobs        *jobs.Jobs // revocations of many leases
 	Reload      Reloader
 	ExternalURL string
-	OAuth       OAuth // of its calls; may be zero
+	OAuth       OAuth                  // of its calls; may be zero
 	JWKS        func() ([]byte, error) // public keys that verify what the broker mints
 	Algorithms  func() []string        // of those keys
 	Ready       func(ctx context.Context) Readiness

@@ -57,7 +57,7 @@ func (c Config) withDefaults() (Config, error) {
 			role.DefaultTTL = c.DefaultTTL
 		}
 		if role.Env == nil {
-			role.Env = map[string]string{valueToken: "DAYPASS_API_TOKEN"}
+			role.Env = map[string]string{valueToken: "DAYPASS_API_TOKEN"} //nolint:gosec // a name
 		}
 		if err := role.check(); err != nil {
 			return c, fmt.Errorf("role %q: %w", name, err)

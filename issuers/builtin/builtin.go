@@ -27,7 +27,9 @@ const (
 )
 
 // Kinds lists what Open accepts, sorted.
-func Kinds() []string { return []string{KindAPIToken, KindJWT, KindPostgres, KindSealed, KindSSH, KindX509} }
+func Kinds() []string {
+	return []string{KindAPIToken, KindJWT, KindPostgres, KindSealed, KindSSH, KindX509}
+}
 
 // Spec is one issuer to open.
 type Spec struct {

@@ -41,9 +41,9 @@ func specs(t *testing.T) map[string]builtin.Spec {
 			Target: postgres.Target{Host: "127.0.0.1", Port: 1, Database: "none"}, Admin: postgres.Admin{User: "daypass", Password: issuers.NewSecret("x")},
 			Roles: map[string]postgres.Role{"deployer": {MemberOf: []string{"deploy"}}},
 		}},
-		builtin.KindSealed: {Kind: builtin.KindSealed, Sealed: &sealed.Config{Vault: &awayVault{}, Roles: map[string]sealed.Role{"key": {Secret: "a/b"}}}},
+		builtin.KindSealed:   {Kind: builtin.KindSealed, Sealed: &sealed.Config{Vault: &awayVault{}, Roles: map[string]sealed.Role{"key": {Secret: "a/b"}}}},
 		builtin.KindAPIToken: {Kind: builtin.KindAPIToken, APIToken: &apitoken.Config{Roles: map[string]apitoken.Role{"ci": {Audiences: []string{"https://deploy.example.com"}}}}},
-		builtin.KindSSH:    {Kind: builtin.KindSSH, Key: signer, SSH: &ssh.Config{Roles: map[string]ssh.Role{"deployer": {Type: ssh.TypeUser, Principals: []string{"deploy"}}}}},
+		builtin.KindSSH:      {Kind: builtin.KindSSH, Key: signer, SSH: &ssh.Config{Roles: map[string]ssh.Role{"deployer": {Type: ssh.TypeUser, Principals: []string{"deploy"}}}}},
 	}
 }
 

@@ -39,10 +39,10 @@ func serve() *answering {
 			return
 		}
 		if r.PostFormValue("token") != "good" {
-			fmt.Fprint(w, `{"active":false}`)
+			_, _ = io.WriteString(w, `{"active":false}`)
 			return
 		}
-		fmt.Fprint(w, *a.body.Load())
+		_, _ = io.WriteString(w, *a.body.Load())
 	}))
 	a.say(fmt.Sprintf(`{"active":true,"sub":"daypass:main/payments/deploy-api","scope":"deploy:read","aud":[%q],"exp":%d,"jti":"lse_1"}`, audience, time.Now().Add(time.Hour).Unix()))
 	return a
@@ -54,15 +54,14 @@ func (a *answering) guard() *introspect.Guard {
 	return &introspect.Guard{URL: a.URL, Name: "deploy", Secret: "s+cret", Audience: audience}
 }
 
-func call(t *testing.T, handler http.Handler, authorization ...string) *http.Response {
-	t.Helper()
+func call(handler http.Handler, authorization ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	for _, value := range authorization {
 		r.Header.Add("Authorization", value)
 	}
 	w := httptest.NewRecorder()
 	handler.ServeHTTP(w, r)
-	return w.Result()
+	return w
 }
 
 func TestRequire(t *testing.T) {
@@ -70,7 +69,7 @@ func TestRequire(t *testing.T) {
 	broker := newAnswering(t)
 	guard := broker.guard()
 	next := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, introspect.From(r.Context()).ID)
+		_, _ = io.WriteString(w, introspect.From(r.Context()).ID)
 	})
 	read, write := guard.Require(next, "deploy:read"), guard.Require(next, "deploy:read", "deploy:write")
 	for _, c := range []struct {
@@ -90,10 +89,10 @@ func TestRequire(t *testing.T) {
 		{read, []string{"Basic good"}, 401, `Bearer error="invalid_request"`},
 		{read, []string{"Bearer good", "Bearer good"}, 401, `Bearer error="invalid_request"`},
 	} {
-		res := call(t, c.handler, c.headers...)
-		body, _ := io.ReadAll(res.Body)
-		if res.StatusCode != c.status || res.Header.Get("WWW-Authenticate") != c.challenge || (c.status == 200) != (string(body) == "lse_1") {
-			t.Errorf("%.40q: %d %q %q", c.headers, res.StatusCode, res.Header.Get("WWW-Authenticate"), body)
+		res := call(c.handler, c.headers...)
+		body := res.Body.String()
+		if res.Code != c.status || res.Header().Get("WWW-Authenticate") != c.challenge || (c.status == 200) != (body == "lse_1") {
+			t.Errorf("%.40q: %d %q %q", c.headers, res.Code, res.Header().Get("WWW-Authenticate"), body)
 		}
 	}
 	if introspect.From(t.Context()) != nil {
@@ -147,9 +146,9 @@ func TestBrokerAway(t *testing.T) {
 	wrong.Secret, moved.URL = "other", elsewhere.URL
 	broker.say(`{"active":`)
 	for what, guard := range map[string]*introspect.Guard{"another secret": wrong, "a redirect": moved, "half an answer": garbled} {
-		res := call(t, guard.Require(http.NotFoundHandler()), "Bearer good")
-		if res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" || res.Header.Get("WWW-Authenticate") != "" {
-			t.Errorf("%s: %d %v", what, res.StatusCode, res.Header)
+		res := call(guard.Require(http.NotFoundHandler()), "Bearer good")
+		if res.Code != http.StatusServiceUnavailable || res.Header().Get("Retry-After") == "" || res.Header().Get("WWW-Authenticate") != "" {
+			t.Errorf("%s: %d %v", what, res.Code, res.Header())
 		}
 	}
 	if broker.asked.Load() != 2 {
@@ -162,19 +161,20 @@ func ExampleGuard_Require() {
 	defer broker.Close()
 	guard := &introspect.Guard{URL: broker.URL, Name: "deploy", Secret: "s+cret", Audience: "https://deploy.example.com"}
 	releases := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintln(w, "releases for", introspect.From(r.Context()).Subject)
+		_, _ = io.WriteString(w, "releases for "+introspect.From(r.Context()).Subject)
 	})
 	service := httptest.NewServer(guard.Require(releases, "deploy:read"))
 	defer service.Close()
 
-	request, _ := http.NewRequest(http.MethodGet, service.URL, nil) //nolint:noctx // an example
+	request, _ := http.NewRequest(http.MethodGet, service.URL, nil)
 	request.Header.Set("Authorization", "Bearer good")
 	response, err := service.Client().Do(request)
 	if err != nil {
-		fmt.Println(err) //nolint:forbidigo // an example
+		fmt.Println(err)
 		return
 	}
+	defer response.Body.Close() //nolint:errcheck // it was read to its end
 	body, _ := io.ReadAll(response.Body)
-	fmt.Print(string(body)) //nolint:forbidigo // an example
+	fmt.Println(string(body))
 	// Output: releases for daypass:main/payments/deploy-api
 }
