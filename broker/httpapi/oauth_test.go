@@ -80,7 +80,7 @@ func (n narrowed) Access(role string) (issuers.Access, bool) {
 	return access, ok
 }
 
-func newOffice(t *testing.T, options brokertest.Options) *office {
+func newOffice(t testing.TB, options brokertest.Options) *office {
 	t.Helper()
 	made, err := apitoken.New(t.Context(), apitoken.Config{Roles: map[string]apitoken.Role{
 		"ci":    {Audiences: []string{deployAudience, "https://deploy.internal"}, Scopes: []string{"deploy:read", "deploy:write"}},
