@@ -32,7 +32,7 @@ func TestDocumentedRequests(t *testing.T) {
 		{Name: "deploy", Secret: sha256.Sum256([]byte(hexSecret)), Audiences: []string{deployAudience}},
 	}}})
 	// What is shown after a request is what it brings, by its members.
-	run := exec.CommandContext(t.Context(), "sh", "-euc", script[0]+script[1]+"echo\n"+script[2]+script[1]) //nolint:gosec // the page's own
+	run := exec.CommandContext(t.Context(), "sh", "-euc", script[0]+script[1]+"echo\n"+script[2]+script[1])
 	run.Env = append(os.Environ(), "DAYPASS_URL="+o.URL, "ID_TOKEN="+o.Job(), "SECRET="+hexSecret, "no_proxy=127.0.0.1")
 	out, err := run.CombinedOutput()
 	if err != nil {

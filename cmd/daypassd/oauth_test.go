@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
+	"errors"
 	"log/slog"
 	"net/http"
 	"path/filepath"
@@ -49,7 +50,9 @@ func TestClientCertificateReachesTheCalls(t *testing.T) {
 		go func() { done <- server.Serve(listener) }()
 		defer func() {
 			_ = server.Close()
-			<-done
+			if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+				t.Error(err)
+			}
 		}()
 		client := &http.Client{Timeout: deadline, Transport: &http.Transport{
 			DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: certificates},
