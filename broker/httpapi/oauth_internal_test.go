@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/labstack/echo/v4"
 )
 
 // TestResourceServerProof: by a secret, by a certificate, or by both where both are
@@ -55,6 +57,18 @@ func TestResourceServerProof(t *testing.T) {
 		case c.want != "" && (err != nil || found.Name != c.want):
 			t.Errorf("%+v: %v, %v", c, found, err)
 		}
+	}
+}
+
+// TestNobodyMayIntrospect: then no metadata says that somebody could.
+func TestNobodyMayIntrospect(t *testing.T) {
+	s := &Server{config: Config{ExternalURL: "https://daypass.example.com", Algorithms: func() []string { return []string{"ES256"} }}}
+	w := httptest.NewRecorder()
+	if err := s.metadata(echo.New().NewContext(httptest.NewRequest(http.MethodGet, "/", nil), w)); err != nil {
+		t.Fatal(err)
+	}
+	if body := w.Body.String(); strings.Contains(body, "introspection") || !strings.Contains(body, `"token_endpoint":"https://daypass.example.com/oauth/token"`) {
+		t.Error(body)
 	}
 }
 
