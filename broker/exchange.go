@@ -26,6 +26,8 @@ type GrantRequest struct {
 	// Accept is asked, before anything is made, whether a credential with these
 	// values can be delivered; nil accepts. See issuers.Description.Values.
 	Accept func(values map[string]bool) error
+	// Kinds are those that the grant may be of, else the error is a KindError; nil: any.
+	Kinds []string
 }
 
 // Exchanged is what an exchange brought.
@@ -45,6 +47,7 @@ type Credential struct {
 	Renewable                    bool
 	Values                       []issuers.Value
 	Env                          map[string]string // environment variable → name of the value
+	Scopes                       []string          // what it may do, as of now; nil: the kind has none
 }
 
 // order is one grant of an exchange on its way to a credential.
@@ -231,6 +234,9 @@ func (b *Broker) decide(ctx context.Context, caller *asking, wanted []GrantReque
 		o := &order{grant: grant, wanted: w, issuer: issuer, about: issuer.Describe(grant.Role), env: map[string]string{}}
 		maps.Copy(o.env, o.about.Env)
 		maps.Copy(o.env, grant.Env)
+		if w.Kinds != nil && !slices.Contains(w.Kinds, o.about.Kind) {
+			return nil, &KindError{Grant: w.Name, Kind: o.about.Kind}
+		}
 		if err := checkSent(w, o.about.Accepts); err != nil {
 			return nil, err
 		}
@@ -431,6 +437,10 @@ func answer(secret issuers.Secret, r *leases.Reservation, orders []*order, patte
 			Grant: o.name(), LeaseID: o.lease.ID, Issuer: o.grant.Issuer, Kind: o.about.Kind, Revocation: o.about.Revocation,
 			ExpiresAt: o.lease.ExpiresAt, Renewable: o.lease.Renewable && earlier(o.lease.MaxExpiresAt, r.SessionExpiresAt).After(o.lease.ExpiresAt),
 			Values: o.response.Values, Env: map[string]string{},
+		}
+		if asked, ok := o.issuer.Issuer.(issuers.Introspected); ok {
+			access, _ := asked.Access(o.grant.Role)
+			c.Scopes = access.Scopes
 		}
 		for _, v := range o.response.Values {
 			if name := o.env[v.Name]; name != "" {

@@ -9,7 +9,7 @@
 // the lease.
 //
 // [Issuer] has two methods. What else a kind can do is said by small optional
-// interfaces: [Renewer], [ParameterChecker], [GrantChecker], [Lister], [EpochKeeper]. Package issuertest holds
+// interfaces: [Renewer], [ParameterChecker], [GrantChecker], [Lister], [EpochKeeper], [Introspected]. Package issuertest holds
 // the suite that every kind passes.
 package issuers
 

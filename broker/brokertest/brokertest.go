@@ -31,6 +31,7 @@ import (
 	"github.com/daypass/daypass/broker"
 	"github.com/daypass/daypass/broker/devkit"
 	"github.com/daypass/daypass/broker/devkit/devtest"
+	"github.com/daypass/daypass/broker/httpapi"
 	"github.com/daypass/daypass/broker/installation"
 	"github.com/daypass/daypass/broker/instance"
 	"github.com/daypass/daypass/broker/keys"
@@ -125,6 +126,8 @@ type Options struct {
 	Limits instance.Limits
 	// Once are the providers whose job tokens may come once.
 	Once map[string]bool
+	// OAuth is what the OAuth calls know.
+	OAuth httpapi.OAuth
 	// RotateEvery is how long a signing key signs; zero: until a test rotates it.
 	RotateEvery time.Duration
 	// Redaction is what is masked in logs, and who reports leaks; its zero value: the defaults.
@@ -260,8 +263,8 @@ func (b *Broker) open() {
 			{Name: "gitlab", Type: "gitlab", Issuer: b.Provider.IssuerURL(devkit.ProfileGitLab), Audience: Audience, SessionTTL: b.options.SessionTTL},
 		},
 		OpenIssuers: b.openIssuers, LoadPolicies: b.loadPolicies, RevokeOnPolicyChange: b.options.RevokeOnPolicyChange, TrustedProxies: b.options.TrustedProxies,
-		Checkpoint: b.options.Checkpoint, IssueTime: b.options.IssueTime, Limits: b.options.Limits, Once: b.options.Once, SecretHooks: b.options.SecretHooks,
-		Redaction: b.options.Redaction,
+		Redaction:  b.options.Redaction,
+		Checkpoint: b.options.Checkpoint, IssueTime: b.options.IssueTime, Limits: b.options.Limits, Once: b.options.Once, OAuth: b.options.OAuth, SecretHooks: b.options.SecretHooks,
 	})
 	if err != nil {
 		b.Base.Pool.Close()

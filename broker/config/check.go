@@ -38,6 +38,7 @@ func (l *loader) check() {
 	l.reconcile()
 	l.redaction()
 	l.hooks()
+	l.oauth()
 	if c.Log.Level == "" {
 		c.Log.Level = "info"
 	}

@@ -42,6 +42,8 @@ type Config struct {
 	TrustedProxies    []string         `yaml:"trusted_proxies"` // addresses or networks whose X-Forwarded-For is believed
 	Limits            Limits           `yaml:"limits"`
 	Retention         Retention        `yaml:"retention"`
+	OAuth             OAuth            `yaml:"oauth"`
+	ResourceServers   []ResourceServer `yaml:"resource_servers"`
 	Reconcile         Reconcile        `yaml:"reconcile"`
 	Redaction         Redaction        `yaml:"redaction"`
 	Leaks             Leaks            `yaml:"leaks"`
@@ -162,6 +164,7 @@ const (
 	IssuerX509     = "x509"
 	IssuerSealed   = "sealed"
 	IssuerSSH      = "ssh"
+	IssuerAPIToken = "apitoken"
 )
 
 // Issuer is one thing that mints credentials. Which fields it may have depends
@@ -223,7 +226,7 @@ type Role struct {
 	SCRAMIterations int      `yaml:"scram_iterations"` // absent: 4096
 	ConnectionLimit int      `yaml:"connection_limit"` // absent: 20
 
-	// jwt
+	// jwt, apitoken
 	Audiences   []string            `yaml:"audiences"`
 	DefaultTTL  strictyaml.Duration `yaml:"default_ttl"`
 	Profile     string              `yaml:"profile"`      // one of jwt.Profiles; absent: at+jwt
@@ -258,6 +261,9 @@ type Role struct {
 	SourceAddresses   []string `yaml:"source_addresses"`
 	VerifyRequired    bool     `yaml:"verify_required"`
 	Extensions        []string `yaml:"extensions"`
+
+	// apitoken
+	Scopes []string `yaml:"scopes"` // what a token may do at its audiences
 }
 
 // Use names a policy and an environment that may use a role.

@@ -39,6 +39,8 @@ func (l *loader) issuers() {
 			l.sealed(issuer)
 		case IssuerSSH:
 			l.ssh(issuer)
+		case IssuerAPIToken:
+			l.apitoken(issuer)
 		case "": // reported when it was read
 		default:
 			l.add(issuer.At.Of("type"), strictyaml.Suggest(issuer.Type, IssuerTypes()), "unknown type of issuer %q", issuer.Type)

@@ -35,6 +35,9 @@ func typeKeys() map[string]keysOf {
 				"max_ttl", "default_ttl",
 			},
 		},
+		IssuerAPIToken: {
+			role: []string{"audiences", "scopes", "default_ttl"},
+		},
 		IssuerSealed: {
 			role: []string{"secret", "version", "fields", "visible"},
 		},

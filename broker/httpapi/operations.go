@@ -10,7 +10,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/policies"
 )
@@ -32,20 +31,6 @@ func (s *Server) ready(c echo.Context) error {
 		return writeJSON(c, http.StatusServiceUnavailable, r)
 	}
 	return writeJSON(c, http.StatusOK, r)
-}
-
-// discovery is what verifies the JWTs that the broker minted (OpenID Connect
-// Discovery 1.0 §3). It names only what exists.
-func (s *Server) discovery(c echo.Context) error {
-	c.Response().Header().Set(echo.HeaderCacheControl, keysCache())
-	return writeJSON(c, http.StatusOK, map[string]any{
-		"issuer":                                s.config.ExternalURL,
-		"jwks_uri":                              s.config.ExternalURL + api.PathJWKS,
-		"response_types_supported":              []string{"id_token"},
-		"subject_types_supported":               []string{"public"},
-		"id_token_signing_alg_values_supported": s.config.Algorithms(),
-		"claims_supported":                      []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id"},
-	})
 }
 
 // keysCache is how long a verifier may keep the keys without asking again: what

@@ -24,6 +24,7 @@ type problem struct {
 	api.Problem
 	retryAfter time.Duration // 0: no Retry-After
 	kept       bool          // the decision can be explained by the request's id
+	oauth      string        // the error of RFC 6749 that it is answered as; "": as a problem
 }
 
 const (
@@ -59,6 +60,9 @@ func problemOf(err error) *problem {
 		ready       *problem
 		ofEcho      *echo.HTTPError
 	)
+	if p := oauthProblem(err); p != nil {
+		return p
+	}
 	if p := secretProblem(err); p != nil {
 		return p
 	}
@@ -202,6 +206,9 @@ func (p *problem) write(c echo.Context, requestID string) error {
 	}
 	if p.retryAfter > 0 {
 		header.Set(echo.HeaderRetryAfter, strconv.Itoa(int(math.Ceil(p.retryAfter.Seconds()))))
+	}
+	if p.oauth != "" {
+		return p.writeOAuth(c)
 	}
 	if p.Status == http.StatusUnauthorized {
 		header.Set(echo.HeaderWWWAuthenticate, `Bearer error="invalid_token"`) // RFC 6750 §3

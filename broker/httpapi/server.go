@@ -47,6 +47,7 @@ type Config struct {
 	Jobs        *jobs.Jobs // revocations of many leases
 	Reload      Reloader
 	ExternalURL string
+	OAuth       OAuth                  // of its calls; may be zero
 	JWKS        func() ([]byte, error) // public keys that verify what the broker mints
 	Algorithms  func() []string        // of those keys
 	Ready       func(ctx context.Context) Readiness
@@ -113,7 +114,7 @@ func (s *Server) API(withOperations bool) http.Handler {
 	s.targetRoutes(e)
 	s.jobRoutes(e)
 	s.publish(e)
-	e.GET(api.PathDiscovery, s.discovery)
+	s.oauthRoutes(e)
 	e.GET(api.PathJWKS, s.jwks)
 	if withOperations {
 		s.operations(e)
@@ -289,7 +290,7 @@ func (s *Server) caller(c echo.Context, role admin.Role) (broker.Caller, error) 
 func (s *Server) admit(c echo.Context, check func(quick bool) error) error {
 	err := s.config.Gate.Check(c.Request().Context(), c.RealIP(), check, func(err error) bool {
 		_, bad := errors.AsType[*oidc.Error](err)
-		return bad || errors.Is(err, admin.ErrUnknown)
+		return bad || errors.Is(err, admin.ErrUnknown) || errors.Is(err, errClient)
 	})
 	if _, often := errors.AsType[*limit.Error](err); often {
 		if host, _, splitting := net.SplitHostPort(c.Request().RemoteAddr); splitting == nil && host == c.RealIP() {

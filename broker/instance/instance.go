@@ -84,6 +84,7 @@ type Config struct {
 	Version              string          // of the program, for people; may be empty
 	Retention            Retention
 	Redaction            Redaction
+	OAuth                httpapi.OAuth // clients that speak RFC 8693, and services that introspect; may be zero
 	Reconcile            Reconcile     // how targets are compared with the leases
 	RevokeGrace          time.Duration // how long a revocation may take before it is stuck; zero: revoker's default
 }
@@ -327,6 +328,7 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 		Disclosures:    i.disclosures,
 		Streams:        config.Redaction.streams(),
 		Reporters:      config.Redaction.Reporters,
+		OAuth:          config.OAuth,
 		// Half the cores at most are for those whose tokens keep failing.
 		Gate: limit.NewGate(config.Limits.FailedTokens, runtime.GOMAXPROCS(0)/2, config.Now),
 	})

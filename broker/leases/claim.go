@@ -10,7 +10,6 @@ import (
 
 	"github.com/daypass/daypass/broker/audit"
 	"github.com/daypass/daypass/broker/ids"
-	"github.com/daypass/daypass/issuers"
 )
 
 // Claimed is a lease that one revoker has taken on, for a while.
@@ -105,7 +104,7 @@ func (s *Store) endDue(ctx context.Context, tx pgx.Tx, due []*Lease, until time.
 		case l.State == Revoking:
 			again = append(again, l.ID)
 			continue
-		case l.State == Active && l.Revocation == issuers.Expiry:
+		case l.State == Active && l.endsHere():
 			over = append(over, l.ID)
 			l.State, l.EndedAt = Expired, &now
 			continue
@@ -149,7 +148,7 @@ const MaxSweep = 1000
 const sweepDue = `
 WITH due AS MATERIALIZED (
     SELECT l.id FROM leases l
-    WHERE l.tenant = $1 AND l.issuer = $2 AND l.due_at <= $3 AND l.state = 'active' AND l.revocation = 'expiry'
+    WHERE l.tenant = $1 AND l.issuer = $2 AND l.due_at <= $3 AND l.state = 'active' AND l.revocation IN ('expiry', 'introspection')
     ORDER BY l.due_at LIMIT $4 FOR UPDATE OF l SKIP LOCKED)
 UPDATE leases l SET state = 'expired', due_at = NULL, ended_at = $3 WHERE l.id = ANY (ARRAY(SELECT id FROM due)) AND l.id BETWEEN (SELECT min(id) FROM due) AND (SELECT max(id) FROM due) RETURNING l.id, l.expires_at`
 

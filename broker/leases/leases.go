@@ -3,7 +3,8 @@
 //
 //	issuing ──► active ──► revoking ──► revoked
 //	   │          │            └──────► forgotten   an operator gave up, with a reason
-//	   │          └──► expired                      nothing outside had to be undone
+//	   │          ├──► expired                      nothing outside had to be undone
+//	   │          └──► revoked                      and whoever gets it asks the broker: it is dead at once
 //	   └────────► revoking                          never finished
 //
 // Reserve comes before anything is made outside: a crash at any point leaves a
@@ -101,6 +102,12 @@ func (l *Lease) Named(installation string) issuers.Lease {
 		Installation: installation, Tenant: l.Tenant, ID: l.ID, Policy: l.Policy, Grant: l.Grant, Role: l.Role,
 		IssuedAt: l.IssuedAt, ExpiresAt: l.ExpiresAt, IssueDeadline: l.IssueDeadline,
 	}
+}
+
+// endsHere says that nothing outside has to be undone: the lease's end is its
+// row's.
+func (l *Lease) endsHere() bool {
+	return l.Revocation == issuers.Expiry || l.Revocation == issuers.Introspection
 }
 
 // ValidElsewhereUntil is when a credential that ended early stops to verify

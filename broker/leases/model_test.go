@@ -36,6 +36,7 @@ type modelLease struct {
 	due      bool
 	stuck    bool
 	expiry   bool // nothing outside has to be undone
+	asked    bool // nor elsewhere: who gets it asks the broker
 	limited  bool
 	minted   bool
 	token    *modelToken
@@ -71,6 +72,8 @@ func (l *modelLease) live() bool { return l.state == leases.Issuing || l.state =
 // end is what beginning to end a lease does to it.
 func (l *modelLease) end(due bool) {
 	switch {
+	case l.state == leases.Active && l.asked:
+		l.state, l.due = leases.Revoked, false
 	case l.state == leases.Active && l.expiry:
 		l.state, l.due = leases.Expired, false
 	case l.live():
@@ -125,7 +128,7 @@ func (m *model) exchange(t *rapid.T, session *modelSession, retry *leases.Retry,
 		l.Policy, l.Issuer, l.Issued, l.SettledAt = m.issuer, m.issuer, issued, r.Now.Add(time.Hour)
 		l.ExpiresAt, l.MaxExpiresAt = r.Now.Add(20*time.Minute), session.ExpiresAt
 		if issued || rapid.Bool().Draw(t, "expiry") {
-			l.Revocation = issuers.Expiry
+			l.Revocation = rapid.SampledFrom([]issuers.Revocation{issuers.Expiry, issuers.Introspection}).Draw(t, "revocation")
 		}
 		if l.Grant == "limited" {
 			l.MaxActive = modelLimit
@@ -155,7 +158,7 @@ func (m *model) exchange(t *rapid.T, session *modelSession, retry *leases.Retry,
 		if issued {
 			state = leases.Active
 		}
-		m.leases[l.ID] = &modelLease{state: state, events: 1, expiry: l.Revocation == issuers.Expiry, limited: l.Grant == "limited", token: token}
+		m.leases[l.ID] = &modelLease{state: state, events: 1, expiry: l.Revocation == issuers.Expiry, asked: l.Revocation == issuers.Introspection, limited: l.Grant == "limited", token: token}
 		m.order = append(m.order, l.ID)
 	}
 }
@@ -320,6 +323,11 @@ func (m *model) claim(t *rapid.T) {
 	want := 0
 	for id, l := range m.leases {
 		if !l.due {
+			continue
+		}
+		if l.state == leases.Active && l.asked {
+			l.state, l.due = leases.Expired, false // it ran its time
+			want++
 			continue
 		}
 		if l.end(false); l.state == leases.Expired {

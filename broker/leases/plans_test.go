@@ -2,6 +2,7 @@ package leases_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -122,6 +123,13 @@ func TestPlans(t *testing.T) {
 		{"claim", "SKIP LOCKED", func() error { _, _, err := s.Claim(t.Context(), "db", 10, time.Minute); return err }},
 		{"live_page", "page AS", func() error { _, _, _, err := s.Live(t.Context(), leases.LivePage{Limit: 10}); return err }},
 		{"live_count", "SELECT count(*)", func() error { _, err := s.CountLive(t.Context()); return err }},
+		{"printed", "FROM fingerprints", func() error {
+			_, err := s.FindPrinted(t.Context(), [32]byte{1}, "token", []string{"apitoken"})
+			if errors.Is(err, leases.ErrNotFound) {
+				return nil
+			}
+			return err
+		}},
 		{"get", "l.id = $2", func() error { _, err := s.Get(t.Context(), r.Leases[0].ID); return err }},
 	}
 	for _, step := range steps {

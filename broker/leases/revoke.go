@@ -70,8 +70,11 @@ func (s *Store) end(l *Lease, why Why, due, now time.Time) (*change, error) {
 	}
 	c := &change{id: l.ID, from: l.State, state: Revoking, dueAt: &due}
 	kind := audit.LeaseRevoking
-	if l.State == Active && l.Revocation == issuers.Expiry {
+	if l.State == Active && l.endsHere() {
 		c.state, c.dueAt, c.endedAt, kind = Expired, nil, &now, audit.LeaseExpired
+		if l.Revocation == issuers.Introspection { // who asks from now on hears of it
+			c.state, kind = Revoked, audit.LeaseRevoked
+		}
 	}
 	event, err := s.config.Audit.Event(audit.Entry{
 		At: now, Type: kind, Subject: l.ID, Count: l.events + 1, Actor: why.Actor, Data: map[string]any{"reason": why.Reason},

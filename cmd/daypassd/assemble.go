@@ -210,6 +210,7 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 		return nil, nil, err
 	}
 	parts.RevokeGrace = settings.Revoker.Grace.Std()
+	parts.OAuth = oauth(settings)
 	for _, prefix := range settings.ProxyNetworks {
 		network := &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
 		parts.TrustedProxies = append(parts.TrustedProxies, echo.TrustIPRange(network))
@@ -268,6 +269,8 @@ func openIssuers(ctx context.Context, settings *config.Config, with instance.Iss
 			spec.Sealed = sealedConfig(&c, with.Vault)
 		case builtin.KindSSH:
 			spec.SSH = sshConfig(&c)
+		case builtin.KindAPIToken:
+			spec.APIToken = apitokenConfig(&c)
 		}
 		issuer, err := builtin.Open(ctx, spec)
 		if err != nil {

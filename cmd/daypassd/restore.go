@@ -141,7 +141,7 @@ func (r *restoring) restore(ctx context.Context, settings *config.Config) (_ *re
 func openTargets(ctx context.Context, settings *config.Config, id string, epoch int64) (restore.Targets, func(), error) {
 	outside := *settings
 	outside.Issuers = slices.DeleteFunc(slices.Clone(settings.Issuers), func(c config.Issuer) bool {
-		return slices.Contains([]string{builtin.KindJWT, builtin.KindX509, builtin.KindSSH, builtin.KindSealed}, c.Type)
+		return slices.Contains([]string{builtin.KindJWT, builtin.KindX509, builtin.KindSSH, builtin.KindSealed, builtin.KindAPIToken}, c.Type)
 	})
 	open, err := openIssuers(ctx, &outside,
 		instance.IssuerParts{Installation: id, Epoch: epoch, Signer: func() issuers.Signer { return nil }, Vault: noVault{}},

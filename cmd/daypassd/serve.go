@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -219,7 +220,14 @@ func listen(ctx context.Context, address string, settings *config.Config, logger
 	if _, err := certificate.get(nil); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
-	return tls.NewListener(listener, &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate.get, NextProtos: []string{"h2", "http/1.1"}}), nil
+	// A resource server's certificate is known by its hash, whoever signed it.
+	asks := tls.NoClientCert
+	if slices.ContainsFunc(settings.ResourceServers, func(r config.ResourceServer) bool { return r.ClientCertificateSHA256 != "" }) {
+		asks = tls.RequestClientCert
+	}
+	return tls.NewListener(listener, &tls.Config{
+		MinVersion: tls.VersionTLS12, GetCertificate: certificate.get, NextProtos: []string{"h2", "http/1.1"}, ClientAuth: asks,
+	}), nil
 }
 
 // reloadingCertificate reads the files again when one of them has changed. A

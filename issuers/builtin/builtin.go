@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/daypass/daypass/issuers"
+	"github.com/daypass/daypass/issuers/apitoken"
 	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/issuers/postgres"
 	"github.com/daypass/daypass/issuers/sealed"
@@ -22,10 +23,13 @@ const (
 	KindX509     = "x509"
 	KindSealed   = "sealed"
 	KindSSH      = "ssh"
+	KindAPIToken = "apitoken"
 )
 
 // Kinds lists what Open accepts, sorted.
-func Kinds() []string { return []string{KindJWT, KindPostgres, KindSealed, KindSSH, KindX509} }
+func Kinds() []string {
+	return []string{KindAPIToken, KindJWT, KindPostgres, KindSealed, KindSSH, KindX509}
+}
 
 // Spec is one issuer to open.
 type Spec struct {
@@ -44,6 +48,7 @@ type Spec struct {
 	X509     *x509.Config
 	Sealed   *sealed.Config
 	SSH      *ssh.Config
+	APIToken *apitoken.Config
 }
 
 // Open builds one issuer. It doesn't reach for the target: one that is down
@@ -109,6 +114,11 @@ func open(ctx context.Context, spec Spec) (issuers.Issuer, error) {
 			config.Signer = spec.Key
 		}
 		return ssh.New(ctx, config)
+	case KindAPIToken:
+		if spec.APIToken == nil {
+			return nil, errors.New("the configuration of kind apitoken is missing")
+		}
+		return apitoken.New(ctx, *spec.APIToken)
 	default:
 		return nil, fmt.Errorf("there is no kind %q: use one of %v", spec.Kind, Kinds())
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/daypass/daypass/issuers"
+	"github.com/daypass/daypass/issuers/apitoken"
 	"github.com/daypass/daypass/issuers/builtin"
 	"github.com/daypass/daypass/issuers/issuertest"
 	"github.com/daypass/daypass/issuers/postgres"
@@ -40,8 +41,9 @@ func specs(t *testing.T) map[string]builtin.Spec {
 			Target: postgres.Target{Host: "127.0.0.1", Port: 1, Database: "none"}, Admin: postgres.Admin{User: "daypass", Password: issuers.NewSecret("x")},
 			Roles: map[string]postgres.Role{"deployer": {MemberOf: []string{"deploy"}}},
 		}},
-		builtin.KindSealed: {Kind: builtin.KindSealed, Sealed: &sealed.Config{Vault: &awayVault{}, Roles: map[string]sealed.Role{"key": {Secret: "a/b"}}}},
-		builtin.KindSSH:    {Kind: builtin.KindSSH, Key: signer, SSH: &ssh.Config{Roles: map[string]ssh.Role{"deployer": {Type: ssh.TypeUser, Principals: []string{"deploy"}}}}},
+		builtin.KindSealed:   {Kind: builtin.KindSealed, Sealed: &sealed.Config{Vault: &awayVault{}, Roles: map[string]sealed.Role{"key": {Secret: "a/b"}}}},
+		builtin.KindAPIToken: {Kind: builtin.KindAPIToken, APIToken: &apitoken.Config{Roles: map[string]apitoken.Role{"ci": {Audiences: []string{"https://deploy.example.com"}}}}},
+		builtin.KindSSH:      {Kind: builtin.KindSSH, Key: signer, SSH: &ssh.Config{Roles: map[string]ssh.Role{"deployer": {Type: ssh.TypeUser, Principals: []string{"deploy"}}}}},
 	}
 }
 
@@ -79,7 +81,7 @@ func TestOpenedKindWorks(t *testing.T) {
 }
 
 func TestMistakesNameTheIssuer(t *testing.T) {
-	for _, spec := range []builtin.Spec{{Kind: "oracle"}, {Kind: builtin.KindPostgres}, {Kind: builtin.KindPostgres, Postgres: &postgres.Config{}}, {Kind: builtin.KindJWT}, {Kind: builtin.KindSealed}, {Kind: builtin.KindX509}, {Kind: builtin.KindSSH}, {Kind: builtin.KindSSH, SSH: &ssh.Config{}}} {
+	for _, spec := range []builtin.Spec{{Kind: "oracle"}, {Kind: builtin.KindPostgres}, {Kind: builtin.KindPostgres, Postgres: &postgres.Config{}}, {Kind: builtin.KindJWT}, {Kind: builtin.KindSealed}, {Kind: builtin.KindX509}, {Kind: builtin.KindSSH}, {Kind: builtin.KindAPIToken}, {Kind: builtin.KindAPIToken, APIToken: &apitoken.Config{}}, {Kind: builtin.KindSSH, SSH: &ssh.Config{}}} {
 		spec.Name = "payments-db"
 		issuer, err := builtin.Open(t.Context(), spec)
 		if issuer != nil || err == nil || !strings.Contains(err.Error(), `"payments-db"`) {
