@@ -38,6 +38,7 @@ import (
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/broker/reloader"
 	static "github.com/daypass/daypass/broker/secrets"
+	"github.com/daypass/daypass/broker/vaultapi"
 	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/issuers/sealed"
 	"github.com/daypass/daypass/migrations"
@@ -125,6 +126,8 @@ type Options struct {
 	Limits instance.Limits
 	// Once are the providers whose job tokens may come once.
 	Once map[string]bool
+	// Vault is what the façade for Vault's clients has; none unless a test says so.
+	Vault vaultapi.Mapping
 	// RotateEvery is how long a signing key signs; zero: until a test rotates it.
 	RotateEvery time.Duration
 	// Connection changes how the broker, and its Base, connect to the database.
@@ -259,6 +262,7 @@ func (b *Broker) open() {
 		},
 		OpenIssuers: b.openIssuers, LoadPolicies: b.loadPolicies, RevokeOnPolicyChange: b.options.RevokeOnPolicyChange, TrustedProxies: b.options.TrustedProxies,
 		Checkpoint: b.options.Checkpoint, IssueTime: b.options.IssueTime, Limits: b.options.Limits, Once: b.options.Once, SecretHooks: b.options.SecretHooks,
+		Vault: b.options.Vault,
 	})
 	if err != nil {
 		b.Base.Pool.Close()

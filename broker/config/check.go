@@ -37,6 +37,7 @@ func (l *loader) check() {
 	l.retention()
 	l.reconcile()
 	l.hooks()
+	l.vault()
 	if c.Log.Level == "" {
 		c.Log.Level = "info"
 	}

@@ -30,6 +30,7 @@ import (
 	"github.com/daypass/daypass/broker"
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/leases"
+	"github.com/daypass/daypass/policies"
 )
 
 // Prefix is the path below which the façade stands: a client's address is the
@@ -62,13 +63,17 @@ type Mount struct {
 // Enabled says that there is a façade.
 func (m *Mapping) Enabled() bool { return len(m.Mounts) > 0 }
 
-// Grants are all that the mapping names, in order, each once.
-func (m *Mapping) Grants() []string {
+// Unknown are the grants that the mapping names and the policies don't have, in
+// order: nobody gets them, and somebody should be told.
+func (m *Mapping) Unknown(known []policies.GrantInfo) []string {
 	names := slices.Collect(maps.Values(m.Paths))
 	for _, mount := range m.Mounts {
 		for _, grants := range mount.Roles {
 			names = append(names, grants...)
 		}
+	}
+	for _, grant := range known {
+		names = slices.DeleteFunc(names, func(name string) bool { return name == grant.Name })
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
