@@ -213,7 +213,7 @@ func (s *Server) record(c echo.Context, next echo.HandlerFunc, how refuser) erro
 		slog.Int("status", c.Response().Status), slog.Float64("took_ms", float64(took.Microseconds())/1000), slog.String("remote", c.RealIP()),
 	}, r.attrs...)...)
 	return nil
-	}
+}
 
 func (s *Server) guarded(next echo.HandlerFunc, c echo.Context) (err error) {
 	defer func() {

@@ -95,8 +95,12 @@ func TestTokensAreGoodAtHome(t *testing.T) {
 	native := b.Exchange(job, "payments/deploy-db")
 	lease := api.PathLeases + "/" + native.Credentials[0].LeaseID
 	for _, call := range []struct{ method, path string }{
-		{"POST", api.PathExchange + "?grant=payments/deploy-db"}, {"GET", api.PathSession},
-		{"POST", api.PathSessionRevoke}, {"GET", lease}, {"POST", lease + "/renew"}, {"POST", lease + "/revoke"},
+		{"POST", api.PathExchange + "?grant=payments/deploy-db"},
+		{"GET", api.PathSession},
+		{"POST", api.PathSessionRevoke},
+		{"GET", lease},
+		{"POST", lease + "/renew"},
+		{"POST", lease + "/revoke"},
 		{"GET", api.PathLeases},
 		{"GET", api.PathAudit},
 		{"GET", api.PathRedactionRules},
@@ -343,7 +347,7 @@ func TestGivenBackMeanwhile(t *testing.T) {
 func TestReservedTooLate(t *testing.T) {
 	t.Parallel()
 	var once sync.Once
-	var armed, reached, goOn = make(chan struct{}), make(chan struct{}), make(chan struct{})
+	armed, reached, goOn := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	b := newBroker(t, brokertest.Options{Checkpoint: func(step string) {
 		select {
 		case <-armed:
