@@ -142,13 +142,12 @@ func (*Server) Refuse(w http.ResponseWriter, err error, p *api.Problem, retryAft
 
 // words are status and texts of an error. None of them repeats what was sent.
 func words(err error, p *api.Problem) (status int, texts []string) {
-	var own *refusal
-	if errors.As(err, &own) {
+	if own, ok := errors.AsType[*refusal](err); ok {
 		return own.status, own.texts
 	}
-	var login loginError
+	_, login := errors.AsType[loginError](err)
 	switch {
-	case p.Status == http.StatusUnauthorized && errors.As(err, &login):
+	case p.Status == http.StatusUnauthorized && login:
 		return http.StatusBadRequest, []string{"error validating token (" + string(p.Reason) + "): " + p.Detail}
 	case p.Status == http.StatusForbidden && len(p.Claims) > 0:
 		return http.StatusForbidden, []string{permissionDenied, p.Detail + ": " + strings.Join(p.Claims, ", ") + " (request " + p.RequestID + ")"}

@@ -258,6 +258,7 @@ func TestInlineAuthentication(t *testing.T) {
 		"with a token":        {append([]string{"X-Vault-Token", "x"}, good...), "database/creds/deploy", 400},
 		"a namespace":         {append([]string{"X-Vault-Inline-Auth-Namespace", "team"}, good...), "database/creds/deploy", 400},
 		"another operation":   {append([]string{"X-Vault-Inline-Auth-Operation", "read"}, good...), "database/creds/deploy", 400},
+		"no login":            {append([]string{"X-Vault-Inline-Auth-Path", "jwt/login"}, good[2:]...), "database/creds/deploy", 400},
 		"no secret":           {good, "auth/token/lookup-self", 403},
 	} {
 		a := c.do("GET", x.path, nil, x.headers...)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -142,8 +143,8 @@ func (c *client) do(method, path string, body any, headers ...string) *brokertes
 		request.Header.Set("X-Vault-Token", c.token)
 	}
 	request.Header.Set("X-Vault-Request", "true")
-	for i := 0; i < len(headers); i += 2 {
-		request.Header.Add(headers[i], headers[i+1])
+	for pair := range slices.Chunk(headers, 2) {
+		request.Header.Add(pair[0], pair[1])
 	}
 	return c.b.Send(request)
 }

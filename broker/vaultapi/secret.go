@@ -134,8 +134,9 @@ func (s *Server) inline(c *call, grant string) (broker.JobToken, error) {
 	if operation := header.Get(headerInlineOperation); err == nil && operation != "" && operation != "update" {
 		err = badRequest("inline authentication is an update")
 	}
-	mountPath, ok := strings.CutPrefix(strings.Trim(header.Get(headerInlinePath), "/"), "auth/")
-	if mountPath, ok = strings.CutSuffix(mountPath, "/login"); err == nil && !ok {
+	below, inAuth := strings.CutPrefix(strings.Trim(header.Get(headerInlinePath), "/"), "auth/")
+	mountPath, login := strings.CutSuffix(below, "/login")
+	if err == nil && (!inAuth || !login) {
 		err = badRequest("inline authentication is at auth/MOUNT/login")
 	}
 	var mount Mount

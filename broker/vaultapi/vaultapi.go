@@ -114,10 +114,10 @@ const (
 	routeSeal    = "/vault/v1/sys/seal-status"
 	routeLeader  = "/vault/v1/sys/leader"
 	routeLogin   = "/vault/v1/auth/:mount/login"
-	routeToken   = "/vault/v1/auth/token/:call"
+	routeToken   = "/vault/v1/auth/token/:call" //nolint:gosec // a path
 	routeLeases  = "/vault/v1/sys/leases/:call"
 	routeMounts  = "/vault/v1/sys/internal/ui/mounts/:path"
-	routeSecret  = "/vault/v1/:path"
+	routeSecret  = "/vault/v1/:path" //nolint:gosec // a path
 	routeNothing = "/vault/*"
 )
 
