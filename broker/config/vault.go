@@ -39,10 +39,9 @@ var (
 )
 
 const (
-	maxVaultPath  = 256
-	mostOfVault   = 1000 // paths, and roles of a mount
-	mostPerRole   = 64   // grants: all are decided on at a login
-	vaultMountFor = "jwt"
+	maxVaultPath = 256
+	mostOfVault  = 1000 // paths, and roles of a mount
+	mostPerRole  = 64   // grants: all are decided on at a login
 )
 
 func (l *loader) vault() {
@@ -81,9 +80,9 @@ func (l *loader) vaultMount(m *VaultMount, before []VaultMount) {
 	switch {
 	case m.Path == "": // reported when it was read
 	case !vaultPath.MatchString(m.Path) || len(m.Path) > maxVaultPath:
-		l.add(m.At.Of("path"), "write "+vaultMountFor+", without auth/ and without slashes at its ends", "%q can't be the path of a mount", m.Path)
+		l.add(m.At.Of("path"), "write jwt, without auth/ and without slashes at its ends", "%q can't be the path of a mount", m.Path)
 	case m.Path == "token" || strings.HasPrefix(m.Path, "token/") || strings.HasPrefix(m.Path, "auth/"):
-		l.add(m.At.Of("path"), "write "+vaultMountFor, "a mount can't be at %s", m.Path)
+		l.add(m.At.Of("path"), "write jwt", "a mount can't be at %s", m.Path)
 	case slices.ContainsFunc(before, func(other VaultMount) bool { return other.Path == m.Path }):
 		l.add(m.At.Of("path"), "", "there are two mounts %s", m.Path)
 	}
