@@ -115,7 +115,7 @@ func (r *replay) send(what, recorded string, want []string) {
 }
 
 func member(of any, path string) any {
-	for _, name := range strings.Split(path, ".") {
+	for name := range strings.SplitSeq(path, ".") {
 		object, _ := of.(map[string]any)
 		of = object[name]
 	}
