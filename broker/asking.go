@@ -22,6 +22,7 @@ type asking struct {
 	identity policies.Identity
 	session  leases.Session // opened by this exchange, or joined
 	held     *leases.Held   // what a session token stands for; nil for a job token
+	vault    bool           // held is of a token of the Vault façade
 	job      []byte         // names the job; see jobKey
 	whose    []byte         // names the tenant whose job it is
 	asked    time.Time
@@ -60,18 +61,33 @@ func (b *Broker) identify(ctx context.Context, token any) (*asking, error) {
 		if err != nil {
 			return nil, err
 		}
-		if held.RevokedAt != nil || held.TokenRevoked || !now.Before(held.ExpiresAt) {
-			return nil, &oidc.Error{Reason: oidc.ReasonExpired, Detail: "the session of this token has ended"}
-		}
-		identity, err := b.identityOf(&held.Session)
+		return b.holding(held, now)
+	case VaultToken:
+		held, err := b.FindVault(ctx, token)
 		if err != nil {
 			return nil, err
 		}
-		caller := b.asking(now, held.Session, identity)
-		caller.held = held
-		return caller, nil
+		caller, err := b.holding(held, now)
+		if err == nil {
+			caller.vault = true
+		}
+		return caller, err
 	}
 	return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "this call takes a job token or a session token"}
+}
+
+// holding is who asks with a session token, if its session lives.
+func (b *Broker) holding(held *leases.Held, now time.Time) (*asking, error) {
+	if !held.Live(now) {
+		return nil, &oidc.Error{Reason: oidc.ReasonExpired, Detail: "the session of this token has ended"}
+	}
+	identity, err := b.identityOf(&held.Session)
+	if err != nil {
+		return nil, err
+	}
+	caller := b.asking(now, held.Session, identity)
+	caller.held = held
+	return caller, nil
 }
 
 func (b *Broker) asking(now time.Time, session leases.Session, identity policies.Identity) *asking {

@@ -155,6 +155,9 @@ func (e *EndsTooSoonError) Error() string {
 // ErrForbidden says that the caller may not do that to this lease.
 var ErrForbidden = errors.New("not allowed for this token")
 
+// ErrForeign is a leases.ErrNotFound: the lease is there, and the caller may not see it.
+var ErrForeign = fmt.Errorf("%w that this token may see", leases.ErrNotFound)
+
 // ErrNotRenewable says that the lease has reached its policy's or its session's end, or its kind can't be renewed.
 var ErrNotRenewable = errors.New("lease is not renewable")
 
@@ -250,14 +253,14 @@ func (b *Broker) latestEnd(ctx context.Context, l *leases.Lease) (time.Time, err
 	return latest, nil
 }
 
-// Lease reads a lease that the caller may see; ErrNotFound otherwise.
+// Lease reads a lease that the caller may see; leases.ErrNotFound otherwise.
 func (b *Broker) Lease(ctx context.Context, caller Caller, id string) (*leases.Lease, error) {
 	l, err := b.config.Store.Get(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	if !caller.may(l) {
-		return nil, fmt.Errorf("%w: %s", leases.ErrNotFound, id)
+		return nil, fmt.Errorf("%w: %s", ErrForeign, id)
 	}
 	return l, nil
 }

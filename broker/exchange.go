@@ -65,7 +65,7 @@ func (o *order) name() string { return o.grant.Policy + "/" + o.grant.Name }
 
 // ExchangeRequest is one exchange as it is asked for.
 type ExchangeRequest struct {
-	Token  any // a JobToken or a SessionToken
+	Token  any // a JobToken, a SessionToken or a VaultToken
 	Grants []GrantRequest
 	// RetryKey is what the client calls this exchange by; "" when it doesn't. A
 	// second one of the same token and key takes the first one's place.
@@ -97,13 +97,9 @@ func (b *Broker) Exchange(ctx context.Context, request *ExchangeRequest) (*Excha
 	if err != nil {
 		return nil, err
 	}
-	secret := issuers.Generate(issuers.SessionToken)
+	secret, token := b.sessionToken(caller, orders)
 	reservation := &leases.Reservation{
-		Session: caller.session, Joined: caller.held != nil, Once: caller.held == nil && b.config.Once[caller.session.Provider],
-		Token: leases.Token{
-			Hash: b.config.SessionTokens.Sum(leases.TokenDomain, []byte(secret.Reveal())), KeyID: b.config.SessionTokens.KeyID(),
-			Grants: grantNames(orders),
-		},
+		Session: caller.session, Joined: caller.held != nil, Once: caller.held == nil && b.config.Once[caller.session.Provider], Token: token,
 		Retry: b.retry(caller, request), JobKey: caller.job, Whose: caller.whose, MaxPerJob: b.config.Limits.JobLeases, MaxPerTenant: b.config.Limits.TenantLeases,
 		RequestID: caller.request, IP: shownIP(caller.ip),
 	}
@@ -114,6 +110,18 @@ func (b *Broker) Exchange(ctx context.Context, request *ExchangeRequest) (*Excha
 		return nil, err
 	}
 	return answer(secret, reservation, orders, b.config.Patterns()), nil
+}
+
+// sessionToken is what the leases of an exchange are held by: a new token, or the
+// one of the Vault façade that it came with.
+func (b *Broker) sessionToken(caller *asking, orders []*order) (issuers.Secret, leases.Token) {
+	if caller.vault {
+		return issuers.Secret{}, leases.Token{Hash: caller.held.TokenHash, Held: true}
+	}
+	secret := issuers.Generate(issuers.SessionToken)
+	return secret, leases.Token{
+		Hash: b.config.SessionTokens.Sum(leases.TokenDomain, []byte(secret.Reveal())), KeyID: b.config.SessionTokens.KeyID(), Grants: grantNames(orders),
+	}
 }
 
 // admit says who asks, if they may ask now.
@@ -218,7 +226,7 @@ func (b *Broker) decide(ctx context.Context, caller *asking, wanted []GrantReque
 	for _, w := range wanted {
 		asked := policies.Request{Grant: w.Name, TTL: w.TTL, IP: caller.ip}
 		grant, err := set.Decide(caller.identity, asked, b.config.Store.Now())
-		if caller.held != nil && !slices.Contains(caller.held.Grants, w.Name) && (err != nil || !grant.Broad) {
+		if caller.held != nil && !slices.Contains(caller.held.Grants, w.Name) && (err != nil || !grant.Broad || caller.vault) {
 			return nil, &policies.Denial{Code: policies.CodeNotAllowed, Grant: w.Name, Detail: "not among the grants that this session token was made with"}
 		}
 		if denial, ok := errors.AsType[*policies.Denial](err); ok {

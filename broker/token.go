@@ -11,7 +11,7 @@ import (
 	"github.com/daypass/daypass/issuers"
 )
 
-// The three kinds of bearer token are three types, told apart by their shape
+// The kinds of bearer token are types of their own, told apart by their shape
 // before anything is looked up, so that no call can mistake one for another.
 type (
 	// JobToken is the OIDC token of a job, not yet verified.
@@ -20,9 +20,12 @@ type (
 	SessionToken string
 	// AdminToken is a person's, made with `daypassd admin token create`, not yet looked up.
 	AdminToken string
+	// VaultToken is what a login at the Vault façade gave out, not yet looked up. It
+	// is good there and nowhere else.
+	VaultToken string
 )
 
-// ParseToken tells which kind a bearer token is: one of the three types above,
+// ParseToken tells which kind a bearer token is: one of the types above,
 // or an error for a value of the broker's own shape that is neither.
 func ParseToken(raw string) (any, error) {
 	if len(raw) >= 4 && raw[:2] == "dp" && raw[3] == '_' {
@@ -32,6 +35,8 @@ func ParseToken(raw string) (any, error) {
 			return SessionToken(raw), nil
 		case ok && kind == issuers.AdminToken:
 			return AdminToken(raw), nil
+		case ok && kind == issuers.VaultToken:
+			return VaultToken(raw), nil
 		case ok:
 			return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "this is a secret of Daypass, but neither a session token nor an admin token"}
 		}
@@ -42,7 +47,11 @@ func ParseToken(raw string) (any, error) {
 
 // FindSession looks a session token up. The session may have ended: see Held.
 func (b *Broker) FindSession(ctx context.Context, token SessionToken) (*leases.Held, error) {
-	held, err := b.config.Store.FindToken(ctx, b.config.SessionTokens.Sum(leases.TokenDomain, []byte(token)))
+	return b.findToken(ctx, b.config.SessionTokens.Sum(leases.TokenDomain, []byte(token)))
+}
+
+func (b *Broker) findToken(ctx context.Context, hash [32]byte) (*leases.Held, error) {
+	held, err := b.config.Store.FindToken(ctx, hash)
 	if errors.Is(err, leases.ErrNotFound) {
 		return nil, &oidc.Error{Reason: oidc.ReasonExpired, Detail: "no session has this token"}
 	}

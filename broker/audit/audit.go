@@ -33,6 +33,8 @@ type Type string
 const (
 	SessionOpened  Type = "session.opened"
 	SessionRevoked Type = "session.revoked"
+	SessionLogin   Type = "session.login"  // a client of the Vault façade got a token
+	SessionLogout  Type = "session.logout" // and gave it back
 	// TokenReusedJTI: a job token came with the jti of another one, and opened no session.
 	TokenReusedJTI Type = "token.jti_reused" //nolint:gosec // the name of an event
 	LeaseReserved  Type = "lease.reserved"   // on record, nothing minted yet

@@ -39,6 +39,7 @@ import (
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/broker/reloader"
 	static "github.com/daypass/daypass/broker/secrets"
+	"github.com/daypass/daypass/broker/vaultapi"
 	"github.com/daypass/daypass/issuers/jwt"
 	"github.com/daypass/daypass/issuers/sealed"
 	"github.com/daypass/daypass/migrations"
@@ -128,6 +129,8 @@ type Options struct {
 	Once map[string]bool
 	// OAuth is what the OAuth calls know.
 	OAuth httpapi.OAuth
+	// Vault is what the façade for Vault's clients has; none unless a test says so.
+	Vault vaultapi.Mapping
 	// RotateEvery is how long a signing key signs; zero: until a test rotates it.
 	RotateEvery time.Duration
 	// Redaction is what is masked in logs, and who reports leaks; its zero value: the defaults.
@@ -265,6 +268,7 @@ func (b *Broker) open() {
 		OpenIssuers: b.openIssuers, LoadPolicies: b.loadPolicies, RevokeOnPolicyChange: b.options.RevokeOnPolicyChange, TrustedProxies: b.options.TrustedProxies,
 		Redaction:  b.options.Redaction,
 		Checkpoint: b.options.Checkpoint, IssueTime: b.options.IssueTime, Limits: b.options.Limits, Once: b.options.Once, OAuth: b.options.OAuth, SecretHooks: b.options.SecretHooks,
+		Vault: b.options.Vault,
 	})
 	if err != nil {
 		b.Base.Pool.Close()

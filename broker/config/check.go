@@ -39,6 +39,7 @@ func (l *loader) check() {
 	l.redaction()
 	l.hooks()
 	l.oauth()
+	l.vault()
 	if c.Log.Level == "" {
 		c.Log.Level = "info"
 	}

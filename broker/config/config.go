@@ -49,6 +49,7 @@ type Config struct {
 	Leaks             Leaks            `yaml:"leaks"`
 	Revoker           Revoker          `yaml:"revoker"`
 	Secrets           Secrets          `yaml:"secrets"` // static ones
+	Vault             Vault            `yaml:"vault"`   // absent: no façade for Vault's clients
 	Log               Log              `yaml:"log"`
 	Audit             Audit            `yaml:"audit"`
 

@@ -169,6 +169,8 @@ func (r *run) finding(h leaks.Hit) (*Finding, [33]byte) {
 	switch h.Token {
 	case issuers.SessionToken:
 		f.Kind, f.value = KindSessionToken, config.SessionTokens.Sum(leases.TokenDomain, h.Value)
+	case issuers.VaultToken:
+		f.Kind, f.value = KindSessionToken, config.SessionTokens.Sum(leases.VaultTokenDomain, h.Value)
 	case issuers.AdminToken:
 		f.Kind, f.value = KindAdminToken, config.Admins.Sum(h.Value)
 	default:

@@ -58,6 +58,7 @@ func problemOf(err error) *problem {
 		unconfirmed *reloader.ConfirmationError
 		clock       *leases.ClockError
 		ready       *problem
+		ofGuest     *api.Problem
 		ofEcho      *echo.HTTPError
 	)
 	if p := oauthProblem(err); p != nil {
@@ -84,6 +85,8 @@ func problemOf(err error) *problem {
 	switch {
 	case errors.As(err, &ready):
 		return ready
+	case errors.As(err, &ofGuest):
+		return &problem{Problem: *ofGuest}
 	case errors.As(err, &token):
 		return invalidToken(token.Reason, token.Detail)
 	case errors.Is(err, leases.ErrReplayed):
@@ -198,11 +201,14 @@ func routing(err *echo.HTTPError) *problem {
 // Error implements error, so that a handler can return an answer of its own.
 func (p *problem) Error() string { return string(p.Code) + ": " + p.Detail }
 
-func (p *problem) write(c echo.Context, requestID string) error {
+// refuser writes the answer of an error that has been judged.
+type refuser func(p *problem, c echo.Context, err error) error
+
+func (p *problem) refuse(c echo.Context, _ error) error {
 	header := c.Response().Header()
-	p.RequestID = requestID
+	p.RequestID = requestID(c)
 	if p.kept {
-		p.Detail += ": `daypass policy explain --request " + requestID + "` shows an operator why"
+		p.Detail += ": `daypass policy explain --request " + p.RequestID + "` shows an operator why"
 	}
 	if p.retryAfter > 0 {
 		header.Set(echo.HeaderRetryAfter, strconv.Itoa(int(math.Ceil(p.retryAfter.Seconds()))))

@@ -60,6 +60,7 @@ type Config struct {
 	Reporters   Reporters
 	// TrustedProxies are the networks whose X-Forwarded-For is believed; none when empty.
 	TrustedProxies []echo.TrustOption
+	Guest          Guest // has what lies below its prefix; nil: none
 }
 
 // Server answers requests. See [Server.API] and [Server.Operations].
@@ -119,6 +120,9 @@ func (s *Server) API(withOperations bool) http.Handler {
 	if withOperations {
 		s.operations(e)
 	}
+	if s.config.Guest != nil {
+		return s.besides(e, s.config.Guest)
+	}
 	return e
 }
 
@@ -135,7 +139,9 @@ func (s *Server) operations(e *echo.Echo) {
 	e.GET(api.PathMetrics, s.metrics.handler(s.config.Metrics))
 }
 
-func (s *Server) newEcho() *echo.Echo {
+func (s *Server) newEcho() *echo.Echo { return s.newEchoRefusing((*problem).refuse) }
+
+func (s *Server) newEchoRefusing(how refuser) *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	// echo believes X-Forwarded-For from anybody unless told otherwise.
@@ -145,7 +151,7 @@ func (s *Server) newEcho() *echo.Echo {
 		e.IPExtractor = echo.ExtractIPFromXFFHeader(trust...)
 	}
 	e.HTTPErrorHandler = func(error, echo.Context) {} // recorded writes every answer
-	e.Use(s.recorded)
+	e.Use(s.recorded(how))
 	return e
 }
 
@@ -153,6 +159,7 @@ func (s *Server) newEcho() *echo.Echo {
 type record struct {
 	id    string
 	attrs []slog.Attr
+	visit *broker.Visit // of a guest's request
 }
 
 const recordKey = "daypass.record"
@@ -174,48 +181,55 @@ func note(c echo.Context, attrs ...slog.Attr) {
 
 // recorded gives every request its id, its answer when it failed, and its line
 // in the log. It is also where a panic ends.
-func (s *Server) recorded(next echo.HandlerFunc) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		began := s.config.Now()
-		r := &record{id: ids.New(ids.Request, began)}
-		c.Set(recordKey, r)
-		c.Response().Header().Set(echo.HeaderXRequestID, r.id)
-		err := s.guarded(next, c)
-		level := slog.LevelInfo
-		code := ""
-		if err != nil {
-			p := problemOf(err)
-			code = string(p.Code)
-			r.attrs = append(r.attrs, slog.String("code", code))
-			if p.Reason != "" {
-				r.attrs = append(r.attrs, slog.String("reason", string(p.Reason)))
-				code += "_" + string(p.Reason)
-			}
-			r.attrs = append(r.attrs, slog.String("error", causeOf(err)))
-			if p.Status >= http.StatusInternalServerError {
-				level = slog.LevelError
-			}
-			if !c.Response().Committed {
-				if writing := p.write(c, r.id); writing != nil {
-					r.attrs = append(r.attrs, slog.String("write_error", writing.Error()))
-				}
-			}
-		}
-		took := s.config.Now().Sub(began)
-		route := c.Path()
-		if route == "" {
-			route = "none"
-		}
-		s.metrics.request(c.Request().Method, route, c.Response().Status, code, took)
-		s.config.Logger.LogAttrs(c.Request().Context(), level, "request", append([]slog.Attr{
-			slog.String("request_id", r.id), slog.String("method", c.Request().Method), slog.String("route", route),
-			slog.Int("status", c.Response().Status), slog.Float64("took_ms", float64(took.Microseconds())/1000), slog.String("remote", c.RealIP()),
-		}, r.attrs...)...)
-		if errors.Is(err, errAborted) {
-			panic(http.ErrAbortHandler) // what net/http knows as: cut the connection
-		}
-		return nil
+func (s *Server) recorded(how refuser) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error { return s.record(c, next, how) }
 	}
+}
+
+func (s *Server) record(c echo.Context, next echo.HandlerFunc, how refuser) error {
+	began := s.config.Now()
+	r := &record{id: ids.New(ids.Request, began)}
+	c.Set(recordKey, r)
+	c.Response().Header().Set(echo.HeaderXRequestID, r.id)
+	err := s.guarded(next, c)
+	level := slog.LevelInfo
+	code := ""
+	if err != nil {
+		p := problemOf(err)
+		code = string(p.Code)
+		r.attrs = append(r.attrs, slog.String("code", code))
+		if p.Reason != "" {
+			r.attrs = append(r.attrs, slog.String("reason", string(p.Reason)))
+			code += "_" + string(p.Reason)
+		}
+		r.attrs = append(r.attrs, slog.String("error", causeOf(err)))
+		if p.Status >= http.StatusInternalServerError {
+			level = slog.LevelError
+		}
+		if !c.Response().Committed {
+			if writing := how(p, c, err); writing != nil {
+				r.attrs = append(r.attrs, slog.String("write_error", writing.Error()))
+			}
+		}
+	}
+	took := s.config.Now().Sub(began)
+	route := c.Path()
+	if r.visit != nil {
+		route = r.visit.Route
+	}
+	if route == "" {
+		route = "none"
+	}
+	s.metrics.request(c.Request().Method, route, c.Response().Status, code, took)
+	s.config.Logger.LogAttrs(c.Request().Context(), level, "request", append([]slog.Attr{
+		slog.String("request_id", r.id), slog.String("method", c.Request().Method), slog.String("route", route),
+		slog.Int("status", c.Response().Status), slog.Float64("took_ms", float64(took.Microseconds())/1000), slog.String("remote", c.RealIP()),
+	}, r.attrs...)...)
+	if errors.Is(err, errAborted) {
+		panic(http.ErrAbortHandler) // what net/http knows as: cut the connection
+	}
+	return nil
 }
 
 func (s *Server) guarded(next echo.HandlerFunc, c echo.Context) (err error) {
@@ -243,7 +257,11 @@ func bearer(c echo.Context) (any, error) {
 	if len(token) > api.MaxToken {
 		return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "the token is larger than 16 KiB"}
 	}
-	return broker.ParseToken(token)
+	parsed, err := broker.ParseToken(token)
+	if _, ofVault := parsed.(broker.VaultToken); ofVault {
+		return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "this is a token of the Vault façade: it is good there alone"}
+	}
+	return parsed, err
 }
 
 // caller takes a session token, or an admin's token with that role, and no

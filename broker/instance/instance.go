@@ -40,6 +40,7 @@ import (
 	"github.com/daypass/daypass/broker/sealing"
 	"github.com/daypass/daypass/broker/secrets"
 	"github.com/daypass/daypass/broker/switches"
+	"github.com/daypass/daypass/broker/vaultapi"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/sealed"
 	"github.com/daypass/daypass/migrations"
@@ -87,6 +88,8 @@ type Config struct {
 	OAuth                httpapi.OAuth // clients that speak RFC 8693, and services that introspect; may be zero
 	Reconcile            Reconcile     // how targets are compared with the leases
 	RevokeGrace          time.Duration // how long a revocation may take before it is stuck; zero: revoker's default
+	// Vault is what the façade for Vault's clients has; its zero value: there is none.
+	Vault vaultapi.Mapping
 }
 
 // IssuerParts is what issuers are opened with, besides their configuration.
@@ -313,7 +316,12 @@ func Open(ctx context.Context, config Config) (_ *Instance, err error) {
 	if err := i.openDisclosures(base, registry); err != nil {
 		return nil, err
 	}
+	guest, err := i.openVault(ctx)
+	if err != nil {
+		return nil, err
+	}
 	i.server, err = httpapi.New(httpapi.Config{
+		Guest:  guest,
 		Broker: i.broker, Store: i.store, Reload: i.Reload, Admins: i.Tokens, ExternalURL: config.ExternalURL, Ready: i.ready, Metrics: registry, Logger: config.Logger, Now: config.Now,
 		Audit:          i.listAudit,
 		AuditLog:       i.audit,

@@ -145,8 +145,12 @@ ORDER BY l.id DESC LIMIT $12`,
 	return found, next, nil
 }
 
-// TokenDomain is what session tokens are hashed under, with the key for them.
-const TokenDomain = "session token"
+// What session tokens, and those of the Vault façade, are hashed under, with the key
+// for them.
+const (
+	TokenDomain      = "session token"
+	VaultTokenDomain = "vault token"
+)
 
 // Held is a session as one of its tokens sees it.
 type Held struct {
@@ -154,6 +158,13 @@ type Held struct {
 	TokenHash    [32]byte
 	Grants       []string // what the token may ask for again
 	TokenRevoked bool
+	TokenMadeAt  time.Time
+	Mount, Role  string // where it logged in, of a token of the Vault façade; else empty
+}
+
+// Live says whether the token opens anything at a time.
+func (h *Held) Live(now time.Time) bool {
+	return h.RevokedAt == nil && !h.TokenRevoked && now.Before(h.ExpiresAt)
 }
 
 // FindToken reads the session of a session token by the token's hash. A session
@@ -161,12 +172,12 @@ type Held struct {
 func (s *Store) FindToken(ctx context.Context, hash [32]byte) (*Held, error) {
 	const find = `
 SELECT s.id, s.provider, s.issuer, s.token_digest, s.subject, s.claims, s.claims_mac, s.opened_at, s.expires_at, s.token_expires_at, s.revoked_at,
-    t.grants, t.revoked_at IS NOT NULL
+    t.grants, t.revoked_at IS NOT NULL, t.created_at, coalesce(t.mount, ''), coalesce(t.role, '')
 FROM session_tokens t JOIN sessions s ON s.id = t.session_id WHERE s.tenant = $1 AND t.hash = $2`
 	h := &Held{TokenHash: hash}
 	var digest, mac []byte
 	err := s.config.Pool.QueryRow(ctx, find, s.config.Tenant, hash[:]).Scan(&h.ID, &h.Provider, &h.Issuer, &digest, &h.Subject, &h.Claims, &mac,
-		&h.OpenedAt, &h.ExpiresAt, &h.TokenExpiresAt, &h.RevokedAt, &h.Grants, &h.TokenRevoked)
+		&h.OpenedAt, &h.ExpiresAt, &h.TokenExpiresAt, &h.RevokedAt, &h.Grants, &h.TokenRevoked, &h.TokenMadeAt, &h.Mount, &h.Role)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, ErrNotFound
 	}

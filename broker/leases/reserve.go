@@ -48,6 +48,9 @@ type Token struct {
 	Hash   [32]byte
 	KeyID  string
 	Grants []string // POLICY/GRANT: what it may ask for again
+	// Held says that the caller has it already: the leases become part of what it
+	// holds, unless it was given back meanwhile.
+	Held bool
 }
 
 // Retry is what tells a second try of an exchange from a second exchange.

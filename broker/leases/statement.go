@@ -18,7 +18,7 @@ const liveFor = 48 * time.Hour
 
 // Which parts of the statement a batch has a use for. Each way of counting opens
 // indexes of its own, used or not, and most batches count by job alone.
-type parts struct{ ofGrant, ofJob, ofTenant, retries, once, prints bool }
+type parts struct{ ofGrant, ofJob, ofTenant, retries, once, prints, held bool }
 
 // reserveLeases is the statement that reserves: it decides on each exchange, and
 // what it takes it writes, with its token, its fingerprints and its events. Nothing
@@ -30,6 +30,8 @@ type parts struct{ ofGrant, ofJob, ofTenant, retries, once, prints bool }
 //
 // The share lock on the session makes a revocation of it wait until these
 // leases can be seen, or makes this statement see the revocation.
+//
+// A token that is held already is locked as its session is, and after it.
 //
 // An earlier try of the same exchange is told before anything that it may hold
 // is counted. What was not taken was not opened either.
@@ -61,6 +63,13 @@ WITH wanted AS (
 	write(p.ofTenant, `, tenants AS MATERIALIZED (
     SELECT t.whose, `, held("t.most", `l.whose = t.whose AND `+ofJob), ` AS held FROM unnest(`, at.tenants, `::bytea[], `, at.limits, `::int[]) AS t(whose, most)
 )`)
+	write(p.held, `, good AS MATERIALIZED (
+    SELECT found.* FROM (
+        SELECT DISTINCT w.session_token FROM wanted w JOIN live ON live.provider = w.provider AND live.issuer = w.issuer AND live.token_digest = w.digest
+        WHERE w.token_held ORDER BY session_token) d CROSS JOIN LATERAL (
+        SELECT t.hash FROM session_tokens t WHERE t.hash = d.session_token AND t.revoked_at IS NULL
+        OFFSET 0 FOR SHARE) found
+)`)
 	write(true, `, judged AS (
     SELECT w.*, live.id AS session_id, live.expires_at AS session_expires_at, `)
 	write(p.ofTenant, `tenants.held`)
@@ -71,6 +80,8 @@ WITH wanted AS (
         WHEN w.now < `, at.sent, `::timestamptz - `, at.wait, `::interval THEN 'late'
         WHEN live.id IS NULL AND w.jti IS NOT NULL AND EXISTS (SELECT FROM sessions s WHERE s.jti = w.jti AND s.token_digest <> w.digest) THEN 'reused jti'
         WHEN live.id IS NULL OR live.expires_at <= w.now THEN 'replayed'`)
+	write(p.held, `
+        WHEN w.token_held AND good.hash IS NULL THEN 'replayed'`)
 	write(p.retries, `
         WHEN tried.request <> w.request THEN 'other request'
         WHEN tried.created_at >= w.asked THEN 'overtaken'
@@ -80,7 +91,8 @@ WITH wanted AS (
 	write(p.once, `
         WHEN w.once AND live.id <> w.own_session AND NOT EXISTS (
             SELECT FROM leases l JOIN audit_events e ON e.subject = l.id
-            WHERE l.session_id = live.id AND l.id > `, at.since, ` AND e.type = '`, string(audit.LeaseIssued), `' AND e.id > `, at.events, `) THEN 'under way'
+            WHERE l.session_id = live.id AND l.id > `, at.since, ` AND e.type = '`, string(audit.LeaseIssued), `' AND e.id > `, at.events, `)
+            AND NOT EXISTS (SELECT FROM audit_events e WHERE e.subject = live.id AND e.type = '`, string(audit.SessionLogin), `' AND e.id > `, at.events, `) THEN 'under way'
         WHEN w.once AND live.id <> w.own_session THEN 'replayed'`)
 	write(true, `
         WHEN live.expires_at < w.expires_at THEN 'session ends'`)
@@ -101,6 +113,8 @@ WITH wanted AS (
     FROM wanted w LEFT JOIN live ON live.provider = w.provider AND live.issuer = w.issuer AND live.token_digest = w.digest`)
 	write(p.ofTenant, `
     LEFT JOIN tenants ON tenants.whose = w.whose`)
+	write(p.held, `
+    LEFT JOIN good ON good.hash = w.session_token`)
 	write(p.retries, `
     LEFT JOIN LATERAL (
         SELECT t.request, t.created_at FROM session_tokens t WHERE t.retry_key = w.retry_key AND t.created_at > w.asked - `, at.retry, `::interval
@@ -155,6 +169,7 @@ func (s *Store) queueLeases(batch *pgx.Batch, writes []*write, count counting, s
 		p.ofJob = p.ofJob || r.MaxActivePerJob > 0 || r.of.MaxPerJob > 0
 		p.retries = p.retries || r.of.Retry != nil
 		p.once = p.once || r.of.Once
+		p.held = p.held || r.of.Token.Held
 	}
 	if p.retries {
 		at.retry = c.arg(RetryLife)
@@ -173,6 +188,9 @@ func (s *Store) queueLeases(batch *pgx.Batch, writes []*write, count counting, s
 	addExchanges(c, rows)
 	addLeases(c, rows)
 	addLimits(c, rows, p)
+	if p.held {
+		flags(c, rows, "token_held", func(r leaseRow) bool { return r.of.Token.Held })
+	}
 	addEvents(c, rows)
 	batch.Queue(reserveLeases(c, p, at), c.args...).Query(func(found pgx.Rows) error {
 		var place, held int
@@ -239,7 +257,7 @@ func addExchanges(c *columns, rows []leaseRow) {
 	hashes(c, rows, "session_token", func(r leaseRow) []byte { return r.of.Token.Hash[:] })
 	texts(c, rows, "token_key", func(r leaseRow) string { return r.of.Token.KeyID })
 	c.add("token_grants", "text", column(rows, func(r leaseRow) *string {
-		if !r.first {
+		if !r.first || r.of.Token.Held {
 			return nil
 		}
 		grants := strings.Join(r.of.Token.Grants, " ")

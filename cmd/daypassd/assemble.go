@@ -28,6 +28,7 @@ import (
 	"github.com/daypass/daypass/broker/oidc"
 	"github.com/daypass/daypass/broker/reloader"
 	"github.com/daypass/daypass/broker/sealing"
+	"github.com/daypass/daypass/broker/vaultapi"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/builtin"
 	"github.com/daypass/daypass/issuers/jwt"
@@ -229,8 +230,21 @@ func assemble(ctx context.Context, settings *config.Config, logger *slog.Logger)
 		parts.WatchPolicies = reloader.Watch{Stamp: folder.Stamp, Digest: folder.Digest}
 	}
 	parts.Reconcile = instance.Reconcile{Every: settings.Reconcile.Every.Std(), Grace: settings.Reconcile.Grace.Std(), DryRunFirst: settings.Reconcile.DryRunFirst}
+	parts.Vault = vaultMapping(&settings.Vault)
 	parts.RevokeOnPolicyChange = settings.Policies.OnPolicyChange == config.OnPolicyChangeRevoke
 	return parts, closeParts, nil
+}
+
+func vaultMapping(c *config.Vault) vaultapi.Mapping {
+	out := vaultapi.Mapping{Paths: c.Paths}
+	for _, m := range c.Mounts {
+		roles := map[string][]string{}
+		for name, role := range m.Roles {
+			roles[name] = role.Grants
+		}
+		out.Mounts = append(out.Mounts, vaultapi.Mount{Path: m.Path, DefaultRole: m.DefaultRole, Roles: roles})
+	}
+	return out
 }
 
 // stillTime is how long a policy folder must not change before it counts.

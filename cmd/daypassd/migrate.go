@@ -73,6 +73,12 @@ func newConfig() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			mapping := vaultMapping(&settings.Vault)
+			for _, name := range mapping.Unknown(set.Grants()) {
+				if _, err := fmt.Fprintf(cmd.ErrOrStderr(), "warning: vault: there is no grant %s in the policies\n", name); err != nil {
+					return err
+				}
+			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok; policies ok: %d grants, digest %s\n", file.path, len(set.Grants()), set.Digest())
 			return err
 		},
