@@ -89,7 +89,7 @@ func (unobserved) TakenBack(string)   {}
 func (unobserved) Anchors(int)        {}
 func (unobserved) Running(int)        {}
 
-// ErrBusy: as many streams as there may be are searched or masked at the moment.
+// ErrBusy says that as many streams as there may be are searched or masked at the moment.
 var ErrBusy = errors.New("too many streams are searched or masked at once")
 
 // Scope is whose secrets a caller may know of.

@@ -36,7 +36,6 @@ type known struct {
 
 	mu      sync.Mutex
 	anchors *leaks.Anchors
-	spaced  bool                // one of the values goes over several lines
 	seen    map[uint64]struct{} // the fingerprints' first bytes: a value that many leases got is one
 	upTo    time.Time           // leases until then were read
 	read    time.Time           // when it was read last
@@ -47,7 +46,7 @@ type known struct {
 func newKnown(config *Config) *known { return &known{config: config} }
 
 // get brings what is known up to date.
-func (k *known) get(ctx context.Context) (_ *leaks.Anchors, spaced bool, err error) {
+func (k *known) get(ctx context.Context) (_ *leaks.Anchors, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	ctx, cancel := context.WithTimeoutCause(ctx, loadTimeout, fmt.Errorf("%w: reading anchors took longer than %s", leases.ErrUnavailable, loadTimeout))
@@ -64,19 +63,19 @@ func (k *known) get(ctx context.Context) (_ *leaks.Anchors, spaced bool, err err
 		}
 	}
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	k.config.Observe.Anchors(k.anchors.Len())
-	return k.anchors, k.spaced, nil
+	return k.anchors, nil
 }
 
 // rebuild reads all of it, the latest first, up to three quarters of what there may
 // be: those that come have room.
 func (k *known) rebuild(ctx context.Context, now time.Time) error {
-	former, seen, spaced := k.anchors, k.seen, k.spaced
-	k.anchors, k.seen, k.spaced = leaks.NewAnchors(), map[uint64]struct{}{}, false
+	former, seen := k.anchors, k.seen
+	k.anchors, k.seen = leaks.NewAnchors(), map[uint64]struct{}{}
 	if err := k.add(ctx, "", k.config.MaxAnchors-k.config.MaxAnchors/4); err != nil {
-		k.anchors, k.seen, k.spaced = former, seen, spaced
+		k.anchors, k.seen = former, seen
 		return err
 	}
 	k.upTo, k.read, k.began = now, now, now
@@ -97,7 +96,7 @@ func (k *known) add(ctx context.Context, from string, most int) error {
 				continue
 			}
 			k.seen[id] = struct{}{}
-			k.spaced = learn(k.config, k.anchors, &page[i]) || k.spaced
+			learn(k.config, k.anchors, &page[i])
 		}
 		if len(page) < wanted || page[len(page)-1].LeaseID == upTo {
 			return nil
@@ -107,17 +106,11 @@ func (k *known) add(ctx context.Context, from string, most int) error {
 	return nil
 }
 
-// learn adds an anchor as it is stored, and says whether its value goes over several
-// lines. What can't be read finds nothing.
-func learn(config *Config, anchors *leaks.Anchors, a *leases.Anchored) (spaced bool) {
-	open, ok := config.Prints.Open(&a.Sum, a.Anchor)
-	if !ok {
-		return false
+// learn adds an anchor as it is stored. What can't be read finds nothing.
+func learn(config *Config, anchors *leaks.Anchors, a *leases.Anchored) {
+	if open, ok := config.Prints.Open(&a.Sum, a.Anchor); ok {
+		_ = anchors.Add(leaks.Anchor{Window: open.Window, Offset: open.Offset, Length: open.Length}) // Open checked its place
 	}
-	if err := anchors.Add(leaks.Anchor{Window: open.Window, Offset: open.Offset, Length: open.Length}); err != nil {
-		return false
-	}
-	return open.Spaced
 }
 
 // forget gives the memory back that nobody has used for a while.
@@ -131,10 +124,10 @@ func (k *known) forget() {
 }
 
 // own are the anchors of what one session token obtained, and their fingerprints.
-func (s *Service) own(ctx context.Context, held *leases.Held) (anchors *leaks.Anchors, sums map[[32]byte]bool, spaced bool, err error) {
+func (s *Service) own(ctx context.Context, held *leases.Held) (anchors *leaks.Anchors, sums map[[32]byte]bool, err error) {
 	found, err := s.config.Store.AnchorsOf(ctx, s.config.Prints.KeyID(), held, maxOwn)
 	if err != nil {
-		return nil, nil, false, err
+		return nil, nil, err
 	}
 	anchors, sums = leaks.NewAnchors(), map[[32]byte]bool{}
 	for i := range found {
@@ -142,7 +135,7 @@ func (s *Service) own(ctx context.Context, held *leases.Held) (anchors *leaks.An
 			continue
 		}
 		sums[found[i].Sum] = true
-		spaced = learn(&s.config, anchors, &found[i]) || spaced
+		learn(&s.config, anchors, &found[i])
 	}
-	return anchors, sums, spaced, nil
+	return anchors, sums, nil
 }

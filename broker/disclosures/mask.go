@@ -56,11 +56,11 @@ func (s *Service) Mask(ctx context.Context, scope Scope, to io.Writer) (_ *Mask,
 	m := &Mask{service: s, ctx: ctx, end: sync.OnceFunc(end), done: map[[32]byte]bool{}}
 	var rules []leases.Rule
 	if scope.Session != nil {
-		if m.anchors, m.own, _, err = s.own(ctx, scope.Session); err == nil {
+		if m.anchors, m.own, err = s.own(ctx, scope.Session); err == nil {
 			rules, err = s.config.Store.RulesOf(ctx, scope.Session.TokenHash)
 		}
 	} else {
-		if m.anchors, _, err = s.known.get(ctx); err == nil {
+		if m.anchors, err = s.known.get(ctx); err == nil {
 			rules, err = s.config.Store.Rules(ctx)
 		}
 	}
@@ -159,7 +159,7 @@ func (m *Mask) find() ([]span, error) {
 	if m.own == nil {
 		ctx, cancel := withTimeout(m.ctx)
 		defer cancel()
-		anchors, _, err := m.service.known.get(ctx) // with what was issued meanwhile
+		anchors, err := m.service.known.get(ctx) // with what was issued meanwhile
 		if err != nil {
 			return nil, err
 		}

@@ -136,14 +136,14 @@ func (s *Service) takeBack(ctx context.Context, search *Search, found []*Finding
 
 func (s *Service) takeBackTokens(ctx context.Context, found []*Finding, why leases.Why) error {
 	for _, f := range found {
-		switch {
-		case f.Kind == KindSessionToken:
+		switch f.Kind {
+		case KindSessionToken:
 			ended, err := s.config.Store.RevokeSession(ctx, f.token.ID, f.token.TokenHash, why)
 			if err != nil {
 				return err
 			}
 			s.notify(ended)
-		case f.Kind == KindAdminToken:
+		case KindAdminToken:
 			if err := s.config.Admins.RevokeFor(ctx, f.Admin.ID, why.Actor, why.Reason); err != nil {
 				return err
 			}

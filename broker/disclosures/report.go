@@ -23,7 +23,7 @@ func (s *Service) Report(ctx context.Context, actor string, tokens []Token) (kno
 		return nil, err
 	}
 	defer end()
-	anchors, _, err := s.known.get(ctx)
+	anchors, err := s.known.get(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -114,7 +114,7 @@ func (s *Service) Rules(ctx context.Context, scope Scope) ([]leases.Rule, error)
 	return s.config.Store.Rules(ctx)
 }
 
-// ErrWatchers: as many watch the rules as may.
+// ErrWatchers says that as many watch the rules as may.
 var ErrWatchers = errors.New("too many watch the redaction rules")
 
 // Change is what became of the rules since a watcher heard of them last: those that

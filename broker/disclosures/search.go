@@ -105,12 +105,12 @@ func (s *Service) Search(ctx context.Context, search Search, text io.Reader) (*R
 	config := leaks.Config{Tokens: true, Encoded: true}
 	if search.Session != nil {
 		r.most = maxOwnLookups
-		config.Anchors, _, _, err = s.own(ctx, search.Session)
+		config.Anchors, _, err = s.own(ctx, search.Session)
 		if err == nil {
 			r.among, err = s.leasesOf(ctx, search.Session)
 		}
 	} else {
-		config.Anchors, _, err = s.known.get(ctx)
+		config.Anchors, err = s.known.get(ctx)
 	}
 	if err != nil {
 		return nil, err

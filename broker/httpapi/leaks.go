@@ -75,8 +75,8 @@ func wireLeak(f *disclosures.Finding) api.Leak {
 	if session := f.Session; session != nil {
 		out.SessionID, out.Provider, out.Subject = session.ID, session.Provider, session.Subject
 	}
-	switch {
-	case f.Kind == disclosures.KindLease:
+	switch f.Kind {
+	case disclosures.KindLease:
 		l := f.Lease
 		out.LeaseID, out.Field, out.Kind, out.State = l.ID, f.Field, l.Kind, string(l.State)
 		if out.Kind == "" {
@@ -90,9 +90,9 @@ func wireLeak(f *disclosures.Finding) api.Leak {
 		if f.Leases > 1 {
 			out.Leases = f.Leases
 		}
-	case f.Kind == disclosures.KindSessionToken:
+	case disclosures.KindSessionToken:
 		out.IssuedAt, out.ExpiresAt = wireTime(f.Session.OpenedAt), wireTime(f.Session.ExpiresAt)
-	case f.Kind == disclosures.KindAdminToken:
+	case disclosures.KindAdminToken:
 		out.AdminID, out.IssuedAt, out.ExpiresAt = f.Admin.ID, wireTime(f.Admin.CreatedAt), wireTime(f.Admin.ExpiresAt)
 	}
 	return out

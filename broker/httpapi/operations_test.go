@@ -21,6 +21,7 @@ import (
 	"github.com/daypass/daypass/broker/audit"
 	"github.com/daypass/daypass/broker/audit/sequencer"
 	"github.com/daypass/daypass/broker/brokertest"
+	"github.com/daypass/daypass/broker/disclosures"
 	members "github.com/daypass/daypass/broker/fleet"
 	"github.com/daypass/daypass/broker/httpapi"
 	"github.com/daypass/daypass/broker/jobs"
@@ -206,6 +207,7 @@ func TestPanicIsAnswered(t *testing.T) {
 
 		Switches: &switches.Store{}, Members: func(context.Context) ([]members.Member, error) { return nil, nil },
 		AuditLog: &sequencer.Sequencer{}, Jobs: &jobs.Jobs{}, Targets: &reconciler.Reconciler{},
+		Disclosures: &disclosures.Service{}, Streams: httpapi.Streams{MaxBytes: 1, MaxTime: time.Second, Idle: time.Second},
 		Secrets: &secrets.Store{}, Algorithms: func() []string { return nil },
 	})
 	if err != nil {

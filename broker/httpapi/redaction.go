@@ -44,7 +44,7 @@ func (s *Server) redact(c echo.Context) error {
 		// The reader must have let go of the body before the handler returns.
 		_ = control.SetReadDeadline(time.Now()) //nolint:forbidigo // as in streamReader
 	}
-	for range parts { //nolint:revive // it is emptied
+	for range parts { // it is emptied
 	}
 	note(c, slog.Int64("bytes", in.read))
 	if err != nil {

@@ -76,7 +76,7 @@ func TestRedactAsItComes(t *testing.T) {
 	value := job.Credentials[0].Values["token"]
 	for _, token := range []string{job.Session.Token, b.Admin(admin.Redactor)} {
 		reader, writer := io.Pipe()
-		response, err := http.DefaultClient.Do(b.Request(http.MethodPost, api.PathRedact, token, reader)) //nolint:forbidigo // to the broker under test
+		response, err := http.DefaultClient.Do(b.Request(http.MethodPost, api.PathRedact, token, reader))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,7 +122,7 @@ func TestRedactIsBounded(t *testing.T) {
 	}
 	cut := func(body io.Reader) error {
 		t.Helper()
-		response, err := http.DefaultClient.Do(b.Request(http.MethodPost, api.PathRedact, token, body)) //nolint:forbidigo // to the broker under test
+		response, err := http.DefaultClient.Do(b.Request(http.MethodPost, api.PathRedact, token, body))
 		if err != nil {
 			return err
 		}
@@ -157,7 +157,7 @@ func TestRedactIsBounded(t *testing.T) {
 // watch begins to watch the rules.
 func watch(t *testing.T, b *brokertest.Broker, token string) func() api.RuleChange {
 	t.Helper()
-	response, err := http.DefaultClient.Do(b.Request(http.MethodGet, api.PathRedactionRules+"?watch=true", token, nil)) //nolint:forbidigo // to the broker under test
+	response, err := http.DefaultClient.Do(b.Request(http.MethodGet, api.PathRedactionRules+"?watch=true", token, nil))
 	if err != nil {
 		t.Fatal(err)
 	}

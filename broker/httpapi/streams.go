@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -175,12 +176,10 @@ func (s *Server) callerWithRole(c echo.Context, roles ...admin.Role) (broker.Cal
 		return caller, nil
 	}
 	note(c, slog.String("admin", caller.Admin.ID), slog.String("owner", caller.Admin.Owner))
-	for _, role := range roles {
-		if caller.Admin.Can(role) {
-			return caller, nil
-		}
+	if !slices.ContainsFunc(roles, caller.Admin.Can) {
+		return broker.Caller{}, broker.ErrForbidden
 	}
-	return broker.Caller{}, broker.ErrForbidden
+	return caller, nil
 }
 
 // authenticate says whose token it is, if it is good for anything now.

@@ -68,9 +68,9 @@ func (p *Printer) Of(v *issuers.Value) (leases.Fingerprint, bool) {
 		return leases.Fingerprint{}, false
 	}
 	value := []byte(v.Value.Reveal())
-	print := leases.Fingerprint{Sum: p.Sum(value), Field: v.Name, KeyID: p.KeyID(), Scheme: Scheme}
-	print.Anchor = p.seal(value, &print.Sum)
-	return print, true
+	kept := leases.Fingerprint{Sum: p.Sum(value), Field: v.Name, KeyID: p.KeyID(), Scheme: Scheme}
+	kept.Anchor = p.seal(value, &kept.Sum)
+	return kept, true
 }
 
 // Anchor is where eight bytes of a value stand in it.

@@ -168,3 +168,21 @@ func TestNoAllocationPerLine(t *testing.T) {
 		t.Errorf("%v allocations for a line with a secret", n)
 	}
 }
+
+// A block that is taken for another's, in the first piece of a value that a line
+// end interrupts, must not hide where the value began.
+func TestAFalseBlockHidesNothing(t *testing.T) {
+	secret := "rPgwabjvL8WfLjjWtjE8X6tThPLQkpfmM6fuh2KP"
+	m, err := New(Config{Values: []string{secret}, Mask: "*"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for before := range 100 {
+		for cut := 1; cut < len(secret); cut++ {
+			lead := strings.Repeat("-", before)
+			if got := maskWith(t, m, lead+secret[:cut]+"\r\n", secret[cut:]+"\n"); got != lead+"*\n" {
+				t.Fatalf("%d bytes before, cut at %d: got %q", before, cut, got)
+			}
+		}
+	}
+}

@@ -158,8 +158,10 @@ func (s *scanner) skim(t *window, limit int) bool {
 				continue
 			}
 		}
-		if back := f.back(x); back >= 0 {
-			start := t.retreat(q, int(s.from-t.base), back)
+		if f.back(x) >= 0 {
+			// A needle may have begun before the one that this block is of, if any, and have
+			// its whole piece behind it: go back to where all that began before was looked at.
+			start := t.retreat(q, int(s.from-t.base), f.span)
 			s.dive(t.base+int64(start), t.base+int64(q+f.width)-1)
 			return true
 		}
@@ -218,8 +220,8 @@ func (s *scanner) tail(t *window, floor, end int) (start int, long bool) {
 		n++
 	}
 	if n == f.width && f.maybe(x) {
-		if back := f.back(x); back >= 0 {
-			return t.retreat(at[n-1], floor, back), true //nolint:gosec // width is 4 at least
+		if f.back(x) >= 0 {
+			return t.retreat(at[n-1], floor, f.span), true //nolint:gosec // width is 4 at least
 		}
 	}
 	for length := min(n, f.width-1); length > 0; length-- {
