@@ -335,7 +335,7 @@ func (p *program) withheld(name string) bool {
 			return true
 		}
 	}
-	return p.tokenEnv != "" && name == p.tokenEnv
+	return leadsToToken(name) || p.tokenEnv != "" && name == p.tokenEnv
 }
 
 // validName says whether a variable's name is one that a broker may set: ^[A-Z][A-Z0-9_]*$.

@@ -6,6 +6,7 @@
 //	exec       one command with credentials in its environment, given back when it ends
 //	lease      what was issued: list, show, renew, revoke
 //	audit      what happened
+//	doctor     what stands between this job and its credentials
 //	policy     policies: check, test, explain, compare, lay out, write; offline
 //
 // Exit codes: 0 ok, 1 failed, 2 usage, 3 denied by the broker; exec passes on

@@ -178,6 +178,7 @@ func (f *fakeBroker) routes() http.Handler {
 	})
 	policyRoutes(mux)
 	switchRoutes(mux)
+	doctorRoutes(mux)
 	f.auditLog.routes(mux)
 	mux.HandleFunc("GET /github", func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer runner-token" {
@@ -233,6 +234,9 @@ func leasePages(w http.ResponseWriter, r *http.Request) {
 func (f *fakeBroker) exchange(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Authorization") != "Bearer "+jobToken {
 		refuse(w, api.Problem{Status: 401, Code: api.CodeInvalidToken, Reason: api.ReasonExpired, Detail: "it ended"})
+		return
+	}
+	if wouldExchange(w, r) {
 		return
 	}
 	var request api.ExchangeRequest
