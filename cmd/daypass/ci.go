@@ -84,7 +84,7 @@ func detectCI() *ciSystem {
 
 // leadsToToken says that a variable holds a job token, or what gets another.
 func leadsToToken(name string) bool {
-	if name == variableJobToken || name == variableSigstore || strings.HasPrefix(name, githubPrefix) {
+	if name == variableJobToken || name == variableSessionFile || name == variableSigstore || strings.HasPrefix(name, githubPrefix) {
 		return true
 	}
 	return slices.ContainsFunc(ciSystems(), func(s ciSystem) bool { return slices.Contains(s.leads, name) })

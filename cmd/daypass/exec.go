@@ -113,6 +113,7 @@ func (p *program) exec(ctx context.Context, grants api.ExchangeRequest, args []s
 	if err != nil {
 		return err
 	}
+	defer p.keepSession(answer.Session.Token)()
 	defer p.giveBack(context.WithoutCancel(ctx), c, answer)
 	if asking.Err() != nil {
 		return errors.New("interrupted before the command began")

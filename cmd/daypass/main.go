@@ -5,6 +5,7 @@
 //	exchange   credentials for this job, printed
 //	exec       one command with credentials in its environment, given back when it ends
 //	lease      what was issued: list, show, renew, revoke
+//	session    what this job holds: show, give back
 //	audit      what happened
 //	doctor     what stands between this job and its credentials
 //	policy     policies: check, test, explain, compare, lay out, write; offline

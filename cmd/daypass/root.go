@@ -148,7 +148,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 denied by the broker.`,
 	flags.StringVar(&p.caCert, "cacert", "", "PEM file of certificates to trust besides the system's (default $DAYPASS_CACERT)")
 	flags.StringVar(&p.tokenFile, "token-file", "", `read the token from a file, "-" for standard input`)
 	flags.StringVar(&p.tokenEnv, "token-env", "", "read the token from the environment variable of this name")
-	root.AddCommand(p.exchangeCommand(), p.execCommand(), p.leaseCommand(), p.auditCommand(), p.secretCommand(), p.policyCommand(), p.switchCommand(), p.doctorCommand(), p.versionCommand())
+	root.AddCommand(p.exchangeCommand(), p.execCommand(), p.leaseCommand(), p.sessionCommand(), p.auditCommand(), p.secretCommand(), p.policyCommand(), p.switchCommand(), p.doctorCommand(), p.versionCommand())
 	return root
 }
 
