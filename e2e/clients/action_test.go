@@ -178,3 +178,46 @@ func TestNodeTests(t *testing.T) {
 		t.Errorf("no test ran:\n%s", out)
 	}
 }
+
+// TestNPMExample runs the example of the npm package's page.
+func TestNPMExample(t *testing.T) {
+	t.Parallel()
+	node := lookFor(t, "node")
+	b := brokertest.New(t, brokertest.Options{})
+	j := newJob(t, b).onGitHub("")
+	page, err := os.ReadFile(root + "/clients/npm/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, _ := strings.Cut(string(page), "```js\n")
+	example, _, found := strings.Cut(example, "```\n")
+	source, err := filepath.Abs(root + "/clients/npm/src/index.js")
+	if err != nil || !found {
+		t.Fatalf("no example: %v", err)
+	}
+	j.write("example.mjs", strings.Replace(example, "'@daypass/client'", "'"+source+"'", 1))
+	if out := j.mustRun(node, "example.mjs"); !strings.Contains(out, "connecting as ") || strings.Contains(out, "undefined") {
+		t.Errorf("it printed %s", out)
+	}
+	if len(b.DB.Calls()) < 2 {
+		t.Errorf("calls on the target: %v", b.DB.Calls())
+	}
+	nothingLives(t, b)
+}
+
+// TestGitLabKilled: what after_script gives back of a job whose exec was killed.
+func TestGitLabKilled(t *testing.T) {
+	t.Parallel()
+	b := brokertest.New(t, brokertest.Options{Policies: map[string]string{"payments.yaml": pipelinePolicies}})
+	j := pipelineJob(t, b)
+	component := object{"component": "$CI_SERVER_FQDN/daypass/daypass/daypass@main", "inputs": object{
+		"url": b.URL, "audience": brokertest.Audience, "grants": "payments/deploy-db", "image": "x", "command": "kill -9 $PPID; echo $PPID",
+	}}
+	_, work := one(t, gitlabComponent(j, component))
+	work["script"] = append([]any{"set +e"}, append(list(work["script"]), "echo exec ended with $?")...)
+	out := j.gitlabJob(work)
+	if !strings.Contains(out, "exec ended with 137") || !strings.Contains(out, "revoked") {
+		t.Errorf("the log:\n%s", out)
+	}
+	nothingLives(t, b)
+}
