@@ -35,7 +35,7 @@ func (c *Client) See(ctx context.Context, path string) (*Seen, error) {
 	}
 	request.Header.Set("User-Agent", c.userAgent)
 	sent := c.now()
-	response, err := c.http.Do(request) //nolint:gosec // to the broker that the caller names
+	response, err := c.http.Do(request)
 	if err != nil {
 		return nil, err
 	}

@@ -303,9 +303,13 @@ func (d *diagnosis) explainRefusal(problem *api.Problem) string {
 		return "use the token as the CI system gave it: the broker can't take it: " + problem.Detail
 	}
 	if problem.Code == api.CodeNotAllowed || problem.Code == api.CodeNoSuchGrant {
+		var claims []string
+		for _, name := range problem.Claims {
+			claims = append(claims, fmt.Sprintf("%s is %s here", name, d.Token.claim(name)))
+		}
 		text := "compare this job's claims with the policy"
-		for i, name := range problem.Claims {
-			text += map[bool]string{true: ": ", false: ", "}[i == 0] + fmt.Sprintf("%s is %s here", name, d.Token.claim(name))
+		if len(claims) > 0 {
+			text += ": " + strings.Join(claims, ", ")
 		}
 		if problem.RequestID != "" {
 			text += "; an admin sees every clause with: daypass policy explain --request " + problem.RequestID

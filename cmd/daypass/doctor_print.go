@@ -66,7 +66,9 @@ func (d *diagnosis) print(to io.Writer) error {
 }
 
 // answer is code and reason of a refusal.
-func (g grantAnswer) answer() string { return strings.TrimSpace(string(g.Code) + " " + string(g.Reason)) }
+func (g grantAnswer) answer() string {
+	return strings.TrimSpace(string(g.Code) + " " + string(g.Reason))
+}
 
 func (d *diagnosis) printToken(line func(head, format string, args ...any)) {
 	if d.Token.Error != "" {

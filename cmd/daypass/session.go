@@ -25,7 +25,7 @@ func (p *program) keepSession(token string) (remove func()) {
 	if file == "" {
 		return func() {}
 	}
-	err := os.Remove(file)
+	err := os.Remove(file) //nolint:gosec // G703: the file that the caller names
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		err = writeNew(file, token+"\n")
 	}
@@ -33,7 +33,7 @@ func (p *program) keepSession(token string) (remove func()) {
 		p.say("warning: keeping the session token: %v", err)
 		return func() {}
 	}
-	return func() { _ = os.Remove(file) } // the token is worth nothing by now
+	return func() { _ = os.Remove(file) } //nolint:gosec // G703: the same; the token is worth nothing by now
 }
 
 // writeNew writes a file that wasn't there, for its owner alone: a link that

@@ -11,7 +11,7 @@ import (
 )
 
 // variableJobToken may hold the job's token, whatever the CI system calls it.
-const variableJobToken = "DAYPASS_JOB_TOKEN"
+const variableJobToken = "DAYPASS_JOB_TOKEN" //nolint:gosec // G101: the name of a variable
 
 // jobToken finds the job's token.
 func (p *program) jobToken(ctx context.Context) (string, error) {

@@ -40,7 +40,7 @@ var fence = regexp.MustCompile("^```([a-z]*)$")
 // each heading of the second level.
 func blocksOf(t *testing.T, page string) []block {
 	t.Helper()
-	text, err := os.ReadFile(page) //nolint:gosec // a page of this repository
+	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func pipelineJob(t *testing.T, b *brokertest.Broker) *job {
 
 func (j *job) program(name, text string) {
 	j.t.Helper()
-	if err := os.WriteFile(j.path("bin/"+name), []byte(text), 0o700); err != nil { //nolint:gosec // a program has to be executable
+	if err := os.WriteFile(j.path("bin/"+name), []byte(text), 0o700); err != nil {
 		j.t.Fatal(err)
 	}
 }

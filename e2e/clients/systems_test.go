@@ -32,17 +32,17 @@ func parse(t *testing.T, text string) object {
 }
 
 // one is the only member of an object.
-func one(t *testing.T, o any) (string, object) {
+func one(t *testing.T, o any) object {
 	t.Helper()
 	members, _ := o.(object)
 	if len(members) != 1 {
 		t.Fatalf("want one member, got %v", slices.Collect(maps.Keys(members)))
 	}
-	for name, value := range members {
+	for _, value := range members {
 		inner, _ := value.(object)
-		return name, inner
+		return inner
 	}
-	return "", nil
+	return nil
 }
 
 func list(o any) []any {
@@ -83,7 +83,7 @@ var expression = regexp.MustCompile(`\$\{\{ *([a-zA-Z0-9_.-]+) *\}\}`)
 // actions, and then what follows the job. It gives the log as GitHub shows it.
 func runGitHub(j *job, example block) string {
 	workflow := parse(j.t, example.text)
-	_, work := one(j.t, workflow["jobs"])
+	work := one(j.t, workflow["jobs"])
 	permissions, _ := work["permissions"].(object)
 	if permissions["id-token"] != "write" {
 		j.t.Error("the job may not ask for a token")
@@ -152,9 +152,7 @@ func (g *github) run(step object) {
 	g.t.Helper()
 	before := maps.Clone(g.env)
 	defer func() { g.env = before }()
-	for name, value := range g.inputs(step["env"]) {
-		g.env[name] = value
-	}
+	maps.Copy(g.env, g.inputs(step["env"]))
 	g.log += g.shell(g.expand(step["run"].(string)))
 }
 
@@ -248,9 +246,9 @@ func runGitLab(j *job, example block) string {
 	delete(pipeline, "include")
 	var work object
 	if list(include) != nil {
-		_, work = one(j.t, gitlabComponent(j, list(include)[0].(object)))
+		work = one(j.t, gitlabComponent(j, list(include)[0].(object)))
 	} else {
-		_, work = one(j.t, pipeline)
+		work = one(j.t, pipeline)
 	}
 	if work["extends"] != nil {
 		text, err := os.ReadFile(root + "/clients/gitlab/daypass.gitlab-ci.yml")
@@ -345,7 +343,7 @@ func runBuildkite(j *job, example block) string {
 }
 
 func runCircle(j *job, example block) string {
-	_, work := one(j.t, parse(j.t, example.text)["jobs"])
+	work := one(j.t, parse(j.t, example.text)["jobs"])
 	j.env["CIRCLECI"] = "true"
 	j.env["CIRCLE_OIDC_TOKEN_V2"] = j.b.Hide("e30.e30.signature-of-a-token-for-somebody-else")
 	j.setAll(work["environment"])
@@ -355,9 +353,9 @@ func runCircle(j *job, example block) string {
 }
 
 func runBitbucket(j *job, example block) string {
-	_, branches := one(j.t, parse(j.t, example.text)["pipelines"])
+	branches := one(j.t, parse(j.t, example.text)["pipelines"])
 	main, _ := list(branches["main"])[0].(object)
-	_, step := one(j.t, main)
+	step := one(j.t, main)
 	j.env["BITBUCKET_BUILD_NUMBER"] = "7"
 	if step["oidc"] == true {
 		j.env["BITBUCKET_STEP_OIDC_TOKEN"] = j.jobToken()
@@ -422,7 +420,7 @@ func runKubernetes(j *job, example block) string {
 	}
 	volume, _ := list(pod["volumes"])[0].(object)
 	source, _ := list(volume["projected"].(object)["sources"])[0].(object)
-	_, token := one(j.t, source)
+	token := one(j.t, source)
 	if token["audience"] != brokertest.Audience {
 		j.t.Errorf("the audience is %v", token["audience"])
 	}

@@ -141,7 +141,7 @@ func (o *Operation) parameters() (list []any) {
 			continue
 		}
 		name, _, _ = strings.Cut(name, "}")
-		list = append(list, object{"name": name, "in": "path", "required": true, "schema": object{"type": "string"}, "description": pathParameters[name]})
+		list = append(list, object{"name": name, "in": "path", "required": true, "schema": object{"type": "string"}, "description": pathParameters()[name]})
 	}
 	for _, p := range o.Parameters {
 		described := object{"name": p.Name, "in": "query", "schema": p.schema(), "description": p.Description}

@@ -21,7 +21,7 @@ func TestDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	if *update {
-		if err := os.WriteFile(page, made, 0o644); err != nil { //nolint:gosec // a page for everybody
+		if err := os.WriteFile(page, made, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -42,10 +42,12 @@ type Parameter struct {
 	Header       bool
 }
 
-var pathParameters = map[string]string{
-	"id": "Of the lease, or the job: lse_…, job_….", "issuer": "Name of the issuer in the server's configuration.",
-	"document": "Name of the document: ca.pem, crl.pem, krl …", "name": "Name of the secret, which has slashes of its own; a verb stands behind a colon: payments/stripe-key:promote.",
-	"question": "The OCSP request in base64 (RFC 6960 §A.1).",
+func pathParameters() map[string]string {
+	return map[string]string{
+		"id": "Of the lease, or the job: lse_…, job_….", "issuer": "Name of the issuer in the server's configuration.",
+		"document": "Name of the document: ca.pem, crl.pem, krl …", "name": "Name of the secret, which has slashes of its own; a verb stands behind a colon: payments/stripe-key:promote.",
+		"question": "The OCSP request in base64 (RFC 6960 §A.1).",
+	}
 }
 
 func text(name, description string) Parameter {

@@ -33,7 +33,7 @@ func (s *schemas) ofType(t reflect.Type) object {
 		s.define(t)
 		return object{"oneOf": []any{reference(t), object{"type": "string", "description": "Short for {\"name\": …}."}}}
 	}
-	switch t.Kind() {
+	switch t.Kind() { //nolint:exhaustive // what no wire type has is a panic
 	case reflect.Pointer:
 		return s.ofType(t.Elem())
 	case reflect.String:

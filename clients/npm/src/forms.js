@@ -48,7 +48,7 @@ export function forms(value) {
 }
 
 /** @param {string} text */
-const wellFormed = text => text.toWellFormed?.() ?? text;
+const wellFormed = text => Buffer.from(text, 'utf8').toString('utf8');
 
 /** All that isn't unreserved (RFC 3986 §2.3) as %XX. @param {string} text */
 function percent(text) {
