@@ -38,14 +38,14 @@ func TestQuickstart(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // the private Postgres goes through it
+	if err := os.Chmod(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
 	build := "#!/bin/sh\n[ \"$*\" = 'deps build' ] && mkdir -p build/bin && cp '" + programs + "/daypassd' '" + programs + "/daypass' build/bin\n"
-	if err := os.MkdirAll(dir+"/tools", 0o755); err != nil { //nolint:gosec // the same
+	if err := os.MkdirAll(dir+"/tools", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(dir+"/tools/make", []byte(build), 0o755); err != nil { //nolint:gosec // a program has to be executable
+	if err := os.WriteFile(dir+"/tools/make", []byte(build), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	script = strings.Replace(script, "https://github.com/daypass/daypass ", "--quiet --depth 1 'file://"+here+"' daypass ", 1)
