@@ -77,9 +77,12 @@ check() {
 	need ssh "$(have ssh)"
 	need sshd "$(first /usr/sbin/sshd /usr/local/sbin/sshd /opt/homebrew/sbin/sshd)"
 	need openssl "$(have openssl)"
-	# One test asks for it, and is skipped where it is missing; so it is only where it can be had for certain.
+	# Single tests ask for these, and are skipped where they are missing; so they are only where they can be had for certain.
 	if [ -n "$(have apt-get)" ]; then
 		need pgbouncer "$(first /usr/sbin/pgbouncer /usr/local/sbin/pgbouncer)"
+		need node "$(have node)"
+		need jq "$(have jq)"
+		need shellcheck "$(have shellcheck)"
 	fi
 	need curl "$(have curl)"
 	need ca-certificates "$(first /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem)"
@@ -100,6 +103,7 @@ packages() {
 		dnf:psql) echo postgresql ;;
 		brew:psql) echo libpq ;;
 		*:psql) echo postgresql-client ;;
+		*:node) echo nodejs ;;
 		apt-get:ssh) echo openssh-client ;;
 		apt-get:sshd | apk:sshd) echo openssh-server ;;
 		dnf:ssh) echo openssh-clients ;;

@@ -15,7 +15,16 @@
 // Calls are tried up to [MaxTries] times when the broker answers 429, 502 or 503
 // or can't be reached. That is safe for every call, exchanges included: such an
 // answer means that no credential was delivered and none stays alive. Where an
-// answer may have been lost on its way, nothing is repeated.
+// answer may have been lost on its way, exchanges alone are repeated: all tries of
+// one share an Idempotency-Key, by which a broker takes back what an earlier try
+// issued. Pauses grow, are spread out, and are no shorter than Retry-After.
+//
+// [Client.KeepAlive] renews leases while they are used:
+//
+//	answer, err := c.Exchange(ctx, jobToken, request)
+//	…
+//	defer c.RevokeSession(context.WithoutCancel(ctx), answer.Session.Token, "done")
+//	go c.KeepAlive(ctx, answer, func(lease api.Credential, err error) { … })
 package client
 
 import (

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -380,7 +381,8 @@ func TestRetries(t *testing.T) {
 		{"unavailable, then up", []step{{status: 503}, {status: 502}, {status: 429}, {status: 200}}, 0, 4, true, 875 * time.Millisecond, 2625 * time.Millisecond},
 		{"never up", []step{{status: 503}}, 0, 4, false, 875 * time.Millisecond, 2625 * time.Millisecond},
 		{"no connection, then up", []step{{err: refused}, {status: 200}}, 0, 2, true, 125 * time.Millisecond, 375 * time.Millisecond},
-		{"answer lost", []step{{err: lost}, {status: 200}}, 0, 1, false, 0, 0},
+		{"answer lost", []step{{err: lost}, {status: 200}}, 0, 2, true, 125 * time.Millisecond, 375 * time.Millisecond},
+		{"not trusted", []step{{err: &tls.CertificateVerificationError{Err: errors.New("unknown authority")}}, {status: 200}}, 0, 1, false, 0, 0},
 		{"internal error", []step{{status: 500}, {status: 200}}, 0, 1, false, 0, 0},
 		{"denied", []step{{status: 403}, {status: 200}}, 0, 1, false, 0, 0},
 		{"seconds", []step{{status: 429, after: "7"}, {status: 200}}, 0, 2, true, 7 * time.Second, 7250 * time.Millisecond},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -92,7 +93,9 @@ func (c *Client) try(ctx context.Context, k call, body []byte) (*answer, time.Du
 	}
 	response, err := c.http.Do(request)
 	if err != nil {
-		if notSent(err) && ctx.Err() == nil {
+		// What has a key is one exchange however often it is sent: what a try issued
+		// whose answer was lost is taken back when the next one comes.
+		if (notSent(err) || k.key != "" && !untrusted(err)) && ctx.Err() == nil {
 			return nil, 0, err
 		}
 		return nil, never, err
@@ -100,7 +103,11 @@ func (c *Client) try(ctx context.Context, k call, body []byte) (*answer, time.Du
 	defer response.Body.Close() //nolint:errcheck // it was only read
 	data, err := io.ReadAll(io.LimitReader(response.Body, MaxAnswer+1))
 	if err != nil {
-		return nil, never, fmt.Errorf("reading answer: %w", err)
+		err = fmt.Errorf("reading answer: %w", err)
+		if k.key != "" && ctx.Err() == nil {
+			return nil, 0, err
+		}
+		return nil, never, err
 	}
 	if len(data) > MaxAnswer {
 		return nil, never, fmt.Errorf("%w: status %d, more than %d bytes", ErrTooLarge, response.StatusCode, MaxAnswer)
@@ -155,6 +162,14 @@ func checkToken(token string) error {
 func notSent(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && op.Op == "dial"
+}
+
+// untrusted says that whoever answered has no certificate that is trusted, or
+// speaks no TLS: another try won't change that.
+func untrusted(err error) bool {
+	_, bad := errors.AsType[*tls.CertificateVerificationError](err)
+	_, plain := errors.AsType[tls.RecordHeaderError](err)
+	return bad || plain || errors.Is(err, http.ErrSchemeMismatch)
 }
 
 // pause is how long to wait after a refusal.

@@ -111,6 +111,7 @@ func (p *program) exec(ctx context.Context, grants api.ExchangeRequest, args []s
 	if err != nil {
 		return err
 	}
+	defer p.keepSession(answer.Session.Token)()
 	defer p.giveBack(context.WithoutCancel(ctx), c, answer)
 	if asking.Err() != nil {
 		return errors.New("interrupted before the command began")
@@ -204,7 +205,7 @@ func (p *program) withheld(name string) bool {
 			return true
 		}
 	}
-	return p.tokenEnv != "" && name == p.tokenEnv
+	return leadsToToken(name) || p.tokenEnv != "" && name == p.tokenEnv
 }
 
 // validName says whether a variable's name is one that a broker may set: ^[A-Z][A-Z0-9_]*$.

@@ -6,7 +6,9 @@
 //	exec       one command with credentials in its environment, given back when it ends
 //	redact     secrets masked: in a text, a log that grows, a finished job's log
 //	lease      what was issued: list, show, renew, revoke
+//	session    what this job holds: show, give back
 //	audit      what happened
+//	doctor     what stands between this job and its credentials
 //	policy     policies: check, test, explain, compare, lay out, write; offline
 //
 // Exit codes: 0 ok, 1 failed, 2 usage, 3 denied by the broker; exec passes on

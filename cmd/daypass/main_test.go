@@ -180,6 +180,7 @@ func (f *fakeBroker) routes() http.Handler {
 	redactRoutes(mux)
 	policyRoutes(mux)
 	switchRoutes(mux)
+	doctorRoutes(mux)
 	f.auditLog.routes(mux)
 	mux.HandleFunc("GET /github", func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer runner-token" {
@@ -235,6 +236,9 @@ func leasePages(w http.ResponseWriter, r *http.Request) {
 func (f *fakeBroker) exchange(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Authorization") != "Bearer "+jobToken {
 		refuse(w, api.Problem{Status: 401, Code: api.CodeInvalidToken, Reason: api.ReasonExpired, Detail: "it ended"})
+		return
+	}
+	if wouldExchange(w, r) {
 		return
 	}
 	var request api.ExchangeRequest

@@ -116,15 +116,21 @@ The job's token comes from the first of
   --token-file FILE        a file, "-" for standard input
   --token-env NAME         an environment variable (GitLab: the name under id_tokens)
   DAYPASS_TOKEN_FILE       a file
-  GitHub Actions           by itself, where the job has "permissions: id-token: write"
+  DAYPASS_JOB_TOKEN        the token itself
+  the CI system            by itself on GitHub (with "permissions: id-token: write"),
+                           Buildkite, CircleCI, Bitbucket ("oidc: true") and Azure
+                           DevOps (SYSTEM_ACCESSTOKEN handed to the step)
+  SIGSTORE_ID_TOKEN, AWS_WEB_IDENTITY_TOKEN_FILE
+
+"daypass doctor" says which of them it sees, and what the broker says to it.
 
 Exit codes: 0 ok, 1 failed, 2 usage, 3 denied by the broker.`,
 		Example: `  # in a GitHub Actions job
   export DAYPASS_URL=https://daypass.example.com DAYPASS_AUDIENCE=https://ci.daypass.example.com
   daypass exec --grant payments/deploy-db -- ./migrate.sh
 
-  # in a GitLab job with "id_tokens: {DAYPASS_JWT: {aud: https://ci.daypass.example.com}}"
-  daypass exec --token-env DAYPASS_JWT --grant payments/deploy-db -- ./migrate.sh`,
+  # in a GitLab job with "id_tokens: {DAYPASS_JOB_TOKEN: {aud: https://ci.daypass.example.com}}"
+  daypass exec --grant payments/deploy-db -- ./migrate.sh`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          p.subcommand,
@@ -138,11 +144,11 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 denied by the broker.`,
 	})
 	flags := root.PersistentFlags()
 	flags.StringVar(&p.url, "url", "", "URL of the broker (default $DAYPASS_URL)")
-	flags.StringVar(&p.audience, "audience", "", "audience of the token that GitHub Actions is asked for (default $DAYPASS_AUDIENCE)")
+	flags.StringVar(&p.audience, "audience", "", "audience of the token that the CI system is asked for (default $DAYPASS_AUDIENCE)")
 	flags.StringVar(&p.caCert, "cacert", "", "PEM file of certificates to trust besides the system's (default $DAYPASS_CACERT)")
 	flags.StringVar(&p.tokenFile, "token-file", "", `read the token from a file, "-" for standard input`)
 	flags.StringVar(&p.tokenEnv, "token-env", "", "read the token from the environment variable of this name")
-	root.AddCommand(p.exchangeCommand(), p.execCommand(), p.leaseCommand(), p.auditCommand(), p.secretCommand(), p.policyCommand(), p.switchCommand(), p.redactCommand(), p.scanCommand(), p.versionCommand())
+	root.AddCommand(p.exchangeCommand(), p.execCommand(), p.leaseCommand(), p.sessionCommand(), p.auditCommand(), p.secretCommand(), p.policyCommand(), p.switchCommand(), p.redactCommand(), p.scanCommand(), p.doctorCommand(), p.versionCommand())
 	return root
 }
 
