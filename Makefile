@@ -31,7 +31,7 @@ test: export GOFLAGS := $(strip $(shell go env GOFLAGS) -trimpath $(UNWATCHED:%=
 test: deps ## vet and test everything, with the race detector; fuzz what reads policies and tokens for a moment
 	go vet ./...
 	go test -race -vet=off -timeout 14m ./...
-	FUZZ='FuzzLoad|FuzzDecode|FuzzVerify|FuzzMatch|FuzzCondition|FuzzURI|FuzzCSR|FuzzOCSP|FuzzPublicKey|FuzzFrame|FuzzExport|FuzzCheckpoint|FuzzSplit' FUZZTIME=2s sh scripts/fuzz.sh
+	FUZZ='FuzzLoad|FuzzDecode|FuzzVerify|FuzzMatch|FuzzCondition|FuzzURI|FuzzCSR|FuzzOCSP|FuzzPublicKey|FuzzFrame|FuzzExport|FuzzCheckpoint|FuzzFinder|FuzzArchive|FuzzReadForm|FuzzSplit' FUZZTIME=2s sh scripts/fuzz.sh
 
 chaos: deps ## ruin a fleet for an hour (CHAOS=10m; SEED=7 does again what a seed did), and see that nothing is lost
 	CHAOS=$(or $(CHAOS),1h) go test -count=1 -timeout 0 -run '^TestChaos$$' -v ./e2e
@@ -60,9 +60,10 @@ bench-leases: deps build ## measure the lease engine (LIVE=0,1000000,10000000: h
 	go run ./e2e/bench -leases -scale $(LIVE) -out build/bench/bench-leases.json
 	go run ./e2e/bench/leases -out build/bench/bench-leases.json
 
-bench-redact: ## measure masking on a made log, write build/bench/bench-redact.json
+bench-redact: ## measure masking and finding on a made log, write build/bench/bench-redact.json
 	@mkdir -p build/bench
 	go run ./e2e/bench/redact -out build/bench/bench-redact.json
+	go run ./e2e/bench/leaks -out build/bench/bench-redact.json
 
 lint: $(LINT) ## golangci-lint with .golangci.yml
 	$(LINT) run ./...
