@@ -423,8 +423,8 @@ func (b *Broker) issue(ctx context.Context, r *leases.Reservation, o *order) (er
 func (b *Broker) fingerprints(r *issuers.IssueResponse) []leases.Fingerprint {
 	var prints []leases.Fingerprint
 	for i := range r.Values {
-		if print, kept := b.config.Prints.Of(&r.Values[i]); kept {
-			prints = append(prints, print)
+		if fingerprint, kept := b.config.Prints.Of(&r.Values[i]); kept {
+			prints = append(prints, fingerprint)
 		}
 	}
 	return prints
