@@ -12,6 +12,7 @@ import (
 	"github.com/daypass/daypass/broker/ids"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/oidc"
+	"github.com/daypass/daypass/broker/redact"
 	"github.com/daypass/daypass/broker/switches"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/policies"
@@ -413,10 +414,25 @@ func (b *Broker) issue(ctx context.Context, r *leases.Reservation, o *order) (er
 	if sent, ok := errors.AsType[*issuers.SentError](err); ok {
 		return &RequestError{Detail: "grant " + o.name() + ": " + sent.Detail}
 	}
+	if err == nil {
+		err = maskable(response)
+	}
 	if err != nil {
 		return &IssueError{Grant: o.name(), OwnKey: o.about.SideEffectFree && errors.Is(err, issuers.ErrUnavailable), err: err}
 	}
 	o.response = response
+	return nil
+}
+
+// maskable refuses a secret that no log could be kept clear of: masks in place of a
+// value that stands in ordinary text would tell what it is.
+func maskable(response *issuers.IssueResponse) error {
+	for _, v := range response.Values {
+		if value := v.Value.Reveal(); v.Sensitive && value != "" && redact.Common(value) {
+			return fmt.Errorf("%w: its %s is too short or too common to be masked in a log (hint: give it at least %d bytes that are no word, date or number, or list the field under `visible`)",
+				issuers.ErrRejected, v.Name, redact.MinValue)
+		}
+	}
 	return nil
 }
 

@@ -115,6 +115,21 @@ func TestSecretToAJob(t *testing.T) {
 	}
 }
 
+// TestSecretThatCannotBeMasked reaches no job: masks in its place would tell what it is.
+func TestSecretThatCannotBeMasked(t *testing.T) {
+	t.Parallel()
+	k := newKeeper(t, brokertest.Options{}, brokertest.SecretKey)
+	k.want(k.Do(http.MethodPut, k.path(""), k.operator, map[string]any{"owner": "payments@example.com", "values": map[string]string{"value": "changeme"}}))
+	k.promote(1)
+	wantProblem(t, k.TryExchange(k.Job(), "payments/key"), 502, api.CodeIssuerFailed)
+	if n := k.Count(`SELECT count(*) FROM leases WHERE state = 'active'`); n != 0 {
+		t.Errorf("%d leases live", n)
+	}
+	k.put(map[string]string{"value": "sk_live_second_4711"})
+	k.promote(2)
+	k.Exchange(k.Job(), "payments/key")
+}
+
 func TestSecretIsDestroyed(t *testing.T) {
 	t.Parallel()
 	k := newKeeper(t, brokertest.Options{}, brokertest.SecretKey)

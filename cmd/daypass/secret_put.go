@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/daypass/daypass/broker/api"
+	"github.com/daypass/daypass/broker/redact"
 )
 
 // defaultField is the field of a secret that has one and gives it no name.
@@ -114,6 +115,9 @@ func (p *program) readFields(put *secretPut, request *api.SecretPut) error {
 		value, err := p.readValue(file, put.keepNewline)
 		if err != nil {
 			return err
+		}
+		if redact.Common(value) {
+			p.say("warning: %s is too short or too common to be masked in a log: no job gets it, unless its role lists the field under `visible`", field)
 		}
 		if request.Values == nil {
 			request.Values = map[string]string{}
