@@ -81,3 +81,56 @@ func TestAgainstOracle(t *testing.T) {
 		}
 	})
 }
+
+// TestSecretsInALog tries what the filter of blocks is for: many secrets of random
+// letters, in long lines that hold pieces of them, and whole ones with line ends
+// within. A piece that only looks like a value must not hide one that began before.
+func TestSecretsInALog(t *testing.T) {
+	const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	rapid.Check(t, func(t *rapid.T) {
+		letters := rapid.StringOfN(rapid.SampledFrom([]rune(base62)), 40, 40, -1)
+		config := Config{Values: rapid.SliceOfN(letters, 1, 12).Draw(t, "values")}
+		looked := needlesOf(config.Values)
+		var text strings.Builder
+		for range rapid.IntRange(1, 25).Draw(t, "parts") {
+			v := rapid.SampledFrom(looked).Draw(t, "needle")
+			switch rapid.IntRange(0, 4).Draw(t, "kind") {
+			case 0: // a piece that the filter may take for a value
+				from := rapid.IntRange(0, len(v)-1).Draw(t, "from")
+				text.WriteString(v[from:min(len(v), from+rapid.IntRange(6, 30).Draw(t, "length"))])
+			case 1:
+				text.WriteString(v)
+			case 2, 3: // line ends at one or two places
+				for range rapid.IntRange(1, 2).Draw(t, "breaks") {
+					n := rapid.IntRange(0, len(v)).Draw(t, "before")
+					text.WriteString(v[:n] + rapid.SampledFrom([]string{"\n", "\r\n", "\x1b[m"}).Draw(t, "what"))
+					v = v[n:]
+				}
+				text.WriteString(v)
+			default:
+				text.WriteString(rapid.StringOfN(rapid.SampledFrom([]rune(base62+"  =:/\n")), 0, 60, -1).Draw(t, "noise"))
+			}
+		}
+		want := oracle(config, text.String())
+		m, err := New(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		w := m.Writer(&out)
+		longest := rapid.SampledFrom([]int{7, 100, 1000}).Draw(t, "longest")
+		for rest := text.String(); rest != ""; {
+			n := rapid.IntRange(1, min(len(rest), longest)).Draw(t, "split")
+			if _, err := io.WriteString(w, rest[:n]); err != nil {
+				t.Fatal(err)
+			}
+			rest = rest[n:]
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if out.String() != want {
+			t.Fatalf("text %q\ngot  %q\nwant %q", text.String(), out.String(), want)
+		}
+	})
+}

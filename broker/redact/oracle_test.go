@@ -101,26 +101,29 @@ func (v view) cover(needles []string, last bool, cover func(start, end int)) {
 	for _, needle := range needles {
 		for i := range len(v.text) {
 			end := i + len(needle)
-			if rest := v.text[i:]; last && len(rest) >= MinValue && len(rest) < len(needle) && strings.HasPrefix(needle, rest) {
+			rest := v.text[i:]
+			cut := last && len(rest) >= MinValue && len(rest) < len(needle) && strings.HasPrefix(needle, rest)
+			if cut {
 				end = len(v.text) // the stream was cut off
 			} else if !strings.HasPrefix(rest, needle) {
 				continue
 			}
-			if v.whole(i, end) {
+			// What is cut off behind a line end would have gone on in the next line.
+			if v.whole(i, end, cut && v.more) {
 				cover(v.at[i], v.at[end-1]+1)
 			}
 		}
 	}
 }
 
-// whole says that no line within is too short.
-func (v view) whole(start, end int) bool {
+// whole says that no line within is too short; the last one is within where it goes on.
+func (v view) whole(start, end int, on bool) bool {
 	count := map[int]int{}
 	for i := start; i < end; i++ {
 		count[v.line[i]]++
 	}
 	delete(count, v.line[start])
-	if end < len(v.text) || !v.more {
+	if !on {
 		delete(count, v.line[end-1])
 	}
 	for _, n := range count {
