@@ -346,7 +346,7 @@ func TestOnlyRandomValuesAreFingerprinted(t *testing.T) {
 		return []issuers.Value{
 			{Name: "username", Value: issuers.NewSecret("dp_" + lease.ID), RandomBits: 160}, // not sensitive
 			{Name: "password", Value: issuers.Generate(issuers.Password), Sensitive: true, RandomBits: issuers.GeneratedBits},
-			{Name: "pin", Value: issuers.NewSecret("4711-4711"), Sensitive: true, RandomBits: 26},
+			{Name: "pin", Value: issuers.NewSecret("pin-4711-4711"), Sensitive: true, RandomBits: 26},
 			{Name: "almost", Value: issuers.NewSecret("127-random-bits"), Sensitive: true, RandomBits: 127},
 		}
 	}})

@@ -16,12 +16,12 @@ import (
 
 // awkward are values that have broken shells, dotenv readers and $GITHUB_ENV.
 var awkward = map[string]string{
-	"plain":         "hunter2",
+	"plain":         "hunter2-and-more",
 	"empty":         "",
 	"single quotes": `it's 'quoted' ''`,
 	"double quotes": `say "no" \"`,
 	"newlines":      "one\ntwo\r\nthree\n",
-	"only newlines": "\n\n",
+	"many newlines": "\n\n\n0 1 2\n\n\n",
 	"expansions":    "$HOME ${HOME} $(id) `id` $((1+1)) !! ~ * ? [a-z]",
 	"backslashes":   `a\nb\\c\`,
 	"separators":    "a; exit 1 && exit 2 | cat > /dev/null # comment",
