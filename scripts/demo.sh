@@ -120,13 +120,13 @@ echo "a new login: $(grep -o 'FATAL.*' "$work/login" | head -n 1)" | show
 [ "$(as_admin "SELECT count(*) FROM payments.ledger")" = 1 ] || fail "the job's work was lost with its user"
 echo "what the job wrote is still there: 1 row" | show
 
-say "7. A third lease, of five seconds, runs out by itself"
+say "7. A third lease, of ten seconds, runs out by itself"
 token=$(call "${DAYPASS_DEV_TOKEN_URL}github")
-answer=$(call -H "Authorization: Bearer $token" -d '{"grants":[{"name":"payments/deploy-db","ttl":"5s"}]}' "$DAYPASS_URL/v1/exchange")
+answer=$(call -H "Authorization: Bearer $token" -d '{"grants":[{"name":"payments/deploy-db","ttl":"10s"}]}' "$DAYPASS_URL/v1/exchange")
 short=$(echo "$answer" | field PGUSER)
 user_exists "$short" || fail "the user was not made"
 echo "$short is there until $(echo "$answer" | sed -n 's/.*"lease_id"[^}]*"expires_at":"\([^"]*\)".*/\1/p')" | show
-until_true 30 user_is_gone "$short" || fail "the lease ran out, and its user is still there"
+until_true 60 user_is_gone "$short" || fail "the lease ran out, and its user is still there"
 echo "and now ($(date -u +%H:%M:%SZ)) it is gone" | show
 
 say "8. What a job of somebody else gets"
