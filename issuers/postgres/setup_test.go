@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -88,6 +89,36 @@ func TestSetUpTwiceAndWithOtherRoles(t *testing.T) {
 		gone(t, tg, issuer, u)
 		gone(t, tg, issuer, issue(t, issuer, newLease(tg)))
 	})
+}
+
+// TestSetUpBesideAnother: databases come and go, and are set up, while the set-up
+// takes CONNECT from PUBLIC on each.
+func TestSetUpBesideAnother(t *testing.T) {
+	tg := newTarget(t, options{databases: 2})
+	tg.setup.Databases = tg.databases[:1]
+	script, other := tg.script(t), tg.adminConn(t, "")
+	run(t, other, "GRANT CONNECT ON DATABASE "+tg.databases[1]+" TO PUBLIC")
+	run(t, other, "BEGIN")
+	run(t, other, "REVOKE CONNECT ON DATABASE "+tg.databases[1]+" FROM PUBLIC")
+	pid := ask[int](t, tg, "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' AND query LIKE 'REVOKE CONNECT ON DATABASE "+tg.databases[1]+"%'")
+	ended := make(chan error, 1)
+	go func() {
+		out, err := tg.psql(t, script)
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		ended <- err
+	}()
+	for len(ended) == 0 && !ask[bool](t, tg, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid)))", pid) {
+		runtime.Gosched()
+	}
+	run(t, other, "COMMIT")
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if ask[bool](t, tg, "SELECT has_database_privilege('public', $1, 'CONNECT')", tg.databases[1]) {
+		t.Error("PUBLIC may connect")
+	}
 }
 
 func TestSetupSQLIsSafeText(t *testing.T) {

@@ -82,7 +82,14 @@ BEGIN
     FOR d IN SELECT datname FROM pg_catalog.pg_database
              WHERE datallowconn AND NOT datname = ANY ({{names .Databases}}) AND has_database_privilege('public', oid, 'CONNECT') LOOP
         RAISE NOTICE 'database %: CONNECT is taken from PUBLIC; grant it to the roles that need it', d;
-        EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', d);
+        BEGIN
+            EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', d);
+        EXCEPTION WHEN invalid_catalog_name OR internal_error THEN -- "tuple concurrently deleted", or updated
+            -- Dropped at this moment, or done by another setup. Otherwise it has to be known.
+            IF EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = d AND has_database_privilege('public', oid, 'CONNECT')) THEN
+                RAISE;
+            END IF;
+        END;
     END LOOP;
 END
 $daypass$;
