@@ -392,7 +392,7 @@ func TestEveryCommandHasAnExample(t *testing.T) {
 	var walk func(path string, depth int)
 	walked := 0
 	walk = func(path string, depth int) {
-		cmd, _, err := (&program{stdout: io.Discard, stderr: io.Discard}).root().Find(strings.Fields(path))
+		cmd, _, err := (&program{stdout: io.Discard, stderr: io.Discard}).root(nil).Find(strings.Fields(path))
 		if err != nil {
 			t.Fatal(err)
 		}
