@@ -19,7 +19,7 @@ deps: ## install what building and testing need (Debian, Ubuntu), or say how
 
 build: ## build/bin/daypassd (cgo, for PKCS#11) and build/bin/daypass (static)
 	CGO_ENABLED=1 go build -trimpath -ldflags '$(LDFLAGS)' -o build/bin/daypassd ./cmd/daypassd
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o build/bin/daypass ./cmd/daypass
+	LDFLAGS='$(LDFLAGS)' sh scripts/pack.sh build/bin/daypass
 	CGO_ENABLED=0 go build -trimpath -o build/bin/verifyjwt ./e2e/verifyjwt
 
 # A program under the race detector sleeps for a second when it ends, unless told not to: the tests start hundreds.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // CheckEnvName says why a name may not be set in a job's environment: it must
@@ -11,7 +12,7 @@ import (
 // interpreter obeys, since whoever chooses the value would then choose the code
 // that runs. The same check serves the roles of every kind and a grant's `env`.
 func CheckEnvName(name string) error {
-	if !envNamePattern.MatchString(name) {
+	if !envNamePattern().MatchString(name) {
 		return fmt.Errorf("environment variable %q: a name matches ^[A-Z][A-Z0-9_]*$", name)
 	}
 	for _, prefix := range []string{"LD_", "DYLD_", "BASH_FUNC_", "GIT_CONFIG", "NPM_CONFIG_", "DAYPASS_SESSION", "GITHUB_", "RUNNER_", "CI_"} {
@@ -33,4 +34,6 @@ func CheckEnvName(name string) error {
 	return nil
 }
 
-var envNamePattern = regexp.MustCompile(`^[A-Z][A-Z0-9_]*$`)
+var envNamePattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Z][A-Z0-9_]*$`)
+})

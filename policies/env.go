@@ -4,16 +4,19 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 )
 
-var envName = regexp.MustCompile(`^[A-Z][A-Z0-9_]*$`)
+var envName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Z][A-Z0-9_]*$`)
+})
 
 // CheckEnvName says why a grant's `env` may not set a variable of this name in a
 // job: it must match ^[A-Z][A-Z0-9_]*$, and must not be one that a loader, a
 // shell, an interpreter, a CI system or the client itself obeys, since whoever
 // chooses its value would then choose the code that runs.
 func CheckEnvName(name string) error {
-	if len(name) > 128 || !envName.MatchString(name) {
+	if len(name) > 128 || !envName().MatchString(name) {
 		return fmt.Errorf("%q is not the name of an environment variable: capital letters, digits and _ are, such as PGPASSWORD", name)
 	}
 	if name == "DAYPASS_JWT" || name == "DAYPASS_API_TOKEN" {

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/daypass/daypass/policies/catalogue"
@@ -27,7 +28,9 @@ const (
 	maxEntries = 1000 // jobs, grants or tests of one policy
 )
 
-var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+var nameForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+})
 
 const nameHint = "a name has small letters, digits and -, at most 63 of them, and begins with a letter or digit"
 
@@ -151,7 +154,7 @@ func (l *loader) head(f *document.Policy) {
 
 // name checks a name; an absent one has been reported already.
 func (l *loader) name(at strictyaml.Where, key, name string) {
-	if at.Has(key) && name != "" && !nameForm.MatchString(name) {
+	if at.Has(key) && name != "" && !nameForm().MatchString(name) {
 		l.add(at.Of(key), nameHint, "%q can't be a name", name)
 	}
 	if at.Has(key) && name == "" && !l.reported(at.Of(key)) {

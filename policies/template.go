@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -17,7 +18,9 @@ import (
 // maxFilled is how long a text may be once its templates are filled, in bytes.
 const maxFilled = 512
 
-var templateForm = regexp.MustCompile(`\{\{ *claims\.([A-Za-z_][A-Za-z0-9_]*) *\}\}`)
+var templateForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`\{\{ *claims\.([A-Za-z_][A-Za-z0-9_]*) *\}\}`)
+})
 
 // template is a text with claims in it: literal, claim, literal, claim, … literal.
 type template struct {
@@ -38,7 +41,7 @@ func parseTemplate(text string) (*template, error) {
 	}
 	t := &template{}
 	last := 0
-	for _, m := range templateForm.FindAllStringSubmatchIndex(text, -1) {
+	for _, m := range templateForm().FindAllStringSubmatchIndex(text, -1) {
 		t.literals = append(t.literals, text[last:m[0]])
 		t.claims = append(t.claims, text[m[2]:m[3]])
 		last = m[1]

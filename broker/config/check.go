@@ -352,7 +352,7 @@ func (l *loader) environments() {
 		l.add(at, "leave the key out for development, test, staging and production", "no environments")
 	}
 	for i, name := range c.Environments {
-		if !nameForm.MatchString(name) {
+		if !nameForm().MatchString(name) {
 			l.add(at, "small letters, digits and -", "%q can't be the name of an environment", name)
 		}
 		if slices.Contains(c.Environments[:i], name) {

@@ -164,7 +164,7 @@ func (l *loader) profile(role Role) {
 
 // role checks what roles of all kinds have.
 func (l *loader) role(issuer *Issuer, name string, role *Role) {
-	if !nameForm.MatchString(name) {
+	if !nameForm().MatchString(name) {
 		l.add(role.At.Pos, "small letters, digits and -, at most 63", "%q can't be the name of a role", name)
 	}
 	l.usedBy(role.At, "role "+name+" of issuer "+issuer.Name, role.UsedBy)
@@ -178,7 +178,7 @@ func (l *loader) usedBy(at strictyaml.Where, what string, uses []Use) {
 		l.warn(at.Of("used_by"), "write used_by: [{policy: …, environment: …}]", "%s can be used by no policy", what)
 	}
 	for i, use := range uses {
-		if use.Policy != "" && !nameForm.MatchString(use.Policy) {
+		if use.Policy != "" && !nameForm().MatchString(use.Policy) {
 			l.add(use.At.Of("policy"), "", "%q can't be the name of a policy", use.Policy)
 		}
 		if use.Environment != "" && !slices.Contains(l.config.Environments, use.Environment) {

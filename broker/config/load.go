@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/daypass/daypass/issuers"
@@ -114,8 +115,12 @@ func (l *loader) unused(key string, v *strictyaml.Value, hint string) {
 }
 
 var (
-	reference = regexp.MustCompile(`^\$\{([A-Za-z_][A-Za-z0-9_]*)\}$`)
-	nameForm  = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+	reference = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^\$\{([A-Za-z_][A-Za-z0-9_]*)\}$`)
+	})
+	nameForm = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+	})
 )
 
 // secretAt is one secret setting, beside the file that it may stand in instead.
@@ -146,7 +151,7 @@ func (l *loader) secret(s secretAt) issuers.Secret {
 	case l.set[s.path]: // an environment variable of its own
 		return issuers.NewSecret(raw)
 	}
-	m := reference.FindStringSubmatch(raw)
+	m := reference().FindStringSubmatch(raw)
 	if m == nil {
 		l.add(pos, "use "+s.fileKey+", or write ${NAME} for an environment variable", "a secret in the file")
 		return issuers.Secret{}

@@ -47,7 +47,7 @@ func (l *loader) oauth() {
 			l.add(at, "write the URL that clients send", "resources: %v", err)
 		}
 		policy, grant, both := strings.Cut(c.OAuth.Resources[resource], "/")
-		if !both || !nameForm.MatchString(policy) || !nameForm.MatchString(grant) {
+		if !both || !nameForm().MatchString(policy) || !nameForm().MatchString(grant) {
 			l.add(at, "write POLICY/GRANT, as in payments/deploy-api", "resources: %q is no grant", c.OAuth.Resources[resource])
 		}
 	}

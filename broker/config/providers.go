@@ -113,7 +113,7 @@ func sameURL(a, b string) bool {
 }
 
 func (l *loader) name(at strictyaml.Where, what, name string) {
-	if at.Has("name") && !nameForm.MatchString(name) && l.fresh(at, "name") {
+	if at.Has("name") && !nameForm().MatchString(name) && l.fresh(at, "name") {
 		l.add(at.Of("name"), "small letters, digits and -, at most 63", "%q can't be the name of a %s", name, what)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/daypass/daypass/policies/strictyaml"
 )
@@ -33,9 +34,15 @@ type VaultRole struct {
 }
 
 var (
-	vaultPath  = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$`)
-	vaultRole  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
-	vaultGrant = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}/[a-z0-9][a-z0-9-]{0,62}$`)
+	vaultPath = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$`)
+	})
+	vaultRole = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+	})
+	vaultGrant = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}/[a-z0-9][a-z0-9-]{0,62}$`)
+	})
 )
 
 const (
@@ -79,7 +86,7 @@ func (l *loader) vault() {
 func (l *loader) vaultMount(m *VaultMount, before []VaultMount) {
 	switch {
 	case m.Path == "": // reported when it was read
-	case !vaultPath.MatchString(m.Path) || len(m.Path) > maxVaultPath:
+	case !vaultPath().MatchString(m.Path) || len(m.Path) > maxVaultPath:
 		l.add(m.At.Of("path"), "write jwt, without auth/ and without slashes at its ends", "%q can't be the path of a mount", m.Path)
 	case m.Path == "token" || strings.HasPrefix(m.Path, "token/") || strings.HasPrefix(m.Path, "auth/"):
 		l.add(m.At.Of("path"), "write jwt", "a mount can't be at %s", m.Path)
@@ -101,7 +108,7 @@ func (l *loader) vaultRole(name string, r VaultRole, readable, granted map[strin
 	if r.At.Line == 0 {
 		return // not read
 	}
-	if !vaultRole.MatchString(name) {
+	if !vaultRole().MatchString(name) {
 		l.add(r.At.Pos, "letters, digits, . _ and -", "%q can't be the name of a role", name)
 	}
 	if len(r.Grants) == 0 && l.fresh(r.At, "grants") {
@@ -113,7 +120,7 @@ func (l *loader) vaultRole(name string, r VaultRole, readable, granted map[strin
 	for i, grant := range r.Grants {
 		granted[grant] = true
 		switch {
-		case !vaultGrant.MatchString(grant):
+		case !vaultGrant().MatchString(grant):
 			l.add(r.At.Of("grants"), "a grant is written POLICY/GRANT", "role %s: %q is no grant", name, grant)
 		case slices.Contains(r.Grants[:i], grant):
 			l.add(r.At.Of("grants"), "", "role %s: the grant %s stands twice", name, grant)
@@ -136,11 +143,11 @@ func (l *loader) vaultPaths(granted map[string]bool) {
 		grant := v.Paths[path]
 		first, _, deep := strings.Cut(path, "/")
 		switch {
-		case !deep || !vaultPath.MatchString(path) || len(path) > maxVaultPath:
+		case !deep || !vaultPath().MatchString(path) || len(path) > maxVaultPath:
 			l.add(at, "write database/creds/deploy, or secret/data/payments/registry, without v1/ and without slashes at its ends", "%q can't be the path of a secret", path)
 		case slices.Contains([]string{"auth", "sys", "identity", "cubbyhole"}, first):
 			l.add(at, "take another first part", "no secret can be at %s: what is below %s/ has its meaning", path, first)
-		case !vaultGrant.MatchString(grant):
+		case !vaultGrant().MatchString(grant):
 			l.add(at, "a grant is written POLICY/GRANT", "%s: %q is no grant", path, grant)
 		case !granted[grant]:
 			l.warn(at, "add the grant to a role of a mount", "%s: no role has the grant %s, so nobody can read it", path, grant)

@@ -186,3 +186,22 @@ func TestAFalseBlockHidesNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestTablesAreMadeByTheFirstByte: they have megabytes, and most commands print nothing.
+func TestTablesAreMadeByTheFirstByte(t *testing.T) {
+	value := strings.Repeat("aB3-", 500)
+	stream := func(text string) float64 {
+		return testing.AllocsPerRun(1, func() {
+			m, err := New(Config{Values: []string{value}, Shape: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if text = m.String(text); strings.Contains(text, value) {
+				t.Error("the value is not masked")
+			}
+		})
+	}
+	if none, some := stream(""), stream("x "+value); none > 10 || some < 100 {
+		t.Errorf("%.0f allocations for an empty stream, %.0f for one that holds something", none, some)
+	}
+}

@@ -3,6 +3,7 @@ package redact
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -42,7 +43,11 @@ func jsonForms(s string) []string {
 	var list []string
 	for _, form := range []string{html, bare, strings.ReplaceAll(html, "/", `\/`), strings.ReplaceAll(bare, "/", `\/`)} {
 		ascii := toASCII(form)
-		list = append(list, form, ascii, upperUnicode(form), upperUnicode(ascii))
+		for _, spelling := range []string{form, ascii, upperUnicode(form), upperUnicode(ascii)} {
+			if !slices.Contains(list, spelling) { // most values have one
+				list = append(list, spelling)
+			}
+		}
 	}
 	return list
 }

@@ -43,6 +43,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"sync"
 	"time"
 )
 
@@ -94,7 +96,7 @@ type Config struct {
 // concurrent use: one serves any number of streams.
 type Masker struct {
 	mask       string
-	values     *values // nil when there are none
+	values     func() *values // makes them when a stream first holds something, as that takes milliseconds; nil when there are none
 	shape      bool
 	patterns   *program // nil when there are none
 	flushAfter time.Duration
@@ -111,7 +113,8 @@ func New(config Config) (*Masker, error) {
 			return nil, fmt.Errorf("%w: value %d", ErrCommon, i)
 		}
 	}
-	m.values = newValues(config.Values)
+	list := slices.Clone(config.Values)
+	m.values = sync.OnceValue(func() *values { return newValues(list) })
 	if len(config.Patterns) > 0 {
 		p, err := compile(config.Patterns)
 		if err != nil {
@@ -125,14 +128,5 @@ func New(config Config) (*Masker, error) {
 // Writer gives a writer that masks what is written to it and passes the rest to
 // w. Each stream needs one of its own; the caller closes it when the stream ends.
 func (m *Masker) Writer(w io.Writer) *Writer {
-	out := &Writer{m: m, dst: w}
-	if m.values != nil {
-		out.scanner = scanner{values: m.values, found: out.found}
-		out.scanner.rest(0)
-		out.overlay = overlay{values: m.values, found: out.found}
-	}
-	if m.patterns != nil {
-		out.run = newRun(m.patterns, out.found)
-	}
-	return out
+	return &Writer{m: m, dst: w}
 }

@@ -30,6 +30,7 @@ type Writer struct {
 	err    error // the first of dst's errors; nothing is written after it
 	closed bool
 
+	ready   bool    // the matchers are
 	scanner scanner // the state of each matcher
 	overlay overlay //
 	run     *run    // nil without patterns
@@ -60,6 +61,9 @@ func (w *Writer) Write(p []byte) (int, error) {
 	if w.closed {
 		return 0, ErrClosed
 	}
+	if len(p) > 0 && !w.ready {
+		w.prepare()
+	}
 	w.writes++
 	taken := 0
 	for taken < len(p) && w.err == nil {
@@ -71,6 +75,19 @@ func (w *Writer) Write(p []byte) (int, error) {
 		w.arm()
 	}
 	return taken, w.err
+}
+
+// prepare makes the matchers ready.
+func (w *Writer) prepare() {
+	w.ready = true
+	if values := w.m.values(); values != nil {
+		w.scanner = scanner{values: values, found: w.found}
+		w.scanner.rest(0)
+		w.overlay = overlay{values: values, found: w.found}
+	}
+	if w.m.patterns != nil {
+		w.run = newRun(w.m.patterns, w.found)
+	}
 }
 
 // take looks at a chunk and passes on what it can.
@@ -98,7 +115,7 @@ func (w *Writer) take(p []byte) {
 // position from which bytes may still become part of a match.
 func (w *Writer) scan(t *window, fresh int) int64 {
 	live := t.base + int64(len(t.text))
-	if w.m.values != nil {
+	if w.scanner.values != nil {
 		w.overlay.scan(&w.scanner, t, fresh)
 		live = min(w.scanner.finish(t), w.overlay.finish(t))
 	}
@@ -280,7 +297,7 @@ func (w *Writer) Close() error {
 
 // foundPart notes the beginning of a value with which a stream ends.
 func (w *Writer) foundPart(c *cursor) {
-	if t := w.m.values.trie; c.node != 0 && t.depth[c.node] >= MinValue {
+	if t := w.scanner.trie; c.node != 0 && t.depth[c.node] >= MinValue {
 		w.found(c.start(t), c.at[len(c.at)-1]+1)
 	}
 }

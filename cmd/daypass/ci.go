@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -87,8 +88,19 @@ func leadsToToken(name string) bool {
 	if name == variableJobToken || name == variableSessionFile || name == variableSigstore || strings.HasPrefix(name, githubPrefix) {
 		return true
 	}
-	return slices.ContainsFunc(ciSystems(), func(s ciSystem) bool { return slices.Contains(s.leads, name) })
+	return slices.Contains(leading(), name)
 }
+
+// leading are the variables of all systems. It is asked about each of a job's.
+//
+//nolint:gochecknoglobals // a constant table, made at first use
+var leading = sync.OnceValue(func() []string {
+	var names []string
+	for _, s := range ciSystems() {
+		names = append(names, s.leads...)
+	}
+	return names
+})
 
 func noToken(context.Context, *program) (string, error) { return "", nil }
 

@@ -18,7 +18,6 @@ package main
 import (
 	"context"
 	"os"
-	_ "time/tzdata" // policies name time zones, and mean the same on every machine
 )
 
 // version is set when a release is built: -ldflags "-X main.version=v1.2.3".

@@ -392,7 +392,7 @@ func TestEveryCommandHasAnExample(t *testing.T) {
 	var walk func(path string, depth int)
 	walked := 0
 	walk = func(path string, depth int) {
-		cmd, _, err := (&program{stdout: io.Discard, stderr: io.Discard}).root().Find(strings.Fields(path))
+		cmd, _, err := (&program{stdout: io.Discard, stderr: io.Discard}).root(nil).Find(strings.Fields(path))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -407,5 +407,22 @@ func TestEveryCommandHasAnExample(t *testing.T) {
 	walk("", 0)
 	if walked < 10 {
 		t.Errorf("only %d commands seen", walked)
+	}
+}
+
+// TestCommandsAlone: a command that a command line begins with is made alone, and
+// is the one that it names.
+func TestCommandsAlone(t *testing.T) {
+	p := &program{stdout: io.Discard, stderr: io.Discard}
+	for _, c := range p.commands() {
+		made := p.root([]string{c.name, "--help"}).Commands()
+		if len(made) != 1 || made[0].Name() != c.name {
+			t.Errorf("%s: made %d commands, the first %s", c.name, len(made), made[0].Name())
+		}
+	}
+	for _, args := range [][]string{nil, {"--help"}, {"help", "exec"}, {"exe"}, {"--url", "https://daypass.example.com", "exec"}} {
+		if n := len(p.root(args).Commands()); n != len(p.commands()) {
+			t.Errorf("%q: made %d commands", args, n)
+		}
 	}
 }

@@ -1,3 +1,5 @@
+//go:build !packed
+
 package main
 
 import (
@@ -6,13 +8,14 @@ import (
 	"slices"
 	"strings"
 	"time"
+	_ "time/tzdata" // policies name time zones, and mean the same on every machine
 	"unicode"
 
 	"github.com/spf13/cobra"
 )
 
 func (p *program) policyCommand() *cobra.Command {
-	return p.group("policy", "Check, test, explain, compare and write policies", `  daypass policy new --provider github --repository acme/payments --grant deploy-db > payments.yaml
+	return p.group("policy", policyShort, `  daypass policy new --provider github --repository acme/payments --grant deploy-db > payments.yaml
   daypass policy lint --config daypass.yaml policies/
   daypass policy test --coverage policies/
   daypass policy explain --grant payments/deploy-db --token job.jwt --provider github policies/

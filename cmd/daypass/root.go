@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -27,6 +28,9 @@ const (
 	// nowhere, and for which no key from elsewhere vouches.
 	exitUnproven = 4
 )
+
+// policyShort is what `daypass policy` is for, wherever its commands are.
+const policyShort = "Check, test, explain, compare and write policies"
 
 // program is what the commands share.
 type program struct {
@@ -60,7 +64,7 @@ func usage(format string, args ...any) error {
 
 // main runs one command line and returns the exit code.
 func (p *program) main(ctx context.Context, args []string) int {
-	root := p.root()
+	root := p.root(args)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
@@ -105,7 +109,33 @@ func clean(text string) string {
 	}, text)
 }
 
-func (p *program) root() *cobra.Command {
+// command is one of the first level.
+type command struct {
+	name string
+	make func() *cobra.Command
+}
+
+func (p *program) commands() []command {
+	return []command{
+		{"exchange", p.exchangeCommand},
+		{"exec", p.execCommand},
+		{"lease", p.leaseCommand},
+		{"session", p.sessionCommand},
+		{"audit", p.auditCommand},
+		{"secret", p.secretCommand},
+		{"policy", p.policyCommand},
+		{"switch", p.switchCommand},
+		{"redact", p.redactCommand},
+		{"scan", p.scanCommand},
+		{"doctor", p.doctorCommand},
+		{"version", p.versionCommand},
+	}
+}
+
+// root makes the commands for one command line. Where that begins with the name of
+// one, it is the only one: to make them all takes longer than most of them run.
+func (p *program) root(args []string) *cobra.Command {
+	alone := len(args) > 0 && slices.ContainsFunc(p.commands(), func(c command) bool { return c.name == args[0] })
 	root := &cobra.Command{
 		Use:   "daypass",
 		Short: "Short-lived credentials for CI jobs",
@@ -131,10 +161,11 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 denied by the broker.`,
 
   # in a GitLab job with "id_tokens: {DAYPASS_JOB_TOKEN: {aud: https://ci.daypass.example.com}}"
   daypass exec --grant payments/deploy-db -- ./migrate.sh`,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args:          p.subcommand,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: alone},
+		Args:              p.subcommand,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetIn(p.stdin)
 	root.SetOut(p.stdout)
@@ -148,7 +179,11 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 denied by the broker.`,
 	flags.StringVar(&p.caCert, "cacert", "", "PEM file of certificates to trust besides the system's (default $DAYPASS_CACERT)")
 	flags.StringVar(&p.tokenFile, "token-file", "", `read the token from a file, "-" for standard input`)
 	flags.StringVar(&p.tokenEnv, "token-env", "", "read the token from the environment variable of this name")
-	root.AddCommand(p.exchangeCommand(), p.execCommand(), p.leaseCommand(), p.sessionCommand(), p.auditCommand(), p.secretCommand(), p.policyCommand(), p.switchCommand(), p.redactCommand(), p.scanCommand(), p.doctorCommand(), p.versionCommand())
+	for _, c := range p.commands() {
+		if !alone || c.name == args[0] {
+			root.AddCommand(c.make())
+		}
+	}
 	return root
 }
 

@@ -40,8 +40,7 @@ var builtClient = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", root+"/cmd/daypass")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build := exec.Command("sh", root+"/scripts/pack.sh", dir+"/daypass") // as it is released
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building daypass: %w\n%s", err, out)
 	}

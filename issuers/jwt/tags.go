@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -27,8 +28,12 @@ const (
 )
 
 var (
-	tagPattern            = regexp.MustCompile(`^[\p{L}\p{Z}\p{N}_.:/=+\-@]*$`)
-	sourceIdentityPattern = regexp.MustCompile(`^[A-Za-z0-9_+=,.@-]*$`)
+	tagPattern = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[\p{L}\p{Z}\p{N}_.:/=+\-@]*$`)
+	})
+	sourceIdentityPattern = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[A-Za-z0-9_+=,.@-]*$`)
+	})
 )
 
 // checkTags takes one shape alone, the only object that a claim may be:
@@ -79,7 +84,7 @@ func (r claimRules) checkTags(v any) error {
 }
 
 func checkTagKey(key string) error {
-	if n := utf8.RuneCountInString(key); n < 1 || n > maxTagKey || !tagPattern.MatchString(key) {
+	if n := utf8.RuneCountInString(key); n < 1 || n > maxTagKey || !tagPattern().MatchString(key) {
 		return fmt.Errorf("tag %.60q: a name has 1 to %d letters, digits, blanks and _.:/=+-@", key, maxTagKey)
 	}
 	if strings.HasPrefix(strings.ToLower(key), reservedTag) {
@@ -100,7 +105,7 @@ func (r claimRules) checkTagValue(key string, value any) error {
 	if r.templates && hasTemplate(text) {
 		return nil
 	}
-	if utf8.RuneCountInString(text) > maxTagValue || !tagPattern.MatchString(text) {
+	if utf8.RuneCountInString(text) > maxTagValue || !tagPattern().MatchString(text) {
 		return fmt.Errorf("tag %q: a value has at most %d letters, digits, blanks and _.:/=+-@", key, maxTagValue)
 	}
 	return nil
@@ -114,7 +119,7 @@ func (r claimRules) checkSourceIdentity(v any) error {
 	if r.templates && hasTemplate(text) {
 		return nil
 	}
-	if len(text) < minSourceIdentity || len(text) > maxSourceIdentity || !sourceIdentityPattern.MatchString(text) {
+	if len(text) < minSourceIdentity || len(text) > maxSourceIdentity || !sourceIdentityPattern().MatchString(text) {
 		return fmt.Errorf("%d to %d letters, digits and _+=,.@- are needed", minSourceIdentity, maxSourceIdentity)
 	}
 	return nil

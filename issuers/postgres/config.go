@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/daypass/daypass/issuers"
@@ -142,14 +143,18 @@ const (
 )
 
 var (
-	installationPattern = regexp.MustCompile(`^[0-9a-z]{12}$`)
+	installationPattern = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[0-9a-z]{12}$`)
+	})
 	// Names of databases, roles and schemas that the set-up and the broker accept:
 	// a part of what PostgreSQL allows, so that no quoting can go wrong.
-	namePattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,62}$`)
+	namePattern = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,62}$`)
+	})
 )
 
 func checkName(what, name string) error {
-	if !namePattern.MatchString(name) {
+	if !namePattern().MatchString(name) {
 		return fmt.Errorf("%s %q: a name has 1 to 63 letters, digits, '_', '-' or '.', and begins with a letter or '_'", what, name)
 	}
 	return nil
@@ -157,7 +162,7 @@ func checkName(what, name string) error {
 
 // withDefaults fills zero values and refuses what can't work.
 func (c Config) withDefaults() (Config, error) {
-	if !installationPattern.MatchString(c.Installation) {
+	if !installationPattern().MatchString(c.Installation) {
 		return c, fmt.Errorf("installation %q: 12 characters [0-9a-z] are needed", c.Installation)
 	}
 	if c.Schema == "" {

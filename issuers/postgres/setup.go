@@ -147,7 +147,7 @@ func newSetup(config SetupConfig) (*setup, error) {
 	default:
 		return nil, fmt.Errorf("owner %q: use %s or %s", config.Owner, OwnerSuperuser, OwnerCreateRole)
 	}
-	if !installationPattern.MatchString(config.Installation) {
+	if !installationPattern().MatchString(config.Installation) {
 		return nil, fmt.Errorf("installation %q: 12 characters [0-9a-z] are needed; `daypassd migrate` makes them", config.Installation)
 	}
 	if len(config.Databases) == 0 {

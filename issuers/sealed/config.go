@@ -6,6 +6,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/daypass/daypass/issuers"
@@ -46,14 +47,18 @@ type Role struct {
 }
 
 var (
-	namePattern  = regexp.MustCompile(`^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:/[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*$`)
-	fieldPattern = regexp.MustCompile(`^[a-z][a-z0-9_]{0,31}$`)
+	namePattern = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:/[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*$`)
+	})
+	fieldPattern = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[a-z][a-z0-9_]{0,31}$`)
+	})
 )
 
 // CheckName says why a secret can't have a name: words of small letters, digits
 // and -, with / between them, 128 bytes in all.
 func CheckName(name string) error {
-	if len(name) > 128 || !namePattern.MatchString(name) {
+	if len(name) > 128 || !namePattern().MatchString(name) {
 		return fmt.Errorf("%.130q can't be the name of a secret: it is made of words of small letters, digits and -, with / between them, and has at most 128 characters: payments/stripe-key", name)
 	}
 	return nil
@@ -61,7 +66,7 @@ func CheckName(name string) error {
 
 // CheckField says why a field can't have a name.
 func CheckField(name string) error {
-	if !fieldPattern.MatchString(name) {
+	if !fieldPattern().MatchString(name) {
 		return fmt.Errorf("%.40q can't be the name of a field: it begins with a small letter and has small letters, digits and _, at most 32", name)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // names is what a certificate says about whose it is: checked, and within the role.
@@ -99,17 +100,23 @@ func (n *names) addresses() []net.IP {
 }
 
 var (
-	dnsForm = regexp.MustCompile(`^(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$`)
+	dnsForm = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$`)
+	})
 	// uriForm is what stays the same however it is read: no escapes, no user, no
 	// port, no empty segment, no query.
-	uriForm   = regexp.MustCompile(`^[a-z][a-z0-9+.-]*://[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?(?:/[A-Za-z0-9._-]+)*$`)
-	digitForm = regexp.MustCompile(`^[0-9]+$`)
+	uriForm = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[a-z][a-z0-9+.-]*://[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?(?:/[A-Za-z0-9._-]+)*$`)
+	})
+	digitForm = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[0-9]+$`)
+	})
 )
 
 // isDNSName says whether that is a whole name of a host (RFC 1123, section 2.1) in
 // small letters. One that ends in a number could be read as an address.
 func isDNSName(name string) bool {
-	return len(name) <= 253 && dnsForm.MatchString(name) && !digitForm.MatchString(name[strings.LastIndexByte(name, '.')+1:])
+	return len(name) <= 253 && dnsForm().MatchString(name) && !digitForm().MatchString(name[strings.LastIndexByte(name, '.')+1:])
 }
 
 // fitsDNS is where patterns of names are anchored: the whole name, or one label in
@@ -126,7 +133,7 @@ func fitsDNS(pattern, name string) bool {
 // parseURI takes a URI of the form scheme://host/segments and nothing else.
 func parseURI(text string) (*url.URL, error) {
 	bad := fmt.Errorf("%q is no URI of the form scheme://host/path, in small letters up to the path, without user, port, query, escapes or dots as a segment", text)
-	if len(text) > maxURI || !uriForm.MatchString(text) {
+	if len(text) > maxURI || !uriForm().MatchString(text) {
 		return nil, bad
 	}
 	uri, err := url.Parse(text)

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 )
 
-var scalarHeader = regexp.MustCompile(`^[|>](?:([1-9])[-+]?|[-+]([1-9])?)?(?:\s+#.*)?\s*$`)
+var scalarHeader = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[|>](?:([1-9])[-+]?|[-+]([1-9])?)?(?:\s+#.*)?\s*$`)
+})
 
 // leaf reads a value that begins in the line at p.next with this text.
 func (p *parser) leaf(e *entry, text string, indent int) error {
@@ -23,7 +26,7 @@ func (p *parser) leaf(e *entry, text string, indent int) error {
 
 // scalar reads a text block: | or >.
 func (p *parser) scalar(e *entry, text string, indent int) error {
-	m := scalarHeader.FindStringSubmatch(text)
+	m := scalarHeader().FindStringSubmatch(text)
 	if m == nil {
 		return fmt.Errorf("line %d: not the head of a block of text", p.next+1)
 	}

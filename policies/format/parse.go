@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // block is a mapping or a list in block style.
@@ -173,7 +174,9 @@ func (p *parser) end(b *block, indent, begin, at int) {
 
 // keyForm is a key with its colon: in quotes, or plain up to the first colon that
 // a space or the end of the line follows.
-var keyForm = regexp.MustCompile(`^("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^\s"'{}\[\]#&*!|>%@` + "`" + `,?-](?:[^:#]|:[^\s]|[^\s]#)*?|-[^\s](?:[^:#]|:[^\s]|[^\s]#)*?)\s*:(?:\s|$)`)
+var keyForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^\s"'{}\[\]#&*!|>%@` + "`" + `,?-](?:[^:#]|:[^\s]|[^\s]#)*?|-[^\s](?:[^:#]|:[^\s]|[^\s]#)*?)\s*:(?:\s|$)`)
+})
 
 // entry reads what stands in an entry's line and belongs to it.
 func (p *parser) entry(b *block, e *entry, indent int) error {
@@ -189,7 +192,7 @@ func (p *parser) entry(b *block, e *entry, indent int) error {
 			}
 			p.next++
 			return p.below(e, indent, indent+1)
-		case isItem(strings.TrimRight(rest, " ")) || keyForm.MatchString(rest):
+		case isItem(strings.TrimRight(rest, " ")) || keyForm().MatchString(rest):
 			p.lines[at] = strings.Repeat(" ", column) + rest
 			child, err := p.block(column)
 			e.child = child
@@ -197,7 +200,7 @@ func (p *parser) entry(b *block, e *entry, indent int) error {
 		}
 		return p.leaf(e, rest, indent)
 	}
-	m := keyForm.FindStringSubmatch(line[indent:])
+	m := keyForm().FindStringSubmatch(line[indent:])
 	if m == nil {
 		return fmt.Errorf("line %d is no key with a value", at+1)
 	}
@@ -223,7 +226,7 @@ func (p *parser) below(e *entry, indent, list int) error {
 	text := line[column:]
 	item := isItem(strings.TrimRight(text, " "))
 	switch {
-	case column > indent && keyForm.MatchString(text), item && column >= list:
+	case column > indent && keyForm().MatchString(text), item && column >= list:
 		child, err := p.block(column)
 		e.child = child
 		return err

@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 func buildkiteRules() []*Rule { return []*Rule{bk001(), bk002(), bk003()} }
@@ -120,14 +121,16 @@ func anyProject(e *entry) *item {
 	}
 	for n := range l.items {
 		i := &l.items[n]
-		if e.wide(i) && slices.ContainsFunc(e.starts(i), func(start string) bool { return !circleSubject.MatchString(start) }) {
+		if e.wide(i) && slices.ContainsFunc(e.starts(i), func(start string) bool { return !circleSubject().MatchString(start) }) {
 			return i
 		}
 	}
 	return nil
 }
 
-var circleSubject = regexp.MustCompile(`^org/[^/]+/project/[^/]+/`)
+var circleSubject = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^org/[^/]+/project/[^/]+/`)
+})
 
 func cc002() *Rule {
 	return &Rule{

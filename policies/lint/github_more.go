@@ -3,6 +3,7 @@ package lint
 import (
 	"regexp"
 	"strings"
+	"sync"
 )
 
 const githubRoot = "https://token.actions.githubusercontent.com"
@@ -28,14 +29,16 @@ func gh015() *Rule {
 					}
 				}
 			}
-			if m := partOfProperty.FindStringSubmatch(e.job.Condition); m != nil {
+			if m := partOfProperty().FindStringSubmatch(e.job.Condition); m != nil {
 				e.add(Error, e.condition(), "compare the whole text", "condition: the values of %s are one text, joined by commas, of which %s fits a part", m[1], m[2])
 			}
 		},
 	}
 }
 
-var partOfProperty = regexp.MustCompile(`claims\.(repo_property_\w+)\.(contains|startsWith|endsWith)\(`)
+var partOfProperty = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`claims\.(repo_property_\w+)\.(contains|startsWith|endsWith)\(`)
+})
 
 func gh016() *Rule {
 	return &Rule{
@@ -96,14 +99,22 @@ func gh018() *Rule {
 func githubSubRules() []*Rule { return []*Rule{gh002(), gh003(), gh005(), gh014(), gh017()} }
 
 var (
-	immutableForm      = regexp.MustCompile(`^repo:[^/:@]+@[0-9]+/[^/:@]+@[0-9]+:`)
-	immutableOwnerForm = regexp.MustCompile(`^repo:[^/:@]+@[0-9]+/`)
-	hyphenForm         = regexp.MustCompile(`^repo:[^/:@]+-[0-9]{3,}/[^/:@]+-[0-9]{3,}(:|$)`)
-	knownPart          = regexp.MustCompile(`:(ref|environment|job_workflow_ref|workflow_ref|actor|actor_id|repository|repository_id|repository_owner|repository_owner_id|repository_visibility|event_name|context|workflow|runner_environment):`)
+	immutableForm = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^repo:[^/:@]+@[0-9]+/[^/:@]+@[0-9]+:`)
+	})
+	immutableOwnerForm = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^repo:[^/:@]+@[0-9]+/`)
+	})
+	hyphenForm = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^repo:[^/:@]+-[0-9]{3,}/[^/:@]+-[0-9]{3,}(:|$)`)
+	})
+	knownPart = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`:(ref|environment|job_workflow_ref|workflow_ref|actor|actor_id|repository|repository_id|repository_owner|repository_owner_id|repository_visibility|event_name|context|workflow|runner_environment):`)
+	})
 )
 
 // immutableOwner says whether a `sub` that begins so holds the owner's id.
-func immutableOwner(start string) bool { return immutableOwnerForm.MatchString(start) }
+func immutableOwner(start string) bool { return immutableOwnerForm().MatchString(start) }
 
 // githubSub is the rule that has something to say about the entry's `sub`, and the
 // alternative it is about; "" for none.
@@ -117,13 +128,13 @@ func githubSub(e *entry) (rule string, at *item) {
 		i := &l.items[n]
 		for _, start := range e.starts(i) {
 			switch {
-			case hyphenForm.MatchString(start):
+			case hyphenForm().MatchString(start):
 				return "GH-003", i
 			case pullSubject(e, i):
 				rule, at = "GH-005", i
 			case rule == "" && literalColon(i):
 				rule, at = "GH-014", i
-			case immutableForm.MatchString(start):
+			case immutableForm().MatchString(start):
 				immutable++
 			case strings.HasPrefix(start, "repo:"):
 				old++
@@ -177,7 +188,7 @@ func literalColon(i *item) bool {
 	}
 	for _, part := range []string{":environment:", ":ref:"} {
 		if _, value, found := strings.Cut(i.text(), part); found {
-			return strings.Contains(value, ":") && !knownPart.MatchString(":"+value+":")
+			return strings.Contains(value, ":") && !knownPart().MatchString(":"+value+":")
 		}
 	}
 	return false

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -26,7 +27,9 @@ const (
 	audienceHint = "take a name that is this server's alone, such as its external_url"
 )
 
-var uuid = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+var uuid = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+})
 
 func gen001() *Rule {
 	return &Rule{
@@ -70,7 +73,7 @@ func common(audience, issuer string) bool {
 			return true
 		}
 	}
-	return slices.Contains(known, audience) || audience == issuer || uuid.MatchString(audience)
+	return slices.Contains(known, audience) || audience == issuer || uuid().MatchString(audience)
 }
 
 func gen012() *Rule {

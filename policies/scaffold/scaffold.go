@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing/fstest"
 
 	"github.com/daypass/daypass/policies"
@@ -230,7 +231,9 @@ func (o *Options) FromToken(claims map[string]any) error {
 	return nil
 }
 
-var plainForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9/_.@-]*( [A-Za-z0-9/_.@-]+)*$`)
+var plainForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z][A-Za-z0-9/_.@-]*( [A-Za-z0-9/_.@-]+)*$`)
+})
 
 // quoted writes a value as YAML: a text that could be taken for something else in
 // quotes.
@@ -243,7 +246,7 @@ func quoted(value any) string {
 	case "yes", "no", "on", "off", "y", "n", "true", "false", "null":
 		return strconv.Quote(text)
 	}
-	if plainForm.MatchString(text) {
+	if plainForm().MatchString(text) {
 		return text
 	}
 	return strconv.Quote(text)

@@ -97,7 +97,7 @@ func (d *decoder) decode(n *node, into reflect.Value, depth int) {
 	case reflect.Int, reflect.Int64, reflect.Int32:
 		d.integer(n, into)
 	case reflect.Float64:
-		if n.plain() && decimalFloat.MatchString(n.text) {
+		if n.plain() && decimalFloat().MatchString(n.text) {
 			if f, err := strconv.ParseFloat(n.text, 64); err == nil {
 				into.SetFloat(f)
 				return

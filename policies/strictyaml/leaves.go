@@ -26,7 +26,7 @@ func (d *decoder) text(n *node, into *string) {
 }
 
 func (d *decoder) integer(n *node, into reflect.Value) {
-	if !n.plain() || !decimalInt.MatchString(n.text) {
+	if !n.plain() || !decimalInt().MatchString(n.text) {
 		d.add(n, "write it in decimal digits, without quotes", "a whole number is wanted here, this is %s", n.describe())
 		return
 	}
@@ -76,14 +76,14 @@ func (d *decoder) plain(n *node) (any, bool) {
 	if !numeric(n.text) {
 		return d.word(n)
 	}
-	if decimalInt.MatchString(n.text) {
+	if decimalInt().MatchString(n.text) {
 		number, err := strconv.ParseInt(n.text, 10, 64)
 		if err != nil {
 			d.add(n, quote(n.text), "the number %s is too large", n.text)
 		}
 		return number, err == nil
 	}
-	if decimalFloat.MatchString(n.text) {
+	if decimalFloat().MatchString(n.text) {
 		f, err := strconv.ParseFloat(n.text, 64)
 		return f, err == nil
 	}

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -59,11 +60,19 @@ func ParseDuration(text string) (time.Duration, error) {
 }
 
 var (
-	decimalInt   = regexp.MustCompile(`^-?(0|[1-9][0-9]*)$`)
-	decimalFloat = regexp.MustCompile(`^-?(0|[1-9][0-9]*)(\.[0-9]+)?$`)
+	decimalInt = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^-?(0|[1-9][0-9]*)$`)
+	})
+	decimalFloat = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^-?(0|[1-9][0-9]*)(\.[0-9]+)?$`)
+	})
 	// What some reader of YAML takes for a number, a time or a date.
-	numberLike = regexp.MustCompile(`^[-+]?(\.?[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?|0[xob][0-9a-fA-F_]+|[0-9]+(:[0-9]+)+(\.[0-9]*)?|\.(inf|Inf|INF)|\.(nan|NaN|NAN))$`)
-	dateLike   = regexp.MustCompile(`^[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ].*)?$`)
+	numberLike = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[-+]?(\.?[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?|0[xob][0-9a-fA-F_]+|[0-9]+(:[0-9]+)+(\.[0-9]*)?|\.(inf|Inf|INF)|\.(nan|NaN|NAN))$`)
+	})
+	dateLike = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ].*)?$`)
+	})
 )
 
 // numeric says whether the text begins as all numbers and dates do.
@@ -85,9 +94,9 @@ func surprise(text string) string {
 	switch {
 	case !numeric(text):
 		return ""
-	case numberLike.MatchString(text):
+	case numberLike().MatchString(text):
 		return "a number"
-	case dateLike.MatchString(text):
+	case dateLike().MatchString(text):
 		return "a date"
 	default:
 		return ""
