@@ -34,12 +34,12 @@ var ErrUnsupportedToken = errors.New("not a token of this kind")
 // Introspected is a token that is good now.
 type Introspected struct {
 	Lease      *leases.Lease
-	Thumbprint string   // of the key that it is bound to, base64url; "": it is a bearer's
-	Issuer    string // that a JWT says; "" of an API token
-	Subject   string
-	ClientID  string
-	Audiences []string
-	Scopes    []string
+	Thumbprint string // of the key that it is bound to, base64url; "": it is a bearer's
+	Issuer     string // that a JWT says; "" of an API token
+	Subject    string
+	ClientID   string
+	Audiences  []string
+	Scopes     []string
 }
 
 // bearerToken says which kind of issuer a token may be of, by its shape; "" where no

@@ -182,7 +182,7 @@ func TestRefused(t *testing.T) {
 		// 2: one well-formed JWT
 		"two parts": {signed}, "four parts": {good + ".x"}, "a line end": {good + "\n"}, "padding": {good + "=="}, "JSON": {`{"payload":""}`},
 		"a header that is none": {m.sign(t, `[]`, claims)}, "a payload that is none": {m.sign(t, header, `"x"`)}, "no JSON": {m.sign(t, header, `{`)},
-		"too long": {m.sign(t, header, with(claims, "more", strings.Repeat("x", MaxProof)))},
+		"too long":      {m.sign(t, header, with(claims, "more", strings.Repeat("x", MaxProof)))},
 		"a claim twice": {m.sign(t, header, `{"jti":"a","htm":"POST","htm":"GET","htu":"https://server.example.com/token","iat":1800000000}`)},
 		// 4: typ
 		"no typ": {m.sign(t, with(header, "typ", nil), claims)}, "typ JWT": {m.sign(t, with(header, "typ", "JWT"), claims)}, "typ in capitals": {m.sign(t, with(header, "typ", "DPOP+JWT"), claims)},
@@ -195,11 +195,11 @@ func TestRefused(t *testing.T) {
 		"RS256 for PS256": {modulus.sign(t, with(modulus.header(t), "alg", "PS256"), claims)}, "a changed payload": {encode(t, header) + "." + encode(t, with(claims, "jti", "two")) + good[len(signed):]},
 		// 7: a public key
 		"no jwk": {m.sign(t, with(header, "jwk", nil), claims)}, "a jwk of text": {m.sign(t, with(header, "jwk", "x"), claims)}, "an empty jwk": {m.sign(t, with(header, "jwk", map[string]any{}), claims)},
-		"a symmetric key":   {m.sign(t, with(header, "jwk", map[string]any{"kty": "oct", "k": "AAAA"}), claims)},
-		"no crypto in kty":  {m.sign(t, with(header, "jwk", with(jwk, "kty", "none")), claims)},
-		"a key to encrypt":  {m.sign(t, with(header, "jwk", with(jwk, "use", "enc")), claims)},
-		"off the curve":     {m.sign(t, with(header, "jwk", with(jwk, "y", jwk["x"])), claims)},
-		"a padded member":   {m.sign(t, with(header, "jwk", with(jwk, "x", jwk["x"].(string)+"=")), claims)},
+		"a symmetric key":    {m.sign(t, with(header, "jwk", map[string]any{"kty": "oct", "k": "AAAA"}), claims)},
+		"no crypto in kty":   {m.sign(t, with(header, "jwk", with(jwk, "kty", "none")), claims)},
+		"a key to encrypt":   {m.sign(t, with(header, "jwk", with(jwk, "use", "enc")), claims)},
+		"off the curve":      {m.sign(t, with(header, "jwk", with(jwk, "y", jwk["x"])), claims)},
+		"a padded member":    {m.sign(t, with(header, "jwk", with(jwk, "x", jwk["x"].(string)+"=")), claims)},
 		"an RSA key of 1024": {m.sign(t, with(header, "jwk", map[string]any{"kty": "RSA", "e": "AQAB", "n": b64(odd(1024))}), claims)},
 		"an RSA key of 4104": {m.sign(t, with(header, "jwk", map[string]any{"kty": "RSA", "e": "AQAB", "n": b64(odd(4104))}), claims)},
 		"a zero before n":    {modulus.sign(t, with(modulus.header(t), "jwk", with(modulus.jwk(t), "n", b64(append([]byte{0}, modulus.private.Public().(*rsa.PublicKey).N.Bytes()...)))), claims)},
@@ -237,10 +237,10 @@ func TestRefused(t *testing.T) {
 		}
 	}
 	for what, raw := range map[string]string{
-		"more members": m.sign(t, with(with(header, "kid", "x"), "more", 1), with(with(claims, "nonce", "x"), "exp", 1)),
+		"more members":                   m.sign(t, with(with(header, "kid", "x"), "more", 1), with(with(claims, "nonce", "x"), "exp", 1)),
 		"a jwk that says what it is for": m.sign(t, with(header, "jwk", with(with(with(jwk, "use", "sig"), "alg", "ES256"), "kid", "k")), claims),
-		"a fraction":   m.sign(t, header, with(claims, "iat", 1800000000.5)),
-		"blanks in it": m.sign(t, " { \"typ\":\"dpop+jwt\",\"alg\":\"ES256\",\"jwk\":"+string(object(membersOf(m.private.Public())))+"}\n", claims),
+		"a fraction":                     m.sign(t, header, with(claims, "iat", 1800000000.5)),
+		"blanks in it":                   m.sign(t, " { \"typ\":\"dpop+jwt\",\"alg\":\"ES256\",\"jwk\":"+string(object(membersOf(m.private.Public())))+"}\n", claims),
 	} {
 		if _, err := read(raw); err != nil {
 			t.Errorf("%s: %v", what, err)
@@ -357,7 +357,8 @@ func TestKey(t *testing.T) {
 func judged(t interface {
 	Helper()
 	Fatalf(format string, args ...any)
-}, raw string, p *Proof) {
+}, raw string, p *Proof,
+) {
 	t.Helper()
 	algorithms := []jose.SignatureAlgorithm{}
 	for _, algorithm := range Algorithms() {
@@ -388,7 +389,7 @@ func judged(t interface {
 // FuzzProof: whatever is taken means the same to go-jose. The input stands for header
 // and payload; where it asks for the key, a real one signs them.
 func FuzzProof(f *testing.F) {
-	m := makerOf(f, "ES256")
+	m := maker{"ES256", newP256(f)}
 	jwk := string(object(membersOf(m.private.Public())))
 	for _, seed := range [][2]string{
 		{`{"typ":"dpop+jwt","alg":"ES256","jwk":` + jwk + `}`, `{"jti":"a","htm":"GET","htu":"https://a.example","iat":1800000000}`},

@@ -102,7 +102,7 @@ func TestDPoP(t *testing.T) {
 		name string
 		run  func(*testing.T)
 	}{
-		{"session", o.boundSession}, {"proofs", o.proofs}, {"tokens", o.boundTokens}, {"kinds", o.boundKinds}, {"guard", o.boundGuard}, {"client", o.boundClient},
+		{"session", o.boundSession}, {"proofs", o.proofs}, {"tokens", o.boundTokens}, {"kinds", o.boundKinds}, {"guard", o.boundGuard}, {"client", o.boundClient}, {"documented", o.documentedDPoP},
 	} {
 		t.Run(part.name, part.run)
 	}
