@@ -29,6 +29,8 @@ type asking struct {
 	request  string     // the request's id
 	ip       netip.Addr // who sent it
 	digest   string     // of the set that decides
+
+	thumbprint []byte // of the key that it has proved to have; nil: none
 }
 
 func (b *Broker) identify(ctx context.Context, token any) (*asking, error) {

@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
@@ -9,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/daypass/daypass/broker/dpop"
 	"github.com/daypass/daypass/broker/ids"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/oidc"
@@ -29,12 +32,15 @@ type GrantRequest struct {
 	Accept func(values map[string]bool) error
 	// Kinds are those that the grant may be of, else the error is a KindError; nil: any.
 	Kinds []string
+	// Bound says that the credential must be one that is bound to the key of the request.
+	Bound bool
 }
 
 // Exchanged is what an exchange brought.
 type Exchanged struct {
 	SessionID    string
 	SessionToken issuers.Secret
+	Bound        bool      // to the key of the request
 	ExpiresAt    time.Time // of the session
 	Credentials  []Credential
 	Patterns     []string // what else must not appear in a log (RE2)
@@ -49,6 +55,7 @@ type Credential struct {
 	Values                       []issuers.Value
 	Env                          map[string]string // environment variable → name of the value
 	Scopes                       []string          // what it may do, as of now; nil: the kind has none
+	Bound                        bool              // it is a token, and bound to the key of the request
 }
 
 // order is one grant of an exchange on its way to a credential.
@@ -77,6 +84,24 @@ type ExchangeRequest struct {
 	// returns, or an error of its own. A quick check waits for no provider's keys.
 	// Nil: at once.
 	Admit func(check func(quick bool) error) error
+	// Prove is asked, once the token is known to be good, for the thumbprint of the key
+	// that the sender has proved to have (RFC 9449): what is issued is bound to it. Held
+	// is what a session token stands for, nil for a job token. Nil, or a nil answer:
+	// nothing is bound, and a token that is bound itself is refused.
+	Prove func(held *leases.Held) (thumbprint []byte, err error)
+}
+
+// prove says which key the sender of a good token has.
+func (r *ExchangeRequest) prove(held *leases.Held) (thumbprint []byte, err error) {
+	if r.Prove != nil {
+		if thumbprint, err = r.Prove(held); err != nil {
+			return nil, err
+		}
+	}
+	if held != nil && held.Thumbprint != nil && !bytes.Equal(held.Thumbprint, thumbprint) {
+		return nil, &dpop.Error{Detail: "the token is bound to a key, and the request came without a proof of that one"}
+	}
+	return thumbprint, nil
 }
 
 // Exchange turns a job token, or the token of a session, into credentials: all
@@ -122,6 +147,7 @@ func (b *Broker) sessionToken(caller *asking, orders []*order) (issuers.Secret, 
 	secret := issuers.Generate(issuers.SessionToken)
 	return secret, leases.Token{
 		Hash: b.config.SessionTokens.Sum(leases.TokenDomain, []byte(secret.Reveal())), KeyID: b.config.SessionTokens.KeyID(), Grants: grantNames(orders),
+		Thumbprint: caller.thumbprint,
 	}
 }
 
@@ -131,7 +157,9 @@ func (b *Broker) admit(ctx context.Context, request *ExchangeRequest) (caller *a
 		if quick {
 			ctx = oidc.WithoutWaiting(ctx)
 		}
-		caller, err = b.identify(ctx, request.Token)
+		if caller, err = b.identify(ctx, request.Token); err == nil {
+			caller.thumbprint, err = request.prove(caller.held)
+		}
 		return err
 	}
 	if request.Admit == nil {
@@ -249,6 +277,9 @@ func (b *Broker) decide(ctx context.Context, caller *asking, wanted []GrantReque
 		if err := checkSent(w, o.about.Accepts); err != nil {
 			return nil, err
 		}
+		if err := checkBound(w, &o.about, caller); err != nil {
+			return nil, err
+		}
 		if w.Accept != nil {
 			values := maps.Clone(o.about.Values)
 			if w.CSR != "" || w.PublicKey != "" {
@@ -278,6 +309,20 @@ func checkSent(w GrantRequest, accepts issuers.Accepts) error {
 		case sent.value == "" && sent.needed:
 			return &RequestError{Detail: fmt.Sprintf("grant %s needs a %s: it certifies a key that the job has", w.Name, sent.name)}
 		}
+	}
+	return nil
+}
+
+// checkBound refuses a token without a key where there is none such, and one that
+// would be taken for bound and isn't.
+func checkBound(w GrantRequest, about *issuers.Description, caller *asking) error {
+	switch {
+	case about.BoundOnly && caller.vault:
+		return &RequestError{Detail: fmt.Sprintf("grant %s gives tokens that are bound to a key (DPoP), which clients of Vault can't use: ask for it by POST /v1/exchange or /oauth/token", w.Name)}
+	case about.BoundOnly && caller.thumbprint == nil:
+		return &RequestError{Detail: fmt.Sprintf("grant %s gives tokens that are bound to a key of the job's: send a proof of one in the header DPoP (RFC 9449), or use `daypass exec --dpop`", w.Name)}
+	case w.Bound && !about.Bindable:
+		return &RequestError{Detail: fmt.Sprintf("grant %s gives a token that can't be bound to a key, since its verifiers ask for no proof: leave the header DPoP out", w.Name)}
 	}
 	return nil
 }
@@ -409,7 +454,7 @@ func (b *Broker) issue(ctx context.Context, r *leases.Reservation, o *order) (er
 	defer cancel()
 	response, err := o.issuer.Issue(ctx, &issuers.IssueRequest{
 		Lease:      b.named(r, o),
-		Parameters: o.grant.Parameters, CSR: o.wanted.CSR, PublicKey: o.wanted.PublicKey,
+		Parameters: o.grant.Parameters, CSR: o.wanted.CSR, PublicKey: o.wanted.PublicKey, Thumbprint: thumbprint(r, o),
 	})
 	if sent, ok := errors.AsType[*issuers.SentError](err); ok {
 		return &RequestError{Detail: "grant " + o.name() + ": " + sent.Detail}
@@ -422,6 +467,14 @@ func (b *Broker) issue(ctx context.Context, r *leases.Reservation, o *order) (er
 	}
 	o.response = response
 	return nil
+}
+
+// thumbprint is the key that the credential of an order is bound to; "" where it isn't.
+func thumbprint(r *leases.Reservation, o *order) string {
+	if !o.about.Bindable {
+		return ""
+	}
+	return base64.RawURLEncoding.EncodeToString(r.Token.Thumbprint)
 }
 
 // maskable refuses a secret that no log could be kept clear of: masks in place of a
@@ -455,12 +508,13 @@ func grantNames(orders []*order) []string {
 }
 
 func answer(secret issuers.Secret, r *leases.Reservation, orders []*order, patterns []string) *Exchanged {
-	out := &Exchanged{SessionID: r.SessionID, SessionToken: secret, ExpiresAt: r.SessionExpiresAt, Patterns: append([]string{issuers.GeneratedPattern}, patterns...)}
+	bound := r.Token.Thumbprint != nil
+	out := &Exchanged{SessionID: r.SessionID, SessionToken: secret, Bound: bound, ExpiresAt: r.SessionExpiresAt, Patterns: append([]string{issuers.GeneratedPattern}, patterns...)}
 	for _, o := range orders {
 		c := Credential{
 			Grant: o.name(), LeaseID: o.lease.ID, Issuer: o.grant.Issuer, Kind: o.about.Kind, Revocation: o.about.Revocation,
 			ExpiresAt: o.lease.ExpiresAt, Renewable: o.lease.Renewable && earlier(o.lease.MaxExpiresAt, r.SessionExpiresAt).After(o.lease.ExpiresAt),
-			Values: o.response.Values, Env: map[string]string{},
+			Values: o.response.Values, Env: map[string]string{}, Bound: bound && o.about.Bindable,
 		}
 		if asked, ok := o.issuer.Issuer.(issuers.Introspected); ok {
 			access, _ := asked.Access(o.grant.Role)

@@ -33,12 +33,13 @@ var ErrUnsupportedToken = errors.New("not a token of this kind")
 
 // Introspected is a token that is good now.
 type Introspected struct {
-	Lease     *leases.Lease
-	Issuer    string // that a JWT says; "" of an API token
-	Subject   string
-	ClientID  string
-	Audiences []string
-	Scopes    []string
+	Lease      *leases.Lease
+	Thumbprint string // of the key that it is bound to, base64url; "": it is a bearer's
+	Issuer     string // that a JWT says; "" of an API token
+	Subject    string
+	ClientID   string
+	Audiences  []string
+	Scopes     []string
 }
 
 // bearerToken says which kind of issuer a token may be of, by its shape; "" where no
@@ -62,7 +63,7 @@ func bearerToken(token string) (kind string, err error) {
 
 // FindToken finds the lease that a token stands for, whatever became of it. Errors
 // wrap leases.ErrNotFound, leases.ErrUnavailable, or are ErrUnsupportedToken.
-func (b *Broker) FindToken(ctx context.Context, token string) (*leases.Lease, error) {
+func (b *Broker) FindToken(ctx context.Context, token string) (*leases.TokenLease, error) {
 	kind, err := bearerToken(token)
 	if err != nil {
 		return nil, err
@@ -91,7 +92,7 @@ func (b *Broker) Introspect(ctx context.Context, token string, audiences []strin
 	case l.State != leases.Active || !b.config.Store.Now().Before(l.ExpiresAt):
 		return nil, nil
 	}
-	found := &Introspected{Lease: l, Subject: "daypass:" + l.Tenant + "/" + l.Policy + "/" + l.Grant}
+	found := &Introspected{Lease: l.Lease, Subject: "daypass:" + l.Tenant + "/" + l.Policy + "/" + l.Grant}
 	found.ClientID = found.Subject
 	if l.Kind == kindJWT {
 		if err := found.claims(token); err != nil {
@@ -103,6 +104,10 @@ func (b *Broker) Introspect(ctx context.Context, token string, audiences []strin
 			return nil, nil // no such issuer any more
 		}
 		access, _ := asked.Access(l.Role) // none where the role is gone
+		if access.BoundOnly && l.Thumbprint == nil {
+			return nil, nil // from before the role said so
+		}
+		found.Thumbprint = base64.RawURLEncoding.EncodeToString(l.Thumbprint)
 		found.Audiences, found.Scopes = access.Audiences, access.Scopes
 	}
 	// Whoever asks hears of itself, not of who else may accept the token.
@@ -139,6 +144,9 @@ func (i *Introspected) claims(token string) error {
 				i.Audiences = append(i.Audiences, name)
 			}
 		}
+	}
+	if confirmation, ok := said["cnf"].(map[string]any); ok {
+		i.Thumbprint, _ = confirmation["jkt"].(string)
 	}
 	i.Issuer, i.Subject, i.ClientID = text("iss"), text("sub"), text("client_id")
 	if i.ClientID == "" {

@@ -12,4 +12,5 @@ type Introspected interface {
 type Access struct {
 	Audiences []string // whoever may accept it, compared exactly
 	Scopes    []string // RFC 6749, section 3.3; may be empty
+	BoundOnly bool     // a token that is bound to no key is good for nothing
 }

@@ -102,6 +102,9 @@ type IssueRequest struct {
 	// it sent nothing. It is a stranger's: sizes are bounded, nothing else is checked.
 	CSR       string // PKCS#10 in PEM (RFC 2986, RFC 7468)
 	PublicKey string // an OpenSSH public key, as in authorized_keys
+	// Thumbprint is that of the key which the token is to be bound to (RFC 7638, SHA-256,
+	// base64url); "" where it is to be bound to none. Only where Description.Bindable.
+	Thumbprint string
 }
 
 // IssueResponse is one minted credential.
@@ -172,6 +175,8 @@ type Description struct {
 	Env          map[string]string // value name → environment variable
 	Values       map[string]bool   // name of every value → whether it is sensitive
 	Accepts      Accepts           // what a job may send with its request
+	Bindable     bool              // the credential is a token whose verifiers hear which key it is bound to (RFC 9449)
+	BoundOnly    bool              // and there is none that isn't bound
 	MadeKey      string            // the value that holds a private key made here: missing where the job sends a key of its own
 }
 

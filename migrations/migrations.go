@@ -23,7 +23,7 @@ import (
 var files embed.FS
 
 // Latest is the version of the newest migration in this program.
-const Latest int64 = 16
+const Latest int64 = 17
 
 // ErrTooOld says that the database lacks migrations that this program needs.
 var ErrTooOld = errors.New("database schema is too old")

@@ -28,6 +28,10 @@ const (
 	PathJWKS            = "/.well-known/jwks.json"
 )
 
+// HeaderDPoP holds a proof that the sender has a key (RFC 9449). With an exchange, what
+// is issued is bound to that key.
+const HeaderDPoP = "DPoP"
+
 // Limits of the native API, in bytes.
 const (
 	MaxBody  = 64 << 10 // JSON and form bodies; more is 413
@@ -72,7 +76,8 @@ type ExchangeResponse struct {
 // Session is what one job token opened.
 type Session struct {
 	ID        string    `json:"id"`
-	Token     string    `json:"token,omitempty"` // only in the answer of an exchange
+	Token     string    `json:"token,omitempty"`      // only in the answer of an exchange
+	TokenType string    `json:"token_type,omitempty"` // DPoP, where the token is bound to the key of the request
 	ExpiresAt time.Time `json:"expires_at"`
 }
 
@@ -88,6 +93,7 @@ type Credential struct {
 	Values     map[string]string `json:"values"`
 	Secret     []string          `json:"secret"` // names in Values that must not be shown
 	Env        map[string]string `json:"env"`
+	TokenType  string            `json:"token_type,omitempty"` // DPoP, where its token is bound to the key of the request
 }
 
 // Redaction says what, besides the values themselves, must not appear in a log.

@@ -22,7 +22,7 @@ const (
 type TokenResponse struct {
 	AccessToken     string `json:"access_token"`
 	IssuedTokenType string `json:"issued_token_type"`
-	TokenType       string `json:"token_type"` // Bearer
+	TokenType       string `json:"token_type"` // Bearer; DPoP where it is bound to the key of the request
 	ExpiresIn       int64  `json:"expires_in"` // seconds
 	Scope           string `json:"scope,omitempty"`
 }
@@ -39,7 +39,7 @@ type Introspection struct {
 	Active    bool     `json:"active"`
 	Scope     string   `json:"scope,omitempty"`
 	ClientID  string   `json:"client_id,omitempty"`
-	TokenType string   `json:"token_type,omitempty"` // Bearer
+	TokenType string   `json:"token_type,omitempty"` // Bearer; DPoP of one that is bound to a key
 	Expires   int64    `json:"exp,omitempty"`
 	IssuedAt  int64    `json:"iat,omitempty"`
 	NotBefore int64    `json:"nbf,omitempty"`
@@ -47,7 +47,20 @@ type Introspection struct {
 	Audience  []string `json:"aud,omitempty"` // of the token's, those that are of who asks
 	Issuer    string   `json:"iss,omitempty"`
 	ID        string   `json:"jti,omitempty"` // of the lease
+
+	Confirmation *Confirmation `json:"cnf,omitempty"` // the key that it is bound to
 }
+
+// Confirmation names the key that a token is bound to (RFC 9449, section 6).
+type Confirmation struct {
+	Thumbprint string `json:"jkt"` // of the public key: RFC 7638, with SHA-256
+}
+
+// The types of tokens: how they are to be sent.
+const (
+	TokenTypeBearer = "Bearer"
+	TokenTypeDPoP   = "DPoP" // with a proof of the key that it is bound to (RFC 9449)
+)
 
 // AuthorizationServer is the metadata of RFC 8414, and of OpenID Connect Discovery
 // 1.0 as far as there is something of it.
@@ -65,4 +78,5 @@ type AuthorizationServer struct {
 	SubjectTypes             []string `json:"subject_types_supported"`
 	IDTokenSigningAlgorithms []string `json:"id_token_signing_alg_values_supported"`
 	Claims                   []string `json:"claims_supported"`
+	ProofAlgorithms          []string `json:"dpop_signing_alg_values_supported"` // RFC 9449
 }

@@ -48,6 +48,7 @@ const (
 	ReasonMalformed   Reason = "malformed"
 	ReasonAlgorithm   Reason = "algorithm"
 	ReasonReplayed    Reason = "replayed"
+	ReasonProof       Reason = "proof" // of the key that a token is, or is to be, bound to (RFC 9449)
 )
 
 // Problem is the body of every error (RFC 9457 §3.1), with members of our own for programs.

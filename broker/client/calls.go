@@ -23,6 +23,9 @@ func (c *Client) Exchange(ctx context.Context, token string, request api.Exchang
 	if err := c.json(ctx, exchange(token, request, nil), &answer); err != nil {
 		return nil, fmt.Errorf("exchanging: %w", err)
 	}
+	if err := c.wantBound(ctx, &answer); err != nil {
+		return nil, fmt.Errorf("exchanging: %w", err)
+	}
 	return &answer, nil
 }
 
@@ -34,8 +37,11 @@ type RawOptions struct {
 }
 
 // ExchangeRaw is [Client.Exchange], with the credentials as the broker renders
-// them for shells and files.
+// them for shells and files. Not with Config.DPoP: whoever reads them doesn't have the key.
 func (c *Client) ExchangeRaw(ctx context.Context, token string, request api.ExchangeRequest, options RawOptions) ([]byte, error) {
+	if c.key != nil {
+		return nil, errors.New("exchanging: what is bound to the key of this client (DPoP) is of no use outside of it")
+	}
 	query := url.Values{}
 	set(query, "format", options.Format)
 	set(query, "field", options.Field)

@@ -1,5 +1,5 @@
 // Package client speaks the broker's native HTTP API. It needs the standard
-// library and the wire types of broker/api, and nothing else.
+// library, the wire types of broker/api and the proofs of broker/dpop, and nothing else.
 //
 // Every call takes the token that it is made with: a job token for an exchange,
 // a session or admin token for the rest. The client keeps none of them, and no
@@ -38,6 +38,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/daypass/daypass/broker/dpop"
 )
 
 const (
@@ -81,6 +83,12 @@ type Config struct {
 	HTTP *http.Client
 	// UserAgent is sent as it is; "daypass" when empty.
 	UserAgent string
+	// DPoP has the client make a key in its memory, and bind to it what exchanges bring:
+	// session tokens, API tokens and access tokens that are JWTs (RFC 9449). Each call
+	// with a session token then comes with a proof of the key, so the session token of
+	// another client is of no use here, and this one's nowhere else, but to be revoked.
+	// The URL has to be the broker's external_url, which stands in the proofs.
+	DPoP bool
 	// Now is the clock that dates in Retry-After are compared with; the system's when nil.
 	Now func() time.Time
 }
@@ -91,6 +99,7 @@ type Client struct {
 	http      *http.Client
 	userAgent string
 	now       func() time.Time
+	key       *dpop.Key // nil: session tokens are bearers'
 }
 
 // New makes a client. It sends nothing. Errors wrap [ErrURL], or say what is
@@ -106,6 +115,11 @@ func New(config Config) (*Client, error) {
 	}
 	if c.now == nil {
 		c.now = time.Now //nolint:forbidigo // the default of Config.Now
+	}
+	if config.DPoP {
+		if c.key, err = dpop.NewKey(); err != nil {
+			return nil, err
+		}
 	}
 	switch {
 	case config.HTTP == nil:

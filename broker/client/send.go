@@ -133,6 +133,11 @@ func (c *Client) request(ctx context.Context, k call, body []byte) (*http.Reques
 	}
 	request.Header.Set("Authorization", "Bearer "+k.token)
 	request.Header.Set("User-Agent", c.userAgent)
+	if c.key != nil {
+		if err := c.prove(request, &k); err != nil {
+			return nil, err
+		}
+	}
 	if body != nil {
 		request.Header.Set("Content-Type", "application/json")
 	}

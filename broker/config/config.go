@@ -265,7 +265,14 @@ type Role struct {
 
 	// apitoken
 	Scopes []string `yaml:"scopes"` // what a token may do at its audiences
+	DPoP   string   `yaml:"dpop"`   // DPoPOptional (when absent) or DPoPRequired
 }
+
+// Whether the tokens of a role are bound to a key of the job's (RFC 9449).
+const (
+	DPoPOptional = "optional" // where the job proves to have one
+	DPoPRequired = "required" // there are no others
+)
 
 // Use names a policy and an environment that may use a role.
 type Use struct {

@@ -135,6 +135,9 @@ func (l *loader) apitoken(issuer *Issuer) {
 		if at := role.At.Of("default_ttl"); role.At.Has("default_ttl") && !l.reported(at) && (role.DefaultTTL <= 0 || role.DefaultTTL.Std() > maxTTL) {
 			l.add(at, "", "default_ttl is between 1s and 24h")
 		}
+		if modes := []string{DPoPOptional, DPoPRequired}; role.DPoP != "" && !slices.Contains(modes, role.DPoP) {
+			l.add(role.At.Of("dpop"), strictyaml.Suggest(role.DPoP, modes), "role %s: dpop is optional or required", name)
+		}
 		l.roleEnv(role, "token")
 	}
 }

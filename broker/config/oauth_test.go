@@ -10,12 +10,12 @@ const sumOfX = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881
 // TestOAuth: services, resources and API tokens are read, and what can't be meant
 // is told with what to do.
 func TestOAuth(t *testing.T) {
-	const tokens = "issuers: [{name: api, type: apitoken, roles: {ci: {audiences: [https://deploy.example.com], scopes: ['deploy:read'], used_by: [{policy: payments, environment: production}]}}}]\n"
+	const tokens = "issuers: [{name: api, type: apitoken, roles: {ci: {audiences: [https://deploy.example.com], scopes: ['deploy:read'], dpop: required, used_by: [{policy: payments, environment: production}]}}}]\n"
 	server := func(fields string) string { return "resource_servers: [{name: deploy, " + fields + "}]\n" }
 	good := server("secret_sha256: " + sumOfX + ", audiences: [https://deploy.example.com]")
 	c, mistakes := parse(t, minimal+tokens+good+"oauth: {resources: {https://deploy.example.com: payments/deploy-api}}\n")
 	if len(mistakes) > 0 || len(c.Warnings) > 0 || c.OAuth.Resources["https://deploy.example.com"] != "payments/deploy-api" ||
-		c.ResourceServers[0].SecretSHA256 != sumOfX || c.Issuer("api").Roles["ci"].Scopes[0] != "deploy:read" {
+		c.ResourceServers[0].SecretSHA256 != sumOfX || c.Issuer("api").Roles["ci"].Scopes[0] != "deploy:read" || c.Issuer("api").Roles["ci"].DPoP != DPoPRequired {
 		t.Errorf("%v %v; read %+v %+v", mistakes, c.Warnings, c.OAuth, c.ResourceServers)
 	}
 	const audience = ", audiences: [https://deploy.example.com]"
@@ -43,6 +43,8 @@ func TestOAuth(t *testing.T) {
 		{"a long life", role(audience + ", default_ttl: 25h"), "default_ttl is between 1s and 24h"},
 		{"a profile", role(audience + ", profile: aws"), "an issuer of type apitoken has no profile"},
 		{"another value", role(audience + ", env: {password: X}"), `there is no value "password"`},
+		{"another dpop", role(audience + ", dpop: sometimes"), "dpop is optional or required"},
+		{"dpop of a jwt", "issuers: [{name: j, type: jwt, roles: {r: {dpop: required, used_by: [{policy: p, environment: test}]}}}]\n", "an issuer of type jwt has no dpop"},
 		{"scopes of a jwt", "issuers: [{name: j, type: jwt, roles: {r: {scopes: [a], used_by: [{policy: p, environment: test}]}}}]\n", "an issuer of type jwt has no scopes"},
 	} {
 		_, mistakes := parse(t, minimal+c.text)

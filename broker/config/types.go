@@ -36,7 +36,7 @@ func typeKeys() map[string]keysOf {
 			},
 		},
 		IssuerAPIToken: {
-			role: []string{"audiences", "scopes", "default_ttl"},
+			role: []string{"audiences", "scopes", "default_ttl", "dpop"},
 		},
 		IssuerSealed: {
 			role: []string{"secret", "version", "fields", "visible"},

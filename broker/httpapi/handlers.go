@@ -28,11 +28,11 @@ func (s *Server) exchange(c echo.Context) error {
 		p.retryAfter = retrySoon
 		return p
 	}
-	token, err := bearer(c)
+	sent, err := bearer(c)
 	if err != nil {
 		return err
 	}
-	if _, isAdmin := token.(broker.AdminToken); isAdmin {
+	if _, isAdmin := sent.token.(broker.AdminToken); isAdmin {
 		return &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "this call takes a job token or a session token, not an admin's"}
 	}
 	wanted, format, err := decodeExchange(c.Request())
@@ -51,7 +51,8 @@ func (s *Server) exchange(c echo.Context) error {
 	}
 	noStore(c)
 	request := broker.ExchangeRequest{
-		Token: token, Grants: wanted, RetryKey: key, RequestID: requestID(c), Admit: func(check func(quick bool) error) error { return s.admit(c, check) },
+		Token: sent.token, Grants: wanted, RetryKey: key, RequestID: requestID(c), Admit: func(check func(quick bool) error) error { return s.admit(c, check) },
+		Prove: func(held *leases.Held) ([]byte, error) { return s.prove(c, sent, held) },
 	}
 	request.RemoteIP, _ = netip.ParseAddr(c.RealIP()) // none is the zero Addr: conditions that ask for it deny
 	out, err := s.config.Broker.Exchange(c.Request().Context(), &request)
@@ -82,10 +83,16 @@ func exchangeResponse(out *broker.Exchanged) *api.ExchangeResponse {
 		Session:   api.Session{ID: out.SessionID, Token: out.SessionToken.Reveal(), ExpiresAt: out.ExpiresAt.Truncate(time.Second)},
 		Redaction: api.Redaction{Patterns: out.Patterns},
 	}
+	if out.Bound {
+		body.Session.TokenType = api.TokenTypeDPoP
+	}
 	for _, cred := range out.Credentials {
 		wire := api.Credential{
 			Grant: cred.Grant, LeaseID: cred.LeaseID, Issuer: cred.Issuer, Kind: cred.Kind, Revocation: string(cred.Revocation),
 			ExpiresAt: cred.ExpiresAt, Renewable: cred.Renewable, Values: map[string]string{}, Secret: []string{}, Env: map[string]string{},
+		}
+		if cred.Bound {
+			wire.TokenType = api.TokenTypeDPoP
 		}
 		for _, v := range cred.Values {
 			wire.Values[v.Name] = v.Value.Reveal()
@@ -116,8 +123,15 @@ func (s *Server) session(c echo.Context) error {
 	return writeJSON(c, http.StatusOK, api.SessionInfo{Session: api.Session{ID: held.ID, ExpiresAt: held.ExpiresAt.UTC().Truncate(time.Second)}, Leases: wireLeases(list)})
 }
 
-// revokeSession is POST /v1/session/revoke.
+// revokeSession is POST /v1/session/revoke. A token that is bound to a key is taken
+// without a proof too: it takes power away and gives none, as RFC 7009 has it of all
+// tokens, and whoever tidies up behind a job that was killed doesn't have its key.
 func (s *Server) revokeSession(c echo.Context) error {
+	sent, err := bearer(c)
+	if err != nil {
+		return err
+	}
+	sent.bare = true
 	caller, err := s.caller(c, "")
 	if err != nil {
 		return err

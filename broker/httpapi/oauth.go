@@ -15,6 +15,7 @@ import (
 
 	"github.com/daypass/daypass/broker"
 	"github.com/daypass/daypass/broker/api"
+	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/policies"
 )
 
@@ -45,6 +46,7 @@ const (
 	oauthInvalidTarget    = "invalid_target"         // RFC 8693, section 2.2.2
 	oauthUnsupportedGrant = "unsupported_grant_type" //
 	oauthUnsupportedToken = "unsupported_token_type" // RFC 7009, section 2.2.1
+	oauthInvalidProof     = "invalid_dpop_proof"     // RFC 9449, section 5
 	oauthUnavailable      = "temporarily_unavailable"
 	oauthServerError      = "server_error"
 )
@@ -93,6 +95,8 @@ func oauthProblem(err error) *problem {
 	p.oauth = e.code
 	if p.oauth == "" {
 		switch {
+		case p.unproven:
+			p.oauth = oauthInvalidProof
 		case p.Status == http.StatusServiceUnavailable, p.Status == http.StatusTooManyRequests, p.Status == http.StatusBadGateway:
 			p.oauth = oauthUnavailable
 		case p.Status >= http.StatusInternalServerError:
@@ -198,8 +202,11 @@ func (s *Server) oauthToken(c echo.Context) error {
 		return err
 	}
 	request := broker.ExchangeRequest{
-		Token: asked.subject, Grants: []broker.GrantRequest{{Name: asked.grant, Kinds: asked.kinds}}, RetryKey: key, RequestID: requestID(c),
-		Admit: func(check func(quick bool) error) error { return s.admit(c, check) },
+		Token: asked.subject, RetryKey: key, RequestID: requestID(c),
+		Grants: []broker.GrantRequest{{Name: asked.grant, Kinds: asked.kinds, Bound: hasProof(c.Request())}},
+		Admit:  func(check func(quick bool) error) error { return s.admit(c, check) },
+		// Nothing is presented in the header Authorization: the proof has no token to name.
+		Prove: func(*leases.Held) ([]byte, error) { return s.prove(c, &presented{}, nil) },
 	}
 	request.RemoteIP, _ = netip.ParseAddr(c.RealIP()) // none is the zero Addr: conditions that ask for it deny
 	out, err := s.exchangeOne(c, asked, &request)
@@ -212,7 +219,7 @@ func (s *Server) oauthToken(c echo.Context) error {
 	credential := &out.Credentials[0]
 	note(c, slog.String("session", out.SessionID), slog.Any("leases", []string{credential.LeaseID}), slog.Any("grants", []string{credential.Grant}))
 	return writeJSON(c, http.StatusOK, api.TokenResponse{
-		AccessToken: credential.Values[0].Value.Reveal(), IssuedTokenType: asked.issuedType(credential.Kind), TokenType: "Bearer",
+		AccessToken: credential.Values[0].Value.Reveal(), IssuedTokenType: asked.issuedType(credential.Kind), TokenType: tokenType(credential.Bound),
 		ExpiresIn: int64(max(credential.ExpiresAt.Sub(s.config.Store.Now()), 0) / time.Second), Scope: strings.Join(credential.Scopes, " "),
 	})
 }

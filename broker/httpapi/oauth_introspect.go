@@ -14,6 +14,7 @@ import (
 
 	"github.com/daypass/daypass/broker"
 	"github.com/daypass/daypass/broker/api"
+	"github.com/daypass/daypass/broker/dpop"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/oidc"
 )
@@ -56,8 +57,12 @@ func (s *Server) introspect(c echo.Context) error {
 	}
 	l := found.Lease
 	note(c, slog.Any("leases", []string{l.ID}))
+	var key *api.Confirmation
+	if found.Thumbprint != "" {
+		key = &api.Confirmation{Thumbprint: found.Thumbprint}
+	}
 	return writeJSON(c, http.StatusOK, api.Introspection{
-		Active: true, Scope: strings.Join(found.Scopes, " "), ClientID: found.ClientID, TokenType: "Bearer",
+		Active: true, Scope: strings.Join(found.Scopes, " "), ClientID: found.ClientID, TokenType: tokenType(key != nil), Confirmation: key,
 		Expires: l.ExpiresAt.Unix(), IssuedAt: l.IssuedAt.Unix(), NotBefore: l.IssuedAt.Unix(),
 		Subject: found.Subject, Audience: found.Audiences, Issuer: s.config.ExternalURL, ID: l.ID,
 	})
@@ -142,7 +147,7 @@ func (s *Server) oauthRevoke(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	var found *leases.Lease
+	var found *leases.TokenLease
 	err = s.admit(c, func(bool) (err error) {
 		found, err = s.config.Broker.FindToken(c.Request().Context(), token)
 		if errors.Is(err, leases.ErrNotFound) {
@@ -163,7 +168,7 @@ func (s *Server) oauthRevoke(c echo.Context) error {
 	if found.State.Ended() {
 		return c.NoContent(http.StatusOK)
 	}
-	if err := s.config.Broker.RevokeFound(c.Request().Context(), found); err != nil {
+	if err := s.config.Broker.RevokeFound(c.Request().Context(), found.Lease); err != nil {
 		return err
 	}
 	return c.NoContent(http.StatusOK)
@@ -179,7 +184,8 @@ func (s *Server) metadata(c echo.Context) error {
 		RevocationEndpoint: url + api.PathOAuthRevoke, RevocationAuth: []string{"none"},
 		GrantTypes: []string{api.GrantTokenExchange}, ResponseTypes: []string{"id_token"}, SubjectTypes: []string{"public"},
 		IDTokenSigningAlgorithms: s.config.Algorithms(),
-		Claims:                   []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id"},
+		Claims:                   []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "cnf"},
+		ProofAlgorithms:          dpop.Algorithms(),
 	}
 	for _, server := range s.config.OAuth.Servers {
 		body.IntrospectionEndpoint = url + api.PathOAuthIntrospect

@@ -22,8 +22,10 @@ import (
 	"github.com/daypass/daypass/broker/client/introspect"
 	"github.com/daypass/daypass/broker/devkit"
 	"github.com/daypass/daypass/broker/httpapi"
+	"github.com/daypass/daypass/broker/keys"
 	"github.com/daypass/daypass/issuers"
 	"github.com/daypass/daypass/issuers/apitoken"
+	"github.com/daypass/daypass/issuers/jwt"
 )
 
 const (
@@ -53,6 +55,8 @@ grants:
   - {name: deploy-db, jobs: [release], issuer: db, role: deployer, ttl: 10m}
   - {name: one-api, jobs: [release], issuer: api, role: ci, ttl: 10m, max_active: 1}
   - {name: night, jobs: [nightly], issuer: api, role: ci, ttl: 5m}
+  - {name: bound-api, jobs: [release], issuer: api, role: bound, ttl: 10m, max_ttl: 1h, env: {token: BOUND_TOKEN}}
+  - {name: cloud, jobs: [release], issuer: clouds, role: cloud, ttl: 5m, with: {audience: "https://sts.example.com"}}
 `
 
 // office is a broker with API tokens, two services that ask about them, and a clock
@@ -61,6 +65,7 @@ type office struct {
 	*brokertest.Broker
 	ahead  atomic.Int64 // nanoseconds
 	narrow atomic.Bool
+	strict atomic.Bool // the role's tokens are to be bound to keys
 }
 
 // narrowed is an issuer whose role can lose what it had, as with a new configuration.
@@ -75,6 +80,7 @@ func (n narrowed) Access(role string) (issuers.Access, bool) {
 	if n.office.narrow.Load() {
 		access.Scopes = access.Scopes[:1]
 	}
+	access.BoundOnly = access.BoundOnly || n.office.strict.Load()
 	return access, ok
 }
 
@@ -83,14 +89,23 @@ func newOffice(t testing.TB, options brokertest.Options) *office {
 	made, err := apitoken.New(t.Context(), apitoken.Config{Roles: map[string]apitoken.Role{
 		"ci":    {Audiences: []string{deployAudience, "https://deploy.internal"}, Scopes: []string{"deploy:read", "deploy:write"}},
 		"other": {Audiences: []string{otherAudience}},
+		"bound": {Audiences: []string{deployAudience}, BoundOnly: true},
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	o := &office{}
 	options.Policies = map[string]string{"payments.yaml": oauthPolicy}
-	options.Issuers = func(context.Context, string) (map[string]broker.Issuer, error) {
-		return map[string]broker.Issuer{"api": {Issuer: narrowed{made, o}, Target: "api", Roles: []string{"ci", "other"}}}, nil
+	key, err := (&brokertest.MemoryStore{}).MakeSigner(t.Context(), keys.Pair{Label: "clouds"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	options.Issuers = func(ctx context.Context, url string) (map[string]broker.Issuer, error) {
+		clouds, err := jwt.New(ctx, jwt.Config{Issuer: url, Signer: func() issuers.Signer { return key }, Roles: map[string]jwt.Role{"cloud": {Profile: jwt.ProfilePlain, Env: map[string]string{"token": "CLOUD_TOKEN"}}}})
+		return map[string]broker.Issuer{
+			"api":    {Issuer: narrowed{made, o}, Target: "api", Roles: []string{"ci", "other", "bound"}},
+			"clouds": {Issuer: clouds, Target: "clouds", Roles: []string{"cloud"}},
+		}, err
 	}
 	options.Clock = func() time.Time { return time.Now().Add(time.Duration(o.ahead.Load())) }
 	options.OAuth = httpapi.OAuth{

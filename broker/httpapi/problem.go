@@ -24,6 +24,8 @@ type problem struct {
 	api.Problem
 	retryAfter time.Duration // 0: no Retry-After
 	kept       bool          // the decision can be explained by the request's id
+	challenge  string        // WWW-Authenticate of a 401; "": that of a bearer token
+	unproven   bool          // the request's proof (RFC 9449) is at fault
 	oauth      string        // the error of RFC 6749 that it is answered as; "": as a problem
 }
 
@@ -62,6 +64,9 @@ func problemOf(err error) *problem {
 		ofEcho      *echo.HTTPError
 	)
 	if p := oauthProblem(err); p != nil {
+		return p
+	}
+	if p := proofProblem(err); p != nil {
 		return p
 	}
 	if p := secretProblem(err); p != nil {
@@ -217,7 +222,10 @@ func (p *problem) refuse(c echo.Context, _ error) error {
 		return p.writeOAuth(c)
 	}
 	if p.Status == http.StatusUnauthorized {
-		header.Set(echo.HeaderWWWAuthenticate, `Bearer error="invalid_token"`) // RFC 6750 §3
+		if p.challenge == "" {
+			p.challenge = `Bearer error="invalid_token"` // RFC 6750 §3
+		}
+		header.Set(echo.HeaderWWWAuthenticate, p.challenge)
 	}
 	header.Set(echo.HeaderContentType, api.ProblemType)
 	header.Set(echo.HeaderCacheControl, "no-store")

@@ -76,11 +76,11 @@ func wireRules(rules []leases.Rule) []api.Rule {
 // watchRules answers with a line for all rules, and one for each change, until the
 // caller's token is worth nothing or the server stops.
 func (s *Server) watchRules(c echo.Context, caller broker.Caller) error {
-	token, err := bearer(c)
+	sent, err := bearer(c)
 	if err != nil {
 		return err
 	}
-	if _, err := s.authenticate(c, token); err != nil {
+	if _, err := s.authenticate(c, sent); err != nil {
 		return err // a session that has ended has nothing to watch
 	}
 	ctx, cancel := s.stopping(c.Request().Context(), 0)
@@ -112,7 +112,7 @@ func (s *Server) watchRules(c echo.Context, caller broker.Caller) error {
 		}
 		// Each time it is asked anew whether the caller may still know. That the database
 		// is away ends nothing: there is nothing to tell then, either.
-		if _, err := s.authenticate(c, token); err != nil && isRefusal(err) {
+		if _, err := s.authenticate(c, sent); err != nil && isRefusal(err) {
 			return errTokenEnded
 		}
 		return send(wire)

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +21,7 @@ import (
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/audit/sequencer"
 	"github.com/daypass/daypass/broker/disclosures"
+	"github.com/daypass/daypass/broker/dpop"
 	"github.com/daypass/daypass/broker/fleet"
 	"github.com/daypass/daypass/broker/ids"
 	"github.com/daypass/daypass/broker/jobs"
@@ -71,6 +71,7 @@ type Server struct {
 	drained  chan struct{} // closed by Drain
 	drain    func()
 	exports  chan struct{} // a place for each export that runs
+	proofs   dpop.Verifier
 }
 
 // New checks the configuration.
@@ -243,40 +244,21 @@ func (s *Server) guarded(next echo.HandlerFunc, c echo.Context) (err error) {
 	return next(c)
 }
 
-// bearer tells which kind of token the caller sent.
-func bearer(c echo.Context) (any, error) {
-	values := c.Request().Header.Values(echo.HeaderAuthorization)
-	if len(values) != 1 {
-		return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "send one header `Authorization: Bearer TOKEN`"}
-	}
-	scheme, token, ok := strings.Cut(values[0], " ")
-	token = strings.TrimSpace(token)
-	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "send one header `Authorization: Bearer TOKEN`"}
-	}
-	if len(token) > api.MaxToken {
-		return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "the token is larger than 16 KiB"}
-	}
-	parsed, err := broker.ParseToken(token)
-	if _, ofVault := parsed.(broker.VaultToken); ofVault {
-		return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "this is a token of the Vault façade: it is good there alone"}
-	}
-	return parsed, err
-}
-
 // caller takes a session token, or an admin's token with that role, and no
 // other. An empty role: no admin.
 func (s *Server) caller(c echo.Context, role admin.Role) (broker.Caller, error) {
-	token, err := bearer(c)
+	sent, err := bearer(c)
 	if err != nil {
 		return broker.Caller{}, err
 	}
 	ctx := c.Request().Context()
-	switch token := token.(type) {
+	switch token := sent.token.(type) {
 	case broker.SessionToken:
 		var held *leases.Held
 		if err := s.admit(c, func(bool) (err error) {
-			held, err = s.config.Broker.FindSession(ctx, token)
+			if held, err = s.config.Broker.FindSession(ctx, token); err == nil {
+				err = s.checkKey(c, sent, held)
+			}
 			return err
 		}); err != nil {
 			return broker.Caller{}, err
@@ -308,7 +290,7 @@ func (s *Server) caller(c echo.Context, role admin.Role) (broker.Caller, error) 
 func (s *Server) admit(c echo.Context, check func(quick bool) error) error {
 	err := s.config.Gate.Check(c.Request().Context(), c.RealIP(), check, func(err error) bool {
 		_, bad := errors.AsType[*oidc.Error](err)
-		return bad || errors.Is(err, admin.ErrUnknown) || errors.Is(err, errClient)
+		return bad || errors.Is(err, admin.ErrUnknown) || errors.Is(err, errClient) || proofFault(err)
 	})
 	if _, often := errors.AsType[*limit.Error](err); often {
 		if host, _, splitting := net.SplitHostPort(c.Request().RemoteAddr); splitting == nil && host == c.RealIP() {

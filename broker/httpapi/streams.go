@@ -163,11 +163,11 @@ func (w *streamWriter) extend() {
 // callerWithRole takes a session token whose session lives, or the token of an admin
 // who has one of some roles.
 func (s *Server) callerWithRole(c echo.Context, roles ...admin.Role) (broker.Caller, error) {
-	token, err := bearer(c)
+	sent, err := bearer(c)
 	if err != nil {
 		return broker.Caller{}, err
 	}
-	caller, err := s.authenticate(c, token)
+	caller, err := s.authenticate(c, sent)
 	if err != nil {
 		return broker.Caller{}, err
 	}
@@ -183,13 +183,16 @@ func (s *Server) callerWithRole(c echo.Context, roles ...admin.Role) (broker.Cal
 }
 
 // authenticate says whose token it is, if it is good for anything now.
-func (s *Server) authenticate(c echo.Context, token any) (caller broker.Caller, err error) {
+func (s *Server) authenticate(c echo.Context, sent *presented) (caller broker.Caller, err error) {
 	ctx := c.Request().Context()
 	err = s.admit(c, func(bool) (err error) {
-		switch token := token.(type) {
+		switch token := sent.token.(type) {
 		case broker.SessionToken:
 			if caller.Session, err = s.config.Broker.FindSession(ctx, token); err == nil {
 				err = s.lives(caller.Session)
+			}
+			if err == nil {
+				err = s.checkKey(c, sent, caller.Session)
 			}
 		case broker.AdminToken:
 			caller.Admin, err = s.config.Admins.Authenticate(ctx, string(token))

@@ -24,7 +24,7 @@ func TestTokenThatIsAskedFor(t *testing.T) {
 		}
 		return r
 	}
-	find := func(n byte, kinds ...string) (*leases.Lease, error) {
+	find := func(n byte, kinds ...string) (*leases.TokenLease, error) {
 		return f.FindPrinted(t.Context(), [32]byte{n}, "token", kinds)
 	}
 	swept, revoked, promoted := issue(1), issue(2), issue(3)
@@ -33,10 +33,10 @@ func TestTokenThatIsAskedFor(t *testing.T) {
 	if err != nil || l.ID != revoked.Leases[0].ID || l.State != leases.Active {
 		t.Fatalf("found %+v: %v", l, err)
 	}
-	for what, try := range map[string]func() (*leases.Lease, error){
-		"another kind":  func() (*leases.Lease, error) { return find(2, "jwt") },
-		"another token": func() (*leases.Lease, error) { return find(9, "apitoken") },
-		"another field": func() (*leases.Lease, error) {
+	for what, try := range map[string]func() (*leases.TokenLease, error){
+		"another kind":  func() (*leases.TokenLease, error) { return find(2, "jwt") },
+		"another token": func() (*leases.TokenLease, error) { return find(9, "apitoken") },
+		"another field": func() (*leases.TokenLease, error) {
 			return f.FindPrinted(t.Context(), [32]byte{2}, "password", []string{"apitoken"})
 		},
 	} {

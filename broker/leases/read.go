@@ -160,6 +160,7 @@ type Held struct {
 	TokenRevoked bool
 	TokenMadeAt  time.Time
 	Mount, Role  string // where it logged in, of a token of the Vault façade; else empty
+	Thumbprint   []byte // of the key that the token is bound to; nil: it is a bearer's
 }
 
 // Live says whether the token opens anything at a time.
@@ -172,12 +173,12 @@ func (h *Held) Live(now time.Time) bool {
 func (s *Store) FindToken(ctx context.Context, hash [32]byte) (*Held, error) {
 	const find = `
 SELECT s.id, s.provider, s.issuer, s.token_digest, s.subject, s.claims, s.claims_mac, s.opened_at, s.expires_at, s.token_expires_at, s.revoked_at,
-    t.grants, t.revoked_at IS NOT NULL, t.created_at, coalesce(t.mount, ''), coalesce(t.role, '')
+    t.grants, t.revoked_at IS NOT NULL, t.created_at, coalesce(t.mount, ''), coalesce(t.role, ''), t.dpop_jkt
 FROM session_tokens t JOIN sessions s ON s.id = t.session_id WHERE s.tenant = $1 AND t.hash = $2`
 	h := &Held{TokenHash: hash}
 	var digest, mac []byte
 	err := s.config.Pool.QueryRow(ctx, find, s.config.Tenant, hash[:]).Scan(&h.ID, &h.Provider, &h.Issuer, &digest, &h.Subject, &h.Claims, &mac,
-		&h.OpenedAt, &h.ExpiresAt, &h.TokenExpiresAt, &h.RevokedAt, &h.Grants, &h.TokenRevoked, &h.TokenMadeAt, &h.Mount, &h.Role)
+		&h.OpenedAt, &h.ExpiresAt, &h.TokenExpiresAt, &h.RevokedAt, &h.Grants, &h.TokenRevoked, &h.TokenMadeAt, &h.Mount, &h.Role, &h.Thumbprint)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, ErrNotFound
 	}

@@ -3,6 +3,7 @@ package leases
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"time"
@@ -48,6 +49,9 @@ type Token struct {
 	Hash   [32]byte
 	KeyID  string
 	Grants []string // POLICY/GRANT: what it may ask for again
+	// Thumbprint is that of the key which it is bound to (RFC 7638, SHA-256), and with it
+	// the leases' own tokens where their kind can be; nil: it is a bearer's.
+	Thumbprint []byte
 	// Held says that the caller has it already: the leases become part of what it
 	// holds, unless it was given back meanwhile.
 	Held bool
@@ -134,10 +138,14 @@ func (s *Store) recordReservation(r *Reservation) error {
 		if l.Issued {
 			kind = audit.LeaseIssued
 		}
-		if err := add(audit.Entry{Type: kind, Subject: l.ID, Count: 1, Actor: actor, Data: map[string]any{
+		data := map[string]any{
 			// Which session it is stands in the lease: a job token that comes again joins another.
 			"grant": l.Policy + "/" + l.Grant, "issuer": l.Issuer, "role": l.Role, "job": l.Job, "policy_digest": l.PolicyDigest, "expires_at": l.ExpiresAt,
-		}}); err != nil {
+		}
+		if r.Token.Thumbprint != nil {
+			data["dpop_jkt"] = base64.RawURLEncoding.EncodeToString(r.Token.Thumbprint)
+		}
+		if err := add(audit.Entry{Type: kind, Subject: l.ID, Count: 1, Actor: actor, Data: data}); err != nil {
 			return err
 		}
 	}

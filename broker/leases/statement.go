@@ -18,7 +18,7 @@ const liveFor = 48 * time.Hour
 
 // Which parts of the statement a batch has a use for. Each way of counting opens
 // indexes of its own, used or not, and most batches count by job alone.
-type parts struct{ ofGrant, ofJob, ofTenant, retries, once, prints, held bool }
+type parts struct{ ofGrant, ofJob, ofTenant, retries, once, prints, held, bound bool }
 
 // reserveLeases is the statement that reserves: it decides on each exchange, and
 // what it takes it writes, with its token, its fingerprints and its events. Nothing
@@ -50,6 +50,10 @@ func reserveLeases(c *columns, p parts, at params) string {
 	const ofGrant, ofJob = `l.state IN ('issuing', 'active')`, `l.ended_at IS NULL AND l.state <> 'revoking'`
 	held := func(most, condition string) string {
 		return `(SELECT count(*) FROM (SELECT FROM leases l WHERE ` + condition + ` AND l.id > ` + at.since + ` LIMIT ` + most + `) AS held)`
+	}
+	bound := ""
+	if p.bound {
+		bound = ", dpop_jkt"
 	}
 	write(true, `
 WITH wanted AS (
@@ -133,8 +137,8 @@ WITH wanted AS (
         request_id, asked_ttl_seconds, ip, nullif(signing_key, '')
     FROM decided WHERE taken
 ), tokens AS (
-    INSERT INTO session_tokens (hash, key_id, session_id, grants, created_at, retry_key, request)
-    SELECT session_token, token_key, session_id, string_to_array(token_grants, ' '), asked, retry_key, request FROM decided WHERE taken AND token_grants IS NOT NULL
+    INSERT INTO session_tokens (hash, key_id, session_id, grants, created_at, retry_key, request`, bound, `)
+    SELECT session_token, token_key, session_id, string_to_array(token_grants, ' '), asked, retry_key, request`, bound, ` FROM decided WHERE taken AND token_grants IS NOT NULL
 ), recorded AS (
     INSERT INTO audit_events (id, at, tenant, type, subject, count, body, leaf, mac, key_id)
     SELECT event, now, `, at.tenant, `, CASE WHEN issued THEN '`, string(audit.LeaseIssued), `' ELSE '`, string(audit.LeaseReserved), `' END, id, 1, event_body, event_leaf, event_mac, event_key
@@ -170,6 +174,7 @@ func (s *Store) queueLeases(batch *pgx.Batch, writes []*write, count counting, s
 		p.retries = p.retries || r.of.Retry != nil
 		p.once = p.once || r.of.Once
 		p.held = p.held || r.of.Token.Held
+		p.bound = p.bound || r.of.Token.Thumbprint != nil
 	}
 	if p.retries {
 		at.retry = c.arg(RetryLife)
@@ -190,6 +195,9 @@ func (s *Store) queueLeases(batch *pgx.Batch, writes []*write, count counting, s
 	addLimits(c, rows, p)
 	if p.held {
 		flags(c, rows, "token_held", func(r leaseRow) bool { return r.of.Token.Held })
+	}
+	if p.bound {
+		hashes(c, rows, "dpop_jkt", func(r leaseRow) []byte { return r.of.Token.Thumbprint })
 	}
 	addEvents(c, rows)
 	batch.Queue(reserveLeases(c, p, at), c.args...).Query(func(found pgx.Rows) error {

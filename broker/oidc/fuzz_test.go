@@ -12,6 +12,8 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/golang-jwt/jwt/v5"
+
+	strict "github.com/daypass/daypass/broker/jose"
 )
 
 // lenient reads an object as Go's own decoder does, with our types of numbers.
@@ -69,7 +71,7 @@ func FuzzParseObject(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		object, err := parseObject(text)
+		object, err := strict.ParseObject(text)
 		if err != nil {
 			return
 		}

@@ -7,6 +7,8 @@ import (
 	"math/big"
 	"strings"
 	"testing"
+
+	"github.com/daypass/daypass/broker/jose"
 )
 
 func TestParseKeys(t *testing.T) {
@@ -33,27 +35,27 @@ func TestParseKeys(t *testing.T) {
 		"one kid, two algorithms":   {[]map[string]any{rsa.jwk(), with(rsa.jwk(), map[string]any{"alg": "PS256"})}, 0, errAny},
 		"for encryption":            {[]map[string]any{with(ec.jwk(), map[string]any{"use": "enc"})}, 0, nil},
 		"for other operations":      {[]map[string]any{with(ec.jwk(), map[string]any{"key_ops": []string{"encrypt"}})}, 0, nil},
-		"RSA of 1024 bits":          {[]map[string]any{size(1024)}, 0, errUnsupported},
-		"RSA of 2047 bits":          {[]map[string]any{size(2047)}, 0, errUnsupported},
+		"RSA of 1024 bits":          {[]map[string]any{size(1024)}, 0, jose.ErrUnsupported},
+		"RSA of 2047 bits":          {[]map[string]any{size(2047)}, 0, jose.ErrUnsupported},
 		"RSA of 8192 bits":          {[]map[string]any{size(8192)}, 1, nil},
-		"RSA of 8193 bits":          {[]map[string]any{size(8193)}, 0, errUnsupported},
-		"RSA with exponent 1":       {[]map[string]any{with(rsa.jwk(), map[string]any{"e": "AQ"})}, 0, errBadKey},
-		"RSA with an even exponent": {[]map[string]any{with(rsa.jwk(), map[string]any{"e": "BA"})}, 0, errBadKey},
-		"RSA with a huge exponent":  {[]map[string]any{with(rsa.jwk(), map[string]any{"e": b64([]byte(strings.Repeat("\x01", 32)))})}, 0, errBadKey},
-		"RSA without modulus":       {[]map[string]any{with(rsa.jwk(), map[string]any{"n": ""})}, 0, errBadKey},
-		"curve P-521":               {[]map[string]any{with(ec.jwk(), map[string]any{"crv": "P-521", "alg": ""})}, 0, errUnsupported},
-		"curve of another size":     {[]map[string]any{with(ec.jwk(), map[string]any{"crv": "P-384", "alg": ""})}, 0, errBadKey},
-		"curve secp256k1":           {[]map[string]any{with(ec.jwk(), map[string]any{"crv": "secp256k1", "alg": ""})}, 0, errUnsupported},
-		"point off the curve":       {[]map[string]any{with(ec.jwk(), map[string]any{"x": b64(make([]byte, 32))})}, 0, errBadKey},
-		"X25519":                    {[]map[string]any{{"kty": "OKP", "crv": "X25519", "x": b64(make([]byte, 32))}}, 0, errUnsupported},
+		"RSA of 8193 bits":          {[]map[string]any{size(8193)}, 0, jose.ErrUnsupported},
+		"RSA with exponent 1":       {[]map[string]any{with(rsa.jwk(), map[string]any{"e": "AQ"})}, 0, jose.ErrBadKey},
+		"RSA with an even exponent": {[]map[string]any{with(rsa.jwk(), map[string]any{"e": "BA"})}, 0, jose.ErrBadKey},
+		"RSA with a huge exponent":  {[]map[string]any{with(rsa.jwk(), map[string]any{"e": b64([]byte(strings.Repeat("\x01", 32)))})}, 0, jose.ErrBadKey},
+		"RSA without modulus":       {[]map[string]any{with(rsa.jwk(), map[string]any{"n": ""})}, 0, jose.ErrBadKey},
+		"curve P-521":               {[]map[string]any{with(ec.jwk(), map[string]any{"crv": "P-521", "alg": ""})}, 0, jose.ErrUnsupported},
+		"curve of another size":     {[]map[string]any{with(ec.jwk(), map[string]any{"crv": "P-384", "alg": ""})}, 0, jose.ErrBadKey},
+		"curve secp256k1":           {[]map[string]any{with(ec.jwk(), map[string]any{"crv": "secp256k1", "alg": ""})}, 0, jose.ErrUnsupported},
+		"point off the curve":       {[]map[string]any{with(ec.jwk(), map[string]any{"x": b64(make([]byte, 32))})}, 0, jose.ErrBadKey},
+		"X25519":                    {[]map[string]any{{"kty": "OKP", "crv": "X25519", "x": b64(make([]byte, 32))}}, 0, jose.ErrUnsupported},
 		"symmetric":                 {[]map[string]any{{"kty": "oct", "k": "AAAA", "alg": "HS256"}}, 0, errPrivate},
 		"private":                   {[]map[string]any{with(ec.jwk(), map[string]any{"d": "AAAA"})}, 0, errPrivate},
-		"algorithm of another type": {[]map[string]any{with(ec.jwk(), map[string]any{"alg": "RS256"})}, 0, errUnsupported},
-		"algorithm HS256":           {[]map[string]any{with(rsa.jwk(), map[string]any{"alg": "HS256"})}, 0, errUnsupported},
-		"unknown type":              {[]map[string]any{{"kty": "AKP", "alg": "ML-DSA-44"}}, 0, errUnsupported},
-		"no type":                   {[]map[string]any{{}}, 0, errUnsupported},
-		"kid is a number":           {[]map[string]any{with(ec.jwk(), map[string]any{"kid": 1})}, 0, errBadKey},
-		"one bad beside a good":     {[]map[string]any{{"kty": "AKP"}, ec.jwk()}, 1, errUnsupported},
+		"algorithm of another type": {[]map[string]any{with(ec.jwk(), map[string]any{"alg": "RS256"})}, 0, jose.ErrUnsupported},
+		"algorithm HS256":           {[]map[string]any{with(rsa.jwk(), map[string]any{"alg": "HS256"})}, 0, jose.ErrUnsupported},
+		"unknown type":              {[]map[string]any{{"kty": "AKP", "alg": "ML-DSA-44"}}, 0, jose.ErrUnsupported},
+		"no type":                   {[]map[string]any{{}}, 0, jose.ErrUnsupported},
+		"kid is a number":           {[]map[string]any{with(ec.jwk(), map[string]any{"kid": 1})}, 0, jose.ErrBadKey},
+		"one bad beside a good":     {[]map[string]any{{"kty": "AKP"}, ec.jwk()}, 1, jose.ErrUnsupported},
 	} {
 		t.Run(name, func(t *testing.T) {
 			body, err := json.Marshal(map[string]any{"keys": test.keys})

@@ -1,10 +1,10 @@
 package oidc
 
 import (
-	"encoding/base64"
 	"strings"
 	"time"
-	"unicode/utf8"
+
+	"github.com/daypass/daypass/broker/jose"
 )
 
 const (
@@ -12,10 +12,6 @@ const (
 	maxToken = 16 << 10
 	// maxKeyID bounds `kid`, in bytes.
 	maxKeyID = 256
-	// maxVariant is the length of the longest name that folds to a known one.
-	maxVariant = utf8.UTFMax * len("_claim_sources")
-	// maxUnix is the last second of the year 9999, the end of RFC 3339.
-	maxUnix = 253402300799
 	// brokerSubject begins the `sub` of every JWT that a broker mints.
 	brokerSubject = "daypass:"
 )
@@ -45,17 +41,12 @@ func parseHeader(raw string) (*token, error) {
 	if len(raw) > maxToken {
 		return nil, refuse(ReasonMalformed, "longer than 16 KiB")
 	}
-	// The three parts of the compact serialization (RFC 7515 §7.1).
-	header, rest, _ := strings.Cut(raw, ".")
-	payload, sig, _ := strings.Cut(rest, ".")
-	if header == "" || payload == "" || sig == "" || strings.IndexByte(sig, '.') >= 0 {
-		return nil, refuse(ReasonMalformed, "not three parts separated by dots")
+	parts, err := jose.Split(raw)
+	if err != nil {
+		return nil, &Error{Reason: ReasonMalformed, Detail: err.Error(), err: err}
 	}
-	// encoding/base64 skips these two even when strict.
-	if strings.IndexByte(raw, '\n') >= 0 || strings.IndexByte(raw, '\r') >= 0 {
-		return nil, refuse(ReasonMalformed, "line ends in the token")
-	}
-	t := &token{signed: raw[:len(header)+1+len(payload)], payload: payload, encoded: sig}
+	header := parts.Header
+	t := &token{signed: parts.Signed, payload: parts.Payload, encoded: parts.Signature}
 	decoded, err := decodeText(header)
 	if err != nil {
 		return nil, err
@@ -77,18 +68,17 @@ func (t *token) parsePayload() error {
 	if t.sig, err = decode(nil, t.encoded); err != nil {
 		return err
 	}
-	if t.claims, err = parseObject(decoded); err != nil {
+	if t.claims, err = jose.ParseObject(decoded); err != nil {
 		return &Error{Reason: ReasonMalformed, Detail: "payload: " + err.Error(), err: err}
 	}
 	return t.readClaims()
 }
 
-// decode takes canonical base64url alone (no padding, unused bits zero), so that
-// one signed content has one spelling. It appends to dst.
+// decode takes canonical base64url alone. It appends to dst.
 func decode(dst []byte, part string) ([]byte, error) {
-	decoded, err := base64.RawURLEncoding.Strict().AppendDecode(dst, []byte(part))
+	decoded, err := jose.Decode(dst, part)
 	if err != nil {
-		return nil, &Error{Reason: ReasonMalformed, Detail: "not canonical base64url", err: err}
+		return nil, &Error{Reason: ReasonMalformed, Detail: err.Error(), err: err}
 	}
 	return decoded, nil
 }
@@ -104,7 +94,7 @@ func decodeText(part string) (string, error) {
 // readHeader reads the JOSE header (RFC 7515 §4). What would name or carry a key
 // from outside the provider's set, or change what is signed, is refused.
 func (t *token) readHeader(header string) error {
-	members, err := parseObject(header)
+	members, err := jose.ParseObject(header)
 	if err != nil {
 		return &Error{Reason: ReasonMalformed, Detail: "header: " + err.Error(), err: err}
 	}
@@ -126,7 +116,7 @@ func (t *token) readHeader(header string) error {
 		case "crit", "jku", "x5u", "jwk", "x5c", "b64", "enc", "zip":
 			return refuse(ReasonMalformed, "header member "+name+" is not accepted")
 		default:
-			if of, variant := caseVariant(name, headerNames()); variant {
+			if of, variant := jose.CaseVariant(name, headerNames()); variant {
 				return refuse(ReasonMalformed, "header: a case variant of "+of)
 			}
 		}
@@ -148,25 +138,6 @@ func headerNames() []string {
 // the registered ones (RFC 7519 §4.1) and those of OpenID Connect Core.
 func claimNames() []string {
 	return []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "nonce", "at_hash", "_claim_names", "_claim_sources"}
-}
-
-// caseVariant finds the one of names that a lenient decoder (Go's included) would
-// take name for. Folding keeps the number of letters, and that of bytes too unless
-// one of them isn't ASCII: U+212A, the Kelvin sign, is a k to it.
-func caseVariant(name string, names []string) (of string, found bool) {
-	if len(name) > maxVariant {
-		return "", false
-	}
-	var bits byte
-	for i := range len(name) {
-		bits |= name[i]
-	}
-	for _, known := range names {
-		if (bits >= utf8.RuneSelf || len(name) == len(known)) && name != known && strings.EqualFold(name, known) {
-			return known, true
-		}
-	}
-	return "", false
 }
 
 // readClaims takes the registered claims (RFC 7519 §4.1) by their exact types.
@@ -193,7 +164,7 @@ func (t *token) readClaims() error {
 	}{{"exp", &t.exp, true}, {"nbf", &t.nbf, false}, {"iat", &t.iat, false}} {
 		value, present := t.claims[date.name]
 		var ok bool
-		*date.into, ok = numericDate(value)
+		*date.into, ok = jose.NumericDate(value)
 		if !ok && (present || date.required) {
 			return refuse(ReasonMalformed, "claim "+date.name+" is no time in seconds, or missing")
 		}
@@ -215,7 +186,7 @@ func (t *token) readOthers() error {
 		case "_claim_names", "_claim_sources":
 			return refuse(ReasonMalformed, "claim "+name+" says that there are claims elsewhere")
 		default:
-			if of, variant := caseVariant(name, names); variant {
+			if of, variant := jose.CaseVariant(name, names); variant {
 				return refuse(ReasonMalformed, "payload: a case variant of "+of)
 			}
 		}
@@ -241,21 +212,6 @@ func (t *token) readAudience() error {
 	default:
 		return refuse(ReasonMalformed, "claim aud is no text and no list of them, or missing")
 	}
-}
-
-// numericDate reads a NumericDate (RFC 7519 §2); fractions of a second are cut.
-func numericDate(value any) (time.Time, bool) {
-	switch n := value.(type) {
-	case int64:
-		if n >= 0 && n <= maxUnix {
-			return time.Unix(n, 0), true
-		}
-	case float64:
-		if n >= 0 && n <= maxUnix {
-			return time.Unix(int64(n), 0), true
-		}
-	}
-	return time.Time{}, false
 }
 
 func (t *token) identity(provider string) *Identity {

@@ -205,6 +205,7 @@ func TestHeaders(t *testing.T) {
 	}
 	refused(t, c.do("GET", "database/creds/deploy", nil, "X-Vault-Namespace", "", "X-Vault-Namespace", "team"), 400, "namespaces")
 	refused(t, c.do("GET", "database/creds/deploy", nil, "X-Vault-Wrap-TTL", "5m"), 400, "wrapping")
+	refused(t, c.do("POST", "auth/jwt/login", map[string]string{"jwt": b.Job()}, "DPoP", "a.b.c"), 400, "bound to keys")
 	refused(t, c.do("POST", "auth/jwt/login", map[string]string{"jwt": b.Job()}, "X-Vault-Wrap-TTL", "300"), 400, "wrapping")
 	if after := rows(b); after != before {
 		t.Errorf("rows before %s, after %s", before, after)

@@ -224,6 +224,10 @@ func checkHeaders(header http.Header) error {
 	if header.Get("X-Vault-Wrap-TTL") != "" {
 		return badRequest("response wrapping is not supported here: leave X-Vault-Wrap-TTL out")
 	}
+	if len(header.Values(api.HeaderDPoP)) > 0 {
+		// Whoever sends a proof wants a token that is bound to its key.
+		return badRequest("tokens here are not bound to keys: leave the header DPoP out, or use the broker's own API (POST /v1/exchange)")
+	}
 	for _, name := range []string{"X-Vault-Namespace", headerInlineNamespace} {
 		for _, value := range header.Values(name) {
 			if space := strings.Trim(value, "/ "); space != "" && space != "root" {

@@ -75,6 +75,7 @@ it, 126 when it can't be run, 127 when there is none.`,
 	cmd.Flags().StringArrayVar(&grants, "grant", nil, "a grant, POLICY/GRANT; may be repeated")
 	cmd.Flags().StringVar(&ttl, "ttl", "", "how long the credentials live at most, like 10m (default: what the policy says)")
 	cmd.Flags().StringVar(&publicKey, "public-key", "", "file with an OpenSSH public key of the job's, for a grant that certifies it")
+	cmd.Flags().BoolVar(&p.dpop, "dpop", false, "bind the session, and API tokens, to a key in this program's memory (RFC 9449)")
 	cmd.Flags().BoolVar(&noPTY, "no-pty", false, "give the command pipes even where standard output is a terminal")
 	return cmd
 }

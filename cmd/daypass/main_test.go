@@ -287,6 +287,10 @@ func (f *fakeBroker) exchange(w http.ResponseWriter, r *http.Request) {
 		answer.Redaction.Patterns = []string{"("}
 	case "payments/bad-env":
 		credential.Env["ld_preload"] = "x"
+	case "payments/bound":
+		if r.Header.Get("DPoP") != "" {
+			answer.Session.TokenType = api.TokenTypeDPoP
+		}
 	case "payments/stays":
 		answer.Session.Token += "-that-stays"
 	}
@@ -299,7 +303,11 @@ func (f *fakeBroker) exchange(w http.ResponseWriter, r *http.Request) {
 }
 
 func (f *fakeBroker) revokeSession(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get("Authorization") != "Bearer "+sessionToken {
+	by := "Bearer "
+	if r.Header.Get("DPoP") != "" {
+		by = "DPoP "
+	}
+	if r.Header.Get("Authorization") != by+sessionToken {
 		refuse(w, api.Problem{Status: 500, Code: api.CodeInternal, Detail: "can't"})
 		return
 	}

@@ -39,6 +39,8 @@ type program struct {
 
 	url, audience, caCert string
 	tokenFile, tokenEnv   string
+
+	dpop bool // session tokens are bound to a key in this program's memory
 }
 
 // exit is an error with an exit code of its own. Without an error beneath,
@@ -232,7 +234,7 @@ func (p *program) connect() (*client.Client, error) {
 		return nil, usage("no broker given (hint: set --url or DAYPASS_URL)")
 	}
 	return client.New(client.Config{
-		URL: url, CAFile: p.setting(p.caCert, "DAYPASS_CACERT"), UserAgent: "daypass/" + version, Now: time.Now,
+		URL: url, CAFile: p.setting(p.caCert, "DAYPASS_CACERT"), UserAgent: "daypass/" + version, DPoP: p.dpop, Now: time.Now,
 	})
 }
 

@@ -11,7 +11,7 @@ import (
 func apitokenConfig(c *config.Issuer) *apitoken.Config {
 	out := &apitoken.Config{Roles: map[string]apitoken.Role{}, DefaultTTL: c.DefaultTTL.Std()}
 	for name, r := range c.Roles {
-		out.Roles[name] = apitoken.Role{Audiences: r.Audiences, Scopes: r.Scopes, Env: r.Env, DefaultTTL: r.DefaultTTL.Std()}
+		out.Roles[name] = apitoken.Role{Audiences: r.Audiences, Scopes: r.Scopes, Env: r.Env, DefaultTTL: r.DefaultTTL.Std(), BoundOnly: r.DPoP == config.DPoPRequired}
 	}
 	return out
 }

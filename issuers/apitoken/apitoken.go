@@ -4,7 +4,8 @@
 // lease has ended or was revoked.
 //
 // Nothing is kept of a token but what is kept of every secret value: its keyed
-// hash, beside its lease. What it is good for stands in the role, in the server's
+// hash, beside its lease; where it is bound to a key of the job's (RFC 9449), that
+// stands with the exchange which brought it. What it is good for stands in the role, in the server's
 // configuration alone, and is looked up anew each time it is asked for: so a policy
 // can widen nothing, and narrowing a role counts at once.
 package apitoken
@@ -48,14 +49,14 @@ func (i *Issuer) Describe(role string) issuers.Description {
 	}
 	return issuers.Description{
 		Kind: Kind, Revocation: issuers.Introspection, SideEffectFree: true, Inside: true, DefaultTTL: ttl,
-		Env: r.Env, Values: map[string]bool{valueToken: true},
+		Env: r.Env, Values: map[string]bool{valueToken: true}, Bindable: true, BoundOnly: r.BoundOnly,
 	}
 }
 
 // Access implements [issuers.Introspected].
 func (i *Issuer) Access(role string) (issuers.Access, bool) {
 	r, ok := i.config.Roles[role]
-	return issuers.Access{Audiences: slices.Clone(r.Audiences), Scopes: slices.Clone(r.Scopes)}, ok
+	return issuers.Access{Audiences: slices.Clone(r.Audiences), Scopes: slices.Clone(r.Scopes), BoundOnly: r.BoundOnly}, ok
 }
 
 // CheckParameters implements [issuers.ParameterChecker]: there are none.

@@ -45,6 +45,13 @@ func TestDescription(t *testing.T) {
 	if again, _ := issuer.Access("ci"); again.Scopes[0] != "deploy:read" {
 		t.Error("a caller changed the role")
 	}
+	if about.BoundOnly || !about.Bindable || access.BoundOnly {
+		t.Errorf("bound to keys only: %+v, %+v", about, access)
+	}
+	bound := open(t, apitoken.Role{Audiences: []string{audience}, BoundOnly: true})
+	if access, _ := bound.Access("ci"); !access.BoundOnly || !bound.Describe("ci").BoundOnly {
+		t.Errorf("a role whose tokens are bound doesn't say so: %+v", access)
+	}
 	if _, ok := issuer.Access("none"); ok {
 		t.Error("a role that doesn't exist gives access")
 	}

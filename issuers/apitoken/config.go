@@ -29,6 +29,9 @@ type Role struct {
 	// Scopes are what it may do there (RFC 6749, section 3.3). Empty: the audience
 	// alone says it.
 	Scopes []string
+	// BoundOnly says that a token is given to whoever proves to have a key, and is bound
+	// to it (RFC 9449); one that isn't bound is good for nothing.
+	BoundOnly bool
 	// Env maps a value's name to an environment variable. Nil: token → DAYPASS_API_TOKEN.
 	Env map[string]string
 	// DefaultTTL is for this role's grants that say none. Zero: Config's.

@@ -66,6 +66,7 @@ func (i *Issuer) Describe(role string) issuers.Description {
 		DefaultTTL:     ttl,
 		Env:            r.Env,
 		Values:         map[string]bool{valueToken: true},
+		Bindable:       r.profile.bindable,
 	}
 }
 
@@ -138,6 +139,13 @@ type claims struct {
 	NotBefore int64    `json:"nbf"` // equal to iat: a verifier's own leeway is for clocks that run behind
 	Expires   int64    `json:"exp"`
 	ID        string   `json:"jti"`
+
+	Confirmation *confirmation `json:"cnf,omitempty"`
+}
+
+// confirmation names the key that the token is bound to (RFC 9449, section 6.1).
+type confirmation struct {
+	Thumbprint string `json:"jkt"`
 }
 
 // Issue implements [issuers.Issuer]. It changes nothing outside; the same lease
@@ -165,6 +173,12 @@ func (i *Issuer) Issue(ctx context.Context, req *issuers.IssueRequest) (*issuers
 	}
 	if role.profile.clientID {
 		own.ClientID = subject
+	}
+	if req.Thumbprint != "" {
+		if !role.profile.bindable {
+			return nil, fmt.Errorf("%w: a verifier of profile %s asks for no proof of a key", issuers.ErrRejected, role.profile.name)
+		}
+		own.Confirmation = &confirmation{req.Thumbprint}
 	}
 	payload, err := marshalClaims(own, wanted.claims)
 	if err != nil {

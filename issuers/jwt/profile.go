@@ -30,6 +30,7 @@ type profile struct {
 	name       string
 	typ        string   // header `typ`
 	clientID   bool     // the claim client_id is there
+	bindable   bool     // may be bound to a key: verifiers of access tokens know RFC 9449, or can
 	algorithms []string // those that the verifier takes; nil: all
 	audiences  int      // how many at most
 	audience   int      // bytes of each at most
@@ -51,7 +52,7 @@ func profileOf(name string) (profile, error) {
 	switch name {
 	case "", ProfileAccessToken:
 		// RFC 9068, section 2.1 (typ) and 2.2 (client_id).
-		return profile{name: ProfileAccessToken, typ: "at+jwt", clientID: true}, nil
+		return profile{name: ProfileAccessToken, typ: "at+jwt", clientID: true, bindable: true}, nil
 	case ProfilePlain:
 		return profile{name: name, typ: "JWT"}, nil // RFC 7519, section 5.1
 	case ProfileAWS:

@@ -79,6 +79,7 @@ func ofJobs() []Operation {
 			{Name: "format", Description: "How the answer is written.", Enum: []string{"json", "env", "dotenv", "github", "value"}},
 			text("field", "Of format=value: which value, where there are several secrets."),
 			{Name: "session", Description: "true adds DAYPASS_SESSION_TOKEN to env, dotenv and github.", Enum: []string{"true", "false"}},
+			{Name: api.HeaderDPoP, Description: "A proof of a key (RFC 9449), to which the session token, and the tokens among the credentials, are bound.", Header: true},
 			{Name: api.HeaderIdempotencyKey, Description: "The same for each try of one exchange: what an earlier try issued is taken back.", Header: true},
 		},
 		Body: api.ExchangeRequest{}, BodyOptional: true, Answer: api.ExchangeResponse{}, AnswerTypes: []string{"text/plain"},
@@ -152,6 +153,7 @@ func ofOAuth() []Operation {
 	const form = "application/x-www-form-urlencoded"
 	return []Operation{{
 		Method: "POST", Path: api.PathOAuthToken, ID: "oauthToken", Summary: "Exchange a job token for the token of one grant (RFC 8693)", BodyType: form, Answer: api.TokenResponse{},
+		Parameters: []Parameter{{Name: api.HeaderDPoP, Description: "A proof of a key (RFC 9449), to which the token is bound.", Header: true}},
 	}, {
 		Method: "POST", Path: api.PathOAuthIntrospect, ID: "introspect", Summary: "What a token is good for (RFC 7662); for resource servers of the configuration", BodyType: form, Answer: api.Introspection{},
 	}, {

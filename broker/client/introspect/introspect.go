@@ -1,6 +1,7 @@
 // Package introspect is for services that accept API tokens of Daypass: it checks
 // the bearer token of each request by asking the broker what it is good for
-// (RFC 7662). It needs nothing but the standard library, so it may also be copied.
+// (RFC 7662). It needs nothing but the standard library and broker/dpop, which does as
+// well, so both may also be copied.
 //
 //	guard := &introspect.Guard{
 //		URL: "https://daypass.example.com/oauth/introspect", Name: "deploy", Secret: secret,
@@ -10,6 +11,11 @@
 //
 // An answer is kept for a few seconds, so a revoked token may be taken for as long.
 // When the broker can't be asked, nothing is let through.
+//
+// A token that is bound to a key (RFC 9449) is let through with a proof of that key,
+// and as a bearer's never. Each proof is taken once, by one Guard: where a service has
+// several instances, another one would take it again within a minute. So a service has
+// one Guard, and not one for each route.
 package introspect
 
 import (
@@ -25,6 +31,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/daypass/daypass/broker/dpop"
 )
 
 // Guard asks for one service. Its fields don't change once it is in use. It is safe
@@ -35,12 +43,20 @@ type Guard struct {
 	Secret   string // the service's; empty: Client shows a certificate
 	Audience string // the service's own; a token for others alone is refused. Required
 
+	// Origin is how clients reach the service, as in https://deploy.example.com, with the
+	// path that something before the service takes away. Proofs name the URL that they are
+	// for, and it can't be taken from the request, in which a thief may write another host.
+	// Empty: scheme and host of Audience; where that is no URL, no bound token is let through.
+	Origin string
+
 	Client *http.Client     // nil: one that gives up after 10 s
 	Cache  time.Duration    // how long an answer counts, a refusal too; 0: 5 s, negative: not at all
 	Now    func() time.Time // nil: the system's clock
 
 	mu    sync.Mutex
 	known map[[sha256.Size]byte]answer // by the token's hash: a heap dump holds no token
+
+	proofs dpop.Verifier
 }
 
 // Token is what a live token says (RFC 7662, section 2.2).
@@ -51,6 +67,13 @@ type Token struct {
 	Audience []string `json:"aud"`
 	Expires  int64    `json:"exp"` // seconds since 1970
 	ID       string   `json:"jti"` // of the lease: what logs should say
+
+	Confirmation Confirmation `json:"cnf"`
+}
+
+// Confirmation is the key that a token is bound to; zero: it is a bearer's.
+type Confirmation struct {
+	Thumbprint string `json:"jkt"` // RFC 7638, with SHA-256
 }
 
 type answer struct {
@@ -66,42 +89,115 @@ const (
 	patience  = 10 * time.Second
 )
 
-// ErrInactive says that the token is good for nothing at this service.
-var ErrInactive = errors.New("the token is not known, has ended, or is for another service")
+var (
+	// ErrInactive says that the token is good for nothing at this service.
+	ErrInactive = errors.New("the token is not known, has ended, or is for another service")
+	// ErrScheme says that the token came by another scheme than its own: a bound one as a
+	// bearer's, or the other way round.
+	ErrScheme = errors.New("the token is bound to a key and came as a bearer's, or the other way round")
+)
 
-// Require lets requests through to next whose bearer token is good at this service
-// and has all of these scopes. Others are answered with 401, with 403 where a scope
-// is missing (RFC 6750, section 3), and with 503 where the broker can't be asked.
-// [From] gives next the token.
+// Require lets requests through to next whose token is good at this service and has
+// all of these scopes. Others are answered with 401, with 403 where a scope is missing
+// (RFC 6750, section 3; RFC 9449, section 7.1), and with 503 where the broker can't be
+// asked. [From] gives next the token.
 func (g *Guard) Require(next http.Handler, scopes ...string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		refuse := func(status int, challenge string) {
-			w.Header().Set("WWW-Authenticate", challenge)
+		refuse := func(status int, challenges ...string) {
+			for _, challenge := range challenges {
+				w.Header().Add("WWW-Authenticate", challenge)
+			}
 			http.Error(w, http.StatusText(status), status)
 		}
-		headers := r.Header.Values("Authorization")
-		if len(headers) == 0 {
-			refuse(http.StatusUnauthorized, "Bearer")
+		if len(r.Header.Values("Authorization")) == 0 {
+			refuse(http.StatusUnauthorized, "Bearer", dpop.Challenge(""))
 			return
 		}
-		scheme, token, _ := strings.Cut(headers[0], " ")
-		if len(headers) > 1 || !strings.EqualFold(scheme, "Bearer") {
-			refuse(http.StatusUnauthorized, `Bearer error="invalid_request"`)
-			return
-		}
-		found, err := g.Check(r.Context(), strings.TrimSpace(token))
+		found, err := g.CheckRequest(r)
+		_, unproven := errors.AsType[*dpop.Error](err)
 		switch {
+		case errors.Is(err, errForm):
+			refuse(http.StatusUnauthorized, `Bearer error="invalid_request"`)
 		case errors.Is(err, ErrInactive):
-			refuse(http.StatusUnauthorized, `Bearer error="invalid_token"`)
+			refuse(http.StatusUnauthorized, challenge(r, "invalid_token"))
+		case errors.Is(err, ErrScheme):
+			refuse(http.StatusUnauthorized, dpop.Challenge("invalid_token"))
+		case unproven:
+			refuse(http.StatusUnauthorized, dpop.Challenge("invalid_dpop_proof"))
 		case err != nil:
 			w.Header().Set("Retry-After", "1")
 			http.Error(w, "the token could not be checked", http.StatusServiceUnavailable)
 		case !found.Has(scopes...):
-			refuse(http.StatusForbidden, `Bearer error="insufficient_scope", scope="`+strings.Join(scopes, " ")+`"`)
+			refuse(http.StatusForbidden, challenge(r, "insufficient_scope")+`, scope="`+strings.Join(scopes, " ")+`"`)
 		default:
 			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, found)))
 		}
 	})
+}
+
+// challenge tells a client what is wrong, by the scheme that it used.
+func challenge(r *http.Request, code string) string {
+	scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if strings.EqualFold(scheme, dpop.Scheme) {
+		return dpop.Challenge(code)
+	}
+	return `Bearer error="` + code + `"`
+}
+
+var errForm = errors.New("not one header Authorization with a bearer token or a bound one")
+
+// CheckRequest says what the token of a request is good for at this service. The error
+// is ErrInactive, ErrScheme, or a *dpop.Error where the proof is at fault; any other
+// says that the request has no token, or that the broker could not be asked.
+func (g *Guard) CheckRequest(r *http.Request) (*Token, error) {
+	headers := r.Header.Values("Authorization")
+	if len(headers) != 1 {
+		return nil, errForm
+	}
+	scheme, token, _ := strings.Cut(headers[0], " ")
+	isBound := strings.EqualFold(scheme, dpop.Scheme)
+	if !isBound && !strings.EqualFold(scheme, "Bearer") {
+		return nil, errForm
+	}
+	token = strings.TrimSpace(token)
+	found, err := g.find(r.Context(), token)
+	if err != nil {
+		return nil, err
+	}
+	if isBound != (found.Confirmation.Thumbprint != "") {
+		return nil, ErrScheme
+	}
+	if isBound {
+		return found, g.prove(r, token, found)
+	}
+	return found, nil
+}
+
+// prove checks the proof that comes with a bound token.
+func (g *Guard) prove(r *http.Request, token string, found *Token) error {
+	proof, err := dpop.Read(r.Header)
+	if err != nil {
+		return err
+	}
+	now := g.now()
+	if err := proof.Check(dpop.Request{Method: r.Method, URL: g.origin() + r.URL.EscapedPath(), Token: token}, now); err != nil {
+		return err
+	}
+	if proof.Thumbprint.String() != found.Confirmation.Thumbprint {
+		return &dpop.Error{Detail: "its key is not the one that the token is bound to"}
+	}
+	return g.proofs.Use(proof, now)
+}
+
+func (g *Guard) origin() string {
+	if g.Origin != "" {
+		return strings.TrimRight(g.Origin, "/")
+	}
+	u, err := url.Parse(g.Audience)
+	if err != nil || u.Host == "" {
+		return ""
+	}
+	return u.Scheme + "://" + u.Host
 }
 
 type key struct{}
@@ -118,9 +214,18 @@ func (t *Token) Has(scopes ...string) bool {
 	return !slices.ContainsFunc(scopes, func(scope string) bool { return !slices.Contains(own, scope) })
 }
 
-// Check says what a token is good for at this service. The error is ErrInactive
-// where it is good for nothing; any other says that the broker could not be asked.
+// Check says what a bearer's token is good for at this service. The error is ErrInactive
+// where it is good for nothing, and ErrScheme where it is bound to a key: that needs the
+// whole request ([Guard.CheckRequest]). Any other says that the broker could not be asked.
 func (g *Guard) Check(ctx context.Context, token string) (*Token, error) {
+	found, err := g.find(ctx, token)
+	if err == nil && found.Confirmation.Thumbprint != "" {
+		return nil, ErrScheme
+	}
+	return found, err
+}
+
+func (g *Guard) find(ctx context.Context, token string) (*Token, error) {
 	if token == "" || len(token) > maxToken {
 		return nil, ErrInactive
 	}

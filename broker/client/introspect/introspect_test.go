@@ -5,12 +5,14 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/daypass/daypass/broker/client/introspect"
+	"github.com/daypass/daypass/broker/dpop"
 )
 
 const audience = "https://deploy.example.com"
@@ -177,4 +179,51 @@ func ExampleGuard_Require() {
 	body, _ := io.ReadAll(response.Body)
 	fmt.Println(string(body))
 	// Output: releases for daypass:main/payments/deploy-api
+}
+
+// TestBound: what a service needs to know before it can take a bound token.
+func TestBound(t *testing.T) {
+	t.Parallel()
+	key, err := dpop.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	broker := newAnswering(t)
+	for what, c := range map[string]struct {
+		audience, origin, url string
+		status                int
+	}{
+		"by the audience":             {audience, "", "https://deploy.example.com/a", 200},
+		"an audience with a path":     {audience + "/v2", "", "https://deploy.example.com/a", 200},
+		"behind a path":               {audience, "https://example.com/deploy/", "https://example.com/deploy/a", 200},
+		"another URL than the origin": {audience, "https://example.com", "https://deploy.example.com/a", 401},
+		"an audience that is no URL":  {"deploy", "", "https://deploy.example.com/a", 503},
+	} {
+		broker.say(fmt.Sprintf(`{"active":true,"token_type":"DPoP","aud":[%q],"exp":%d,"jti":"lse_1","cnf":{"jkt":%q}}`, c.audience, time.Now().Add(time.Hour).Unix(), key.Thumbprint()))
+		guard := broker.guard()
+		guard.Audience, guard.Origin = c.audience, c.origin
+		u, err := url.Parse(c.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		proof, err := key.Prove(http.MethodGet, u, "good", time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := httptest.NewRequest(http.MethodGet, "/a", nil)
+		r.Header.Set("Authorization", "DPoP good")
+		r.Header.Set("DPoP", proof)
+		w := httptest.NewRecorder()
+		guard.Require(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})).ServeHTTP(w, r)
+		if w.Code != c.status {
+			t.Errorf("%s: %d, want %d", what, w.Code, c.status)
+		}
+	}
+	w := call(broker.guard().Require(http.NotFoundHandler()))
+	if got := w.Header().Values("WWW-Authenticate"); len(got) != 2 || got[0] != "Bearer" || got[1] != dpop.Challenge("") {
+		t.Errorf("whoever brings nothing is asked for %q", got)
+	}
+	if w := call(broker.guard().Require(http.NotFoundHandler()), "DPoP bad"); w.Header().Get("WWW-Authenticate") != dpop.Challenge("invalid_token") {
+		t.Errorf("%v", w.Header())
+	}
 }

@@ -1,4 +1,4 @@
-package oidc
+package jose
 
 import (
 	"strconv"
@@ -10,30 +10,31 @@ import (
 // maxDepth bounds how deep objects and arrays may nest; real job tokens reach 4.
 const maxDepth = 16
 
-// jsonError is a violation of RFC 8259, or of what we ask beyond it. It holds a
+// ObjectError is a violation of RFC 8259, or of what we ask beyond it. It holds a
 // place and no content, so it can stand in any log.
-type jsonError struct {
+type ObjectError struct {
 	what string
 	at   int
 }
 
-func (e *jsonError) Error() string {
+// Error implements error.
+func (e *ObjectError) Error() string {
 	return e.what + " at byte " + strconv.Itoa(e.at)
 }
 
-// parseObject reads one JSON object, strictly: what two decoders could read
+// ParseObject reads one JSON object, strictly: what two decoders could read
 // differently is refused, since the one that checks and the one that decides
 // must see the same thing. Refused are duplicate names at any depth, invalid
-// UTF-8, U+0000, lone surrogates, trailing data, and more than maxDepth levels.
+// UTF-8, U+0000, lone surrogates, trailing data, and more than 16 levels.
 //
 // Values are string, bool, nil, map[string]any, []any, int64 for numbers written
 // without fraction and exponent, float64 for the others. An integer that doesn't
 // fit int64 is refused: as a float it would be equal to its neighbours.
 //
 // Strings are parts of s, not copies of it.
-func parseObject(s string) (map[string]any, error) {
+func ParseObject(s string) (map[string]any, error) {
 	if !utf8.ValidString(s) {
-		return nil, &jsonError{"invalid UTF-8", 0}
+		return nil, &ObjectError{"invalid UTF-8", 0}
 	}
 	p := parser{s: s}
 	p.space()
@@ -58,7 +59,7 @@ type parser struct {
 	depth int
 }
 
-func (p *parser) fail(what string) error { return &jsonError{what, p.i} }
+func (p *parser) fail(what string) error { return &ObjectError{what, p.i} }
 
 // peek returns the next byte, or 0 at the end: a raw U+0000 is nowhere legal, so
 // the two need no telling apart.
@@ -173,7 +174,7 @@ func (p *parser) object() (map[string]any, error) {
 		}
 		members := len(object)
 		if object[name] = value; len(object) == members {
-			return nil, &jsonError{"duplicate name", start}
+			return nil, &ObjectError{"duplicate name", start}
 		}
 		if more, err := p.more('}'); !more {
 			return object, err
