@@ -79,7 +79,7 @@ func (s *Server) render(c echo.Context, f *format, out *broker.Exchanged) error 
 
 func exchangeResponse(out *broker.Exchanged) *api.ExchangeResponse {
 	body := &api.ExchangeResponse{
-		Session:   api.Session{ID: out.SessionID, Token: out.SessionToken.Reveal(), ExpiresAt: out.ExpiresAt.Truncate(time.Second)},
+		Session:   api.Session{ID: out.SessionID, Token: out.SessionToken.Reveal(), RevocationToken: out.RevocationToken.Reveal(), ExpiresAt: out.ExpiresAt.Truncate(time.Second)},
 		Redaction: api.Redaction{Patterns: out.Patterns},
 	}
 	for _, cred := range out.Credentials {
@@ -118,7 +118,7 @@ func (s *Server) session(c echo.Context) error {
 
 // revokeSession is POST /v1/session/revoke.
 func (s *Server) revokeSession(c echo.Context) error {
-	caller, err := s.caller(c, "")
+	caller, err := s.givingBack(c)
 	if err != nil {
 		return err
 	}
@@ -130,7 +130,32 @@ func (s *Server) revokeSession(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return answerRevoked(c, ended, api.RevokeResponse{Leases: wireLeases(ended)})
+	body := api.RevokeResponse{}
+	if !caller.Session.ByRevocation { // which shows nothing of what it ends
+		body.Leases = wireLeases(ended)
+	}
+	return answerRevoked(c, ended, body)
+}
+
+// givingBack takes a session token, or its revocation token.
+func (s *Server) givingBack(c echo.Context) (broker.Caller, error) {
+	raw, err := bearerText(c)
+	if err != nil {
+		return broker.Caller{}, err
+	}
+	token, ok := broker.ParseRevocationToken(raw)
+	if !ok {
+		return s.caller(c, "")
+	}
+	var held *leases.Held
+	if err := s.admit(c, func(bool) (err error) {
+		held, err = s.config.Broker.FindRevocable(c.Request().Context(), token)
+		return err
+	}); err != nil {
+		return broker.Caller{}, err
+	}
+	note(c, slog.String("session", held.ID), slog.String("by", "revocation token"))
+	return broker.Caller{Session: held}, nil
 }
 
 // lease is GET /v1/leases/{id}.

@@ -245,23 +245,31 @@ func (s *Server) guarded(next echo.HandlerFunc, c echo.Context) (err error) {
 
 // bearer tells which kind of token the caller sent.
 func bearer(c echo.Context) (any, error) {
-	values := c.Request().Header.Values(echo.HeaderAuthorization)
-	if len(values) != 1 {
-		return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "send one header `Authorization: Bearer TOKEN`"}
-	}
-	scheme, token, ok := strings.Cut(values[0], " ")
-	token = strings.TrimSpace(token)
-	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "send one header `Authorization: Bearer TOKEN`"}
-	}
-	if len(token) > api.MaxToken {
-		return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "the token is larger than 16 KiB"}
+	token, err := bearerText(c)
+	if err != nil {
+		return nil, err
 	}
 	parsed, err := broker.ParseToken(token)
 	if _, ofVault := parsed.(broker.VaultToken); ofVault {
 		return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "this is a token of the Vault façade: it is good there alone"}
 	}
 	return parsed, err
+}
+
+func bearerText(c echo.Context) (string, error) {
+	values := c.Request().Header.Values(echo.HeaderAuthorization)
+	if len(values) != 1 {
+		return "", &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "send one header `Authorization: Bearer TOKEN`"}
+	}
+	scheme, token, ok := strings.Cut(values[0], " ")
+	token = strings.TrimSpace(token)
+	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return "", &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "send one header `Authorization: Bearer TOKEN`"}
+	}
+	if len(token) > api.MaxToken {
+		return "", &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "the token is larger than 16 KiB"}
+	}
+	return token, nil
 }
 
 // caller takes a session token, or an admin's token with that role, and no

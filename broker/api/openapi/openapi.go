@@ -59,9 +59,10 @@ func Document(source string) ([]byte, error) {
 				},
 			}},
 			"securitySchemes": object{
-				string(Job):     bearer("A CI job's OIDC token, signed by its provider."),
-				string(Session): bearer("A session token (`dps_…`), from the answer of an exchange."),
-				string(Admin):   bearer("An admin token (`dpa_…`) of the role viewer, operator or approver that the call says."),
+				string(Job):        bearer("A CI job's OIDC token, signed by its provider."),
+				string(Session):    bearer("A session token (`dps_…`), from the answer of an exchange."),
+				string(Revocation): bearer("A revocation token (`dpr_…`), from the answer of an exchange: it gives back what its session token obtained, and is good for nothing else."),
+				string(Admin):      bearer("An admin token (`dpa_…`) of the role viewer, operator or approver that the call says."),
 			},
 		},
 	}
