@@ -35,6 +35,9 @@ type program struct {
 
 	url, audience, caCert string
 	tokenFile, tokenEnv   string
+
+	self       string // where this program can be started from; "": it can't
+	noWatchdog bool
 }
 
 // exit is an error with an exit code of its own. Without an error beneath,
