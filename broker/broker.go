@@ -303,6 +303,9 @@ func (b *Broker) RevokeJob(ctx context.Context, caller Caller, id, reason string
 // token that opened the session is used up.
 func (b *Broker) RevokeSession(ctx context.Context, held *leases.Held, reason string) ([]*leases.Lease, error) {
 	why := leases.Why{Actor: Caller{Session: held}.Actor(), Reason: orElse(reason, "session given back")}
+	if held.ByRevocation {
+		why.By = "revocation token"
+	}
 	ended, err := b.config.Store.RevokeSession(ctx, held.ID, held.TokenHash, why)
 	if err != nil {
 		return nil, err

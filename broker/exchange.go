@@ -40,10 +40,13 @@ type GrantRequest struct {
 type Exchanged struct {
 	SessionID    string
 	SessionToken issuers.Secret
-	Bound        bool      // to the key of the request
-	ExpiresAt    time.Time // of the session
-	Credentials  []Credential
-	Patterns     []string // what else must not appear in a log (RE2)
+	Bound        bool // to the key of the request
+	// RevocationToken gives back what the session token obtained, and no more. It is
+	// bound to no key.
+	RevocationToken issuers.Secret
+	ExpiresAt       time.Time // of the session
+	Credentials     []Credential
+	Patterns        []string // what else must not appear in a log (RE2)
 }
 
 // Credential is one minted credential.
@@ -123,7 +126,7 @@ func (b *Broker) Exchange(ctx context.Context, request *ExchangeRequest) (*Excha
 	if err != nil {
 		return nil, err
 	}
-	secret, token := b.sessionToken(caller, orders)
+	made, token := b.sessionToken(caller, orders)
 	reservation := &leases.Reservation{
 		Session: caller.session, Joined: caller.held != nil, Once: caller.held == nil && b.config.Once[caller.session.Provider], Token: token,
 		Retry: b.retry(caller, request), JobKey: caller.job, Whose: caller.whose, MaxPerJob: b.config.Limits.JobLeases, MaxPerTenant: b.config.Limits.TenantLeases,
@@ -135,18 +138,23 @@ func (b *Broker) Exchange(ctx context.Context, request *ExchangeRequest) (*Excha
 		}
 		return nil, err
 	}
-	return answer(secret, reservation, orders, b.config.Patterns()), nil
+	return answer(made, reservation, orders, b.config.Patterns()), nil
 }
+
+// sessionSecrets are the tokens of an exchange; zero where it came with one that holds
+// what it obtains.
+type sessionSecrets struct{ token, revocation issuers.Secret }
 
 // sessionToken is what the leases of an exchange are held by: a new token, or the
 // one of the Vault façade that it came with.
-func (b *Broker) sessionToken(caller *asking, orders []*order) (issuers.Secret, leases.Token) {
+func (b *Broker) sessionToken(caller *asking, orders []*order) (sessionSecrets, leases.Token) {
 	if caller.vault {
-		return issuers.Secret{}, leases.Token{Hash: caller.held.TokenHash, Held: true}
+		return sessionSecrets{}, leases.Token{Hash: caller.held.TokenHash, Held: true}
 	}
-	secret := issuers.Generate(issuers.SessionToken)
-	return secret, leases.Token{
-		Hash: b.config.SessionTokens.Sum(leases.TokenDomain, []byte(secret.Reveal())), KeyID: b.config.SessionTokens.KeyID(), Grants: grantNames(orders),
+	made := sessionSecrets{revocation: issuers.Generate(issuers.RevocationToken)}
+	made.token = leases.SessionTokenOf(made.revocation.Reveal(), b.config.SessionTokens)
+	return made, leases.Token{
+		Hash: b.config.SessionTokens.Sum(leases.TokenDomain, []byte(made.token.Reveal())), KeyID: b.config.SessionTokens.KeyID(), Grants: grantNames(orders),
 		Thumbprint: caller.thumbprint,
 	}
 }
@@ -507,9 +515,12 @@ func grantNames(orders []*order) []string {
 	return names
 }
 
-func answer(secret issuers.Secret, r *leases.Reservation, orders []*order, patterns []string) *Exchanged {
+func answer(made sessionSecrets, r *leases.Reservation, orders []*order, patterns []string) *Exchanged {
 	bound := r.Token.Thumbprint != nil
-	out := &Exchanged{SessionID: r.SessionID, SessionToken: secret, Bound: bound, ExpiresAt: r.SessionExpiresAt, Patterns: append([]string{issuers.GeneratedPattern}, patterns...)}
+	out := &Exchanged{
+		SessionID: r.SessionID, SessionToken: made.token, Bound: bound, RevocationToken: made.revocation, ExpiresAt: r.SessionExpiresAt,
+		Patterns: append([]string{issuers.GeneratedPattern}, patterns...),
+	}
 	for _, o := range orders {
 		c := Credential{
 			Grant: o.name(), LeaseID: o.lease.ID, Issuer: o.grant.Issuer, Kind: o.about.Kind, Revocation: o.about.Revocation,

@@ -18,6 +18,10 @@ type (
 	JobToken string
 	// SessionToken is what an exchange gave out, not yet looked up.
 	SessionToken string
+	// RevocationToken came with a session token and is good for giving its session
+	// back alone, not yet looked up. ParseToken takes it for nothing: see
+	// [ParseRevocationToken].
+	RevocationToken string
 	// AdminToken is a person's, made with `daypassd admin token create`, not yet looked up.
 	AdminToken string
 	// VaultToken is what a login at the Vault façade gave out, not yet looked up. It
@@ -43,6 +47,28 @@ func ParseToken(raw string) (any, error) {
 		return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "this looks like a token of Daypass, but its checksum is wrong: was it cut off?"}
 	}
 	return JobToken(raw), nil
+}
+
+// ParseRevocationToken says whether a bearer token is a revocation token. The one call
+// that takes them asks; everywhere else they are what any secret of Daypass is that
+// isn't taken there.
+func ParseRevocationToken(raw string) (RevocationToken, bool) {
+	kind, ok := issuers.IsGenerated(raw)
+	if !ok || kind != issuers.RevocationToken {
+		return "", false
+	}
+	return RevocationToken(raw), true
+}
+
+// FindRevocable looks up the session that a revocation token gives back. It may have
+// ended: see Held.
+func (b *Broker) FindRevocable(ctx context.Context, token RevocationToken) (*leases.Held, error) {
+	held, err := b.FindSession(ctx, SessionToken(leases.SessionTokenOf(string(token), b.config.SessionTokens).Reveal()))
+	if err != nil {
+		return nil, err
+	}
+	held.ByRevocation = true
+	return held, nil
 }
 
 // FindSession looks a session token up. The session may have ended: see Held.

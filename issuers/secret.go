@@ -2,6 +2,7 @@ package issuers
 
 import (
 	"crypto/rand"
+	"encoding/binary"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -56,6 +57,8 @@ const (
 	Password     byte = 'p'
 	AdminToken   byte = 'a'
 	VaultToken   byte = 'v'
+	// RevocationToken gives a session back, and does nothing else.
+	RevocationToken byte = 'r'
 )
 
 // GeneratedBits is how many random bits a generated secret holds at least.
@@ -89,6 +92,27 @@ func Generate(kind byte) Secret {
 				buf = append(buf, base62[b%62])
 			}
 		}
+	}
+	return NewSecret(string(appendSum(buf)))
+}
+
+// GenerateFrom is the secret of a kind that 256 bits stand for: of the same shape as
+// those of [Generate], and as hard to guess as the bits. That they are more than the
+// shape holds makes every secret as likely as the next, up to 1 in 2^95.
+func GenerateFrom(kind byte, bits [32]byte) Secret {
+	var words [8]uint32
+	for i := range words {
+		words[i] = binary.BigEndian.Uint32(bits[4*i:])
+	}
+	buf := make([]byte, prefixLength+randomLength, GeneratedLength)
+	copy(buf, []byte{'d', 'p', kind, '_'})
+	for i := prefixLength; i < len(buf); i++ { // one long division by 62 a letter
+		var rest uint64
+		for w := range words {
+			rest = rest<<32 | uint64(words[w])
+			words[w], rest = uint32(rest/62), rest%62 //nolint:gosec // rest < 62 · 2^32
+		}
+		buf[i] = base62[rest]
 	}
 	return NewSecret(string(appendSum(buf)))
 }

@@ -2,9 +2,11 @@ package issuers_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"strings"
 	"testing"
 
@@ -45,6 +47,34 @@ func TestGeneratedSecrets(t *testing.T) {
 		s := issuers.Generate(issuers.Password).Reveal()
 		if kind, ok := issuers.IsGenerated(s); !ok || kind != issuers.Password || len(s) != issuers.GeneratedLength || seen[s] {
 			t.Fatalf("%q: kind %q, %v", s, kind, ok)
+		}
+		seen[s] = true
+	}
+}
+
+func TestGenerateFrom(t *testing.T) {
+	seen := map[string]bool{}
+	for i := range 1000 {
+		var bits [32]byte
+		bits[i%32], bits[31-i%32] = byte(i), byte(i/32+1) //nolint:gosec // as many bits as there are
+		if i%2 == 0 {
+			bits = sha256.Sum256(bits[:])
+		}
+		s := issuers.GenerateFrom(issuers.SessionToken, bits).Reveal()
+		if kind, ok := issuers.IsGenerated(s); !ok || kind != issuers.SessionToken || s != issuers.GenerateFrom(issuers.SessionToken, bits).Reveal() {
+			t.Fatalf("%q: kind %q, %v", s, kind, ok)
+		}
+		// The same by another way: the digits of the number modulo 62^27, the last first.
+		n := new(big.Int).SetBytes(bits[:])
+		for _, c := range s[4:31] {
+			digit := int64(strings.IndexRune("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", c))
+			var rest big.Int
+			if n.DivMod(n, big.NewInt(62), &rest); rest.Int64() != digit {
+				t.Fatalf("%q of %x: %q is not digit %d", s, bits, c, rest.Int64())
+			}
+		}
+		if seen[s] {
+			t.Fatalf("%q comes twice", s)
 		}
 		seen[s] = true
 	}

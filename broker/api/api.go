@@ -75,10 +75,14 @@ type ExchangeResponse struct {
 
 // Session is what one job token opened.
 type Session struct {
-	ID        string    `json:"id"`
-	Token     string    `json:"token,omitempty"`      // only in the answer of an exchange
-	TokenType string    `json:"token_type,omitempty"` // DPoP, where the token is bound to the key of the request
-	ExpiresAt time.Time `json:"expires_at"`
+	ID        string `json:"id"`
+	Token     string `json:"token,omitempty"`      // only in the answer of an exchange
+	TokenType string `json:"token_type,omitempty"` // DPoP, where the token is bound to the key of the request
+	// RevocationToken gives back what Token obtained (POST /v1/session/revoke), and is
+	// good for nothing else: for whoever only tidies up. It stands beside Token; an
+	// older broker gives none.
+	RevocationToken string    `json:"revocation_token,omitempty"`
+	ExpiresAt       time.Time `json:"expires_at"`
 }
 
 // Credential is one minted credential with its values.

@@ -30,25 +30,38 @@ type presented struct {
 
 const presentedKey = "daypass.presented"
 
+const schemeBearer = "Bearer"
+
+// authorization is the one token of a request and the scheme it came by: schemeBearer
+// or dpop.Scheme.
+func authorization(c echo.Context) (scheme, token string, err error) {
+	values := c.Request().Header.Values(echo.HeaderAuthorization)
+	if len(values) == 1 {
+		scheme, token, _ = strings.Cut(values[0], " ")
+		token = strings.TrimSpace(token)
+	}
+	for _, known := range []string{schemeBearer, dpop.Scheme} {
+		switch {
+		case token == "" || !strings.EqualFold(scheme, known):
+		case len(token) > api.MaxToken:
+			return "", "", &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "the token is larger than 16 KiB"}
+		default:
+			return known, token, nil
+		}
+	}
+	return "", "", &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "send one header `Authorization: Bearer TOKEN`"}
+}
+
 // bearer tells which kind of token the caller sent.
 func bearer(c echo.Context) (*presented, error) {
 	if sent, ok := c.Get(presentedKey).(*presented); ok {
 		return sent, nil
 	}
-	values := c.Request().Header.Values(echo.HeaderAuthorization)
-	if len(values) != 1 {
-		return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "send one header `Authorization: Bearer TOKEN`"}
+	scheme, token, err := authorization(c)
+	if err != nil {
+		return nil, err
 	}
-	scheme, token, ok := strings.Cut(values[0], " ")
-	token = strings.TrimSpace(token)
-	sent := &presented{raw: token, bound: strings.EqualFold(scheme, dpop.Scheme)}
-	if !ok || !sent.bound && !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "send one header `Authorization: Bearer TOKEN`"}
-	}
-	if len(token) > api.MaxToken {
-		return nil, &oidc.Error{Reason: oidc.ReasonMalformed, Detail: "the token is larger than 16 KiB"}
-	}
-	var err error
+	sent := &presented{raw: token, bound: scheme == dpop.Scheme}
 	if sent.token, err = broker.ParseToken(token); err != nil {
 		return nil, err
 	}

@@ -80,7 +80,7 @@ func (s *Server) render(c echo.Context, f *format, out *broker.Exchanged) error 
 
 func exchangeResponse(out *broker.Exchanged) *api.ExchangeResponse {
 	body := &api.ExchangeResponse{
-		Session:   api.Session{ID: out.SessionID, Token: out.SessionToken.Reveal(), ExpiresAt: out.ExpiresAt.Truncate(time.Second)},
+		Session:   api.Session{ID: out.SessionID, Token: out.SessionToken.Reveal(), RevocationToken: out.RevocationToken.Reveal(), ExpiresAt: out.ExpiresAt.Truncate(time.Second)},
 		Redaction: api.Redaction{Patterns: out.Patterns},
 	}
 	if out.Bound {
@@ -127,12 +127,7 @@ func (s *Server) session(c echo.Context) error {
 // without a proof too: it takes power away and gives none, as RFC 7009 has it of all
 // tokens, and whoever tidies up behind a job that was killed doesn't have its key.
 func (s *Server) revokeSession(c echo.Context) error {
-	sent, err := bearer(c)
-	if err != nil {
-		return err
-	}
-	sent.bare = true
-	caller, err := s.caller(c, "")
+	caller, err := s.givingBack(c)
 	if err != nil {
 		return err
 	}
@@ -144,7 +139,40 @@ func (s *Server) revokeSession(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return answerRevoked(c, ended, api.RevokeResponse{Leases: wireLeases(ended)})
+	body := api.RevokeResponse{}
+	if !caller.Session.ByRevocation { // which shows nothing of what it ends
+		body.Leases = wireLeases(ended)
+	}
+	return answerRevoked(c, ended, body)
+}
+
+// givingBack takes a session token, or its revocation token, which is a bearer's.
+func (s *Server) givingBack(c echo.Context) (broker.Caller, error) {
+	scheme, raw, err := authorization(c)
+	if err != nil {
+		return broker.Caller{}, err
+	}
+	token, ok := broker.ParseRevocationToken(raw)
+	if !ok {
+		sent, err := bearer(c)
+		if err != nil {
+			return broker.Caller{}, err
+		}
+		sent.bare = true
+		return s.caller(c, "")
+	}
+	if scheme != schemeBearer {
+		return broker.Caller{}, &schemeError{"revocation tokens are bound to no key: send this one as `Authorization: Bearer TOKEN`"}
+	}
+	var held *leases.Held
+	if err := s.admit(c, func(bool) (err error) {
+		held, err = s.config.Broker.FindRevocable(c.Request().Context(), token)
+		return err
+	}); err != nil {
+		return broker.Caller{}, err
+	}
+	note(c, slog.String("session", held.ID), slog.String("by", "revocation token"))
+	return broker.Caller{Session: held}, nil
 }
 
 // lease is GET /v1/leases/{id}.

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/daypass/daypass/broker/keys"
+	"github.com/daypass/daypass/issuers"
 )
 
 const leaseColumns = `
@@ -150,7 +151,19 @@ ORDER BY l.id DESC LIMIT $12`,
 const (
 	TokenDomain      = "session token"
 	VaultTokenDomain = "vault token"
+
+	// revocationDomain is what a revocation token is hashed under to get the session
+	// token that it belongs to.
+	revocationDomain = "session token of revocation token"
 )
+
+// SessionTokenOf is the session token that a revocation token belongs to. It is made
+// from it, with the key for session tokens: so the broker finds the session of
+// either by the one hash that it keeps, and a revocation token, which is the random
+// one of the two, tells nothing of the session token to whoever lacks the key.
+func SessionTokenOf(revocation string, sums *keys.Hasher) issuers.Secret {
+	return issuers.GenerateFrom(issuers.SessionToken, sums.Sum(revocationDomain, []byte(revocation)))
+}
 
 // Held is a session as one of its tokens sees it.
 type Held struct {
@@ -161,6 +174,7 @@ type Held struct {
 	TokenMadeAt  time.Time
 	Mount, Role  string // where it logged in, of a token of the Vault façade; else empty
 	Thumbprint   []byte // of the key that the token is bound to; nil: it is a bearer's
+	ByRevocation bool   // who asks has its revocation token alone
 }
 
 // Live says whether the token opens anything at a time.

@@ -18,6 +18,17 @@ import (
 type Why struct {
 	Actor  string
 	Reason string
+	// By names the token that was good for nothing else; "": it was none of these.
+	By string
+}
+
+// data is what an event says of it.
+func (w Why) data() map[string]any {
+	data := map[string]any{"reason": w.Reason}
+	if w.By != "" {
+		data["by"] = w.By
+	}
+	return data
 }
 
 // change is one lease's step from the state that was read, under its row's
@@ -77,7 +88,7 @@ func (s *Store) end(l *Lease, why Why, due, now time.Time) (*change, error) {
 		}
 	}
 	event, err := s.config.Audit.Event(audit.Entry{
-		At: now, Type: kind, Subject: l.ID, Count: l.events + 1, Actor: why.Actor, Data: map[string]any{"reason": why.Reason},
+		At: now, Type: kind, Subject: l.ID, Count: l.events + 1, Actor: why.Actor, Data: why.data(),
 	})
 	if err != nil {
 		return nil, err
@@ -148,7 +159,7 @@ func (s *Store) RevokeSession(ctx context.Context, sessionID string, tokenHash [
 		batch.Queue(`UPDATE session_tokens SET revoked_at = coalesce(revoked_at, $2) WHERE hash = $1`, tokenHash[:], now)
 		if !already {
 			event, err := s.config.Audit.Event(audit.Entry{
-				At: now, Type: audit.SessionRevoked, Subject: sessionID, Count: events + 1, Actor: why.Actor, Data: map[string]any{"reason": why.Reason},
+				At: now, Type: audit.SessionRevoked, Subject: sessionID, Count: events + 1, Actor: why.Actor, Data: why.data(),
 			})
 			if err != nil {
 				return err

@@ -24,7 +24,13 @@ export interface Credential {
 }
 
 export interface Exchanged {
-  session: {id: string; token: string; expires_at: string};
+  session: {
+    id: string;
+    token: string;
+    /** Gives back what the session token obtained, and is good for nothing else; older brokers give none. */
+    revocation_token?: string;
+    expires_at: string;
+  };
   credentials: Credential[];
   redaction: {patterns: string[]};
 }
@@ -53,7 +59,7 @@ export class Client {
   exchange(token: string, grants: (string | Grant)[]): Promise<Exchanged>;
   /** What a session token holds. */
   session(token: string): Promise<{session: {id: string; expires_at: string}; leases: object[]}>;
-  /** Gives back all that was obtained with a session token. */
+  /** Gives back all that was obtained with a session token: takes it, or its revocation token. */
   revokeSession(token: string, reason?: string): Promise<Revoked>;
   /** Gives a lease a later end, within the policy's max_ttl. */
   renew(token: string, lease: string, ttl?: string): Promise<object>;

@@ -50,6 +50,11 @@ error stays apart where it goes elsewhere. Otherwise, and with --no-pty, it gets
 pipes. Signals are passed on. The command gets neither the job's token nor the
 means to ask for another.
 
+Beside the command runs a watchdog: a second process of this program, which gives
+the credentials back should this one be killed before it can. It holds a token that
+is good for that alone, and ends half a minute after this program at the latest. A
+command that outlives this program goes on, without what its credentials open.
+
 The exit code is the command's, 128 and the signal's number when a signal ended
 it, 126 when it can't be run, 127 when there is none.`,
 		Example: `  daypass exec --grant payments/deploy-db -- ./migrate.sh
@@ -76,6 +81,7 @@ it, 126 when it can't be run, 127 when there is none.`,
 	cmd.Flags().StringVar(&ttl, "ttl", "", "how long the credentials live at most, like 10m (default: what the policy says)")
 	cmd.Flags().StringVar(&publicKey, "public-key", "", "file with an OpenSSH public key of the job's, for a grant that certifies it")
 	cmd.Flags().BoolVar(&p.dpop, "dpop", false, "bind the session, and API tokens, to a key in this program's memory (RFC 9449)")
+	cmd.Flags().BoolVar(&p.noWatchdog, "no-watchdog", false, "start no second process that gives the credentials back should this one be killed")
 	cmd.Flags().BoolVar(&noPTY, "no-pty", false, "give the command pipes even where standard output is a terminal")
 	return cmd
 }
@@ -112,8 +118,9 @@ func (p *program) exec(ctx context.Context, grants api.ExchangeRequest, args []s
 	if err != nil {
 		return err
 	}
-	defer p.keepSession(answer.Session.Token)()
-	defer p.giveBack(context.WithoutCancel(ctx), c, answer)
+	watching := p.startWatchdog(answer.Session)
+	defer p.keepSession(answer.Session)()
+	defer func() { watching.end(p.giveBack(context.WithoutCancel(ctx), c, answer)) }()
 	if asking.Err() != nil {
 		return errors.New("interrupted before the command began")
 	}
@@ -159,7 +166,7 @@ func startError(err error) error {
 // patterns that came with the answer.
 func (p *program) masker(answer *api.ExchangeResponse, token string) (*redact.Masker, error) {
 	config := redact.Config{Patterns: answer.Redaction.Patterns, Shape: true, FlushAfter: showAfter}
-	for _, value := range []string{token, answer.Session.Token} {
+	for _, value := range []string{token, answer.Session.Token, answer.Session.RevocationToken} {
 		if !redact.Common(value) {
 			config.Values = append(config.Values, value)
 		}
@@ -220,13 +227,14 @@ func validName(name string) bool {
 }
 
 // giveBack revokes the session. That it failed is a warning, not an error: the
-// command's work is done, and the credentials end by themselves.
-func (p *program) giveBack(ctx context.Context, c *client.Client, answer *api.ExchangeResponse) {
+// command's work is done, the watchdog tries on, and the credentials end by
+// themselves.
+func (p *program) giveBack(ctx context.Context, c *client.Client, answer *api.ExchangeResponse) (given bool) {
 	ctx, cancel := context.WithTimeoutCause(ctx, revokeTimeout, fmt.Errorf("no answer within %v", revokeTimeout))
 	defer cancel()
 	_, err := c.RevokeSession(ctx, answer.Session.Token, "command ended")
 	if err == nil {
-		return
+		return true
 	}
 	var end time.Time
 	for _, credential := range answer.Credentials {
@@ -235,4 +243,5 @@ func (p *program) giveBack(ctx context.Context, c *client.Client, answer *api.Ex
 		}
 	}
 	p.say("warning: the credentials could not be given back: %v; they end by themselves at %s", err, stamp(end))
+	return false
 }

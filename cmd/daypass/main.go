@@ -26,6 +26,10 @@ var version = "dev"
 func main() { os.Exit(run()) }
 
 func run() int {
-	p := &program{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	if len(os.Args) == 2 && os.Args[1] == commandWatchdog { // before anything costs time
+		beWatchdog(context.Background(), os.Stdin)
+		return 0
+	}
+	p := &program{self: ownProgram(), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
 	return p.main(context.Background(), os.Args[1:])
 }

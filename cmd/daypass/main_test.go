@@ -128,6 +128,7 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 const (
 	jobToken     = "job-header.job-payload.job-signature"
 	sessionToken = "dps_session-token-of-the-fake"
+	revocation   = "dpr_revocation-token-of-the-fake"
 	adminToken   = "dpa_admin-token-of-the-fake"
 	password     = "dpp_pass'word with \"quotes\""
 )
@@ -137,6 +138,9 @@ type fakeBroker struct {
 	mu       sync.Mutex
 	requests bytes.Buffer
 	busy     int // how often it was unavailable
+	// revoking is asked before a session is given back, and says that it answered; nil:
+	// nobody is.
+	revoking func(w http.ResponseWriter, r *http.Request) bool
 	auditLog *fakeLog
 }
 
@@ -249,7 +253,7 @@ func (f *fakeBroker) exchange(w http.ResponseWriter, r *http.Request) {
 	name := request.Grants[0].Name
 	values := map[string]string{"username": "dp_user", "password": password, "url": "postgres://dp_user:" + password + "@db"}
 	answer := api.ExchangeResponse{
-		Session: api.Session{ID: "ses_1", Token: sessionToken, ExpiresAt: expires},
+		Session: api.Session{ID: "ses_1", Token: sessionToken, RevocationToken: revocation, ExpiresAt: expires},
 		Credentials: []api.Credential{{
 			Grant: name, LeaseID: "lse_1", ExpiresAt: expires, Values: values, Secret: []string{"password", "url"},
 			Env: map[string]string{"PGUSER": values["username"], "PGPASSWORD": password},
@@ -291,6 +295,8 @@ func (f *fakeBroker) exchange(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("DPoP") != "" {
 			answer.Session.TokenType = api.TokenTypeDPoP
 		}
+	case "payments/old": // from a broker of before there were any
+		answer.Session.RevocationToken = ""
 	case "payments/stays":
 		answer.Session.Token += "-that-stays"
 	}
@@ -303,11 +309,14 @@ func (f *fakeBroker) exchange(w http.ResponseWriter, r *http.Request) {
 }
 
 func (f *fakeBroker) revokeSession(w http.ResponseWriter, r *http.Request) {
+	if f.revoking != nil && f.revoking(w, r) {
+		return
+	}
 	by := "Bearer "
 	if r.Header.Get("DPoP") != "" {
 		by = "DPoP "
 	}
-	if r.Header.Get("Authorization") != by+sessionToken {
+	if token := strings.TrimPrefix(r.Header.Get("Authorization"), by); token != sessionToken && token != revocation {
 		refuse(w, api.Problem{Status: 500, Code: api.CodeInternal, Detail: "can't"})
 		return
 	}

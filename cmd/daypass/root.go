@@ -40,7 +40,9 @@ type program struct {
 	url, audience, caCert string
 	tokenFile, tokenEnv   string
 
-	dpop bool // session tokens are bound to a key in this program's memory
+	dpop       bool   // session tokens are bound to a key in this program's memory
+	self       string // where this program can be started from; "": it can't
+	noWatchdog bool
 }
 
 // exit is an error with an exit code of its own. Without an error beneath,

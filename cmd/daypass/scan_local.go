@@ -75,7 +75,7 @@ func (l *lineCounter) line(offset int64) int {
 func (s *scan) tellLocal(text scanText, line int, hit leaks.Hit) error {
 	kind := map[byte]string{
 		issuers.SessionToken: "session_token", issuers.APIToken: "api_token", issuers.Password: "password", issuers.AdminToken: "admin_token",
-		issuers.VaultToken: "vault_token",
+		issuers.VaultToken: "vault_token", issuers.RevocationToken: "revocation_token",
 	}[hit.Token]
 	if kind == "" {
 		kind = "unknown_token"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,17 +12,19 @@ import (
 
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/client"
+	"github.com/daypass/daypass/issuers"
 )
 
-// variableSessionFile names a file in which exec leaves its session token while
-// the command runs. A CI system that kills a job gives exec no time to tidy up, and
+// variableSessionFile names a file in which exec leaves a token while the command
+// runs that gives its session back: the revocation token, or where the broker has none
+// the session's own. A CI system that kills a job gives exec no time to tidy up, and
 // may have a step of its own for that (GitLab's after_script, Jenkins's post).
 const variableSessionFile = "DAYPASS_SESSION_FILE"
 
 // keepSession leaves the token in that file, and returns what removes it. That it
 // can't is a warning: the credentials end by themselves all the same.
-func (p *program) keepSession(token string) (remove func()) {
-	file := os.Getenv(variableSessionFile)
+func (p *program) keepSession(session api.Session) (remove func()) {
+	file, token := os.Getenv(variableSessionFile), cmp.Or(session.RevocationToken, session.Token)
 	if file == "" {
 		return func() {}
 	}
@@ -56,11 +59,17 @@ func (p *program) sessionShowCommand() *cobra.Command {
 	var out *output
 	cmd := &cobra.Command{
 		Use: "show", Short: "Show what a session token obtained",
+		Long: `Show needs the session token (dps_…) that an exchange answered with. The revocation
+token (dpr_…), which stands in the file that DAYPASS_SESSION_FILE names while exec
+runs its command, gives back and shows nothing.`,
 		Example: "  daypass session show --token-env DAYPASS_SESSION_TOKEN", Args: exactly(0, "none"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, token, err := p.withSession()
 			if err != nil {
 				return err
+			}
+			if kind, ok := issuers.IsGenerated(token); ok && kind == issuers.RevocationToken {
+				return usage("this is a revocation token, which gives a session back and shows nothing (hint: name the session token, dps_…, with --token-file or --token-env)")
 			}
 			info, err := c.Session(cmd.Context(), token)
 			if err != nil {
@@ -80,10 +89,10 @@ func (p *program) sessionRevokeCommand() *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
 		Use: "revoke", Short: "Give back all that a session token obtained",
-		Long: `Revoke gives back all that was obtained with a session token: the one that
---token-file or --token-env names, else DAYPASS_SESSION_TOKEN, else the one in the
-file that DAYPASS_SESSION_FILE names, where exec leaves it while its command runs.
-Without any there is nothing to give back, and that is no failure: a step that
+		Long: `Revoke gives back all that was obtained with a session token. It takes that, or the
+revocation token that came with it: the one that --token-file or --token-env names,
+else DAYPASS_SESSION_TOKEN, else the one in the file that DAYPASS_SESSION_FILE names,
+where exec leaves it while its command runs. Without any there is nothing to give back, and that is no failure: a step that
 tidies up can always call it.`,
 		Example: `  daypass session revoke
   daypass session revoke --token-file session.token --reason "job cancelled"`,
@@ -98,7 +107,7 @@ tidies up can always call it.`,
 				return err
 			}
 			answer, err := c.RevokeSession(cmd.Context(), token, reason)
-			if problem, refused := errors.AsType[*api.Problem](err); refused && problem.Code == api.CodeInvalidToken {
+			if problem, refused := errors.AsType[*api.Problem](err); refused && problem.Code == api.CodeInvalidToken && problem.Reason != api.ReasonMalformed {
 				p.say("nothing to give back: the session has ended")
 				return nil
 			}

@@ -62,7 +62,8 @@ func Document(source string) ([]byte, error) {
 				string(Job): bearer("A CI job's OIDC token, signed by its provider."),
 				string(Session): bearer("A session token (`dps_…`), from the answer of an exchange. One that is bound to a key comes as `Authorization: DPoP TOKEN`, with a proof in the header DPoP (RFC 9449); " +
 					"to revoke its session it may come as a bearer's."),
-				string(Admin): bearer("An admin token (`dpa_…`) of the role viewer, operator or approver that the call says."),
+				string(Revocation): bearer("A revocation token (`dpr_…`), from the answer of an exchange: it gives back what its session token obtained, and is good for nothing else."),
+				string(Admin):      bearer("An admin token (`dpa_…`) of the role viewer, operator or approver that the call says."),
 			},
 		},
 	}

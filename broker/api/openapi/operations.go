@@ -7,9 +7,10 @@ type Who string
 
 // The kinds of tokens.
 const (
-	Job     Who = "jobToken"
-	Session Who = "sessionToken"
-	Admin   Who = "adminToken"
+	Job        Who = "jobToken"
+	Session    Who = "sessionToken"
+	Revocation Who = "revocationToken"
+	Admin      Who = "adminToken"
 )
 
 // Operation is one call of the API.
@@ -88,7 +89,7 @@ func ofJobs() []Operation {
 	}, {
 		Method: "POST", Path: api.PathSessionRevoke, ID: "revokeSession", Summary: "Give back all that a session token obtained",
 		Description: "200 when all was taken back within five seconds, else 202: the broker goes on with it.",
-		Who:         []Who{Session}, Body: reasonBody{}, BodyOptional: true, Answer: api.RevokeResponse{}, Statuses: []int{200, 202},
+		Who:         []Who{Session, Revocation}, Body: reasonBody{}, BodyOptional: true, Answer: api.RevokeResponse{}, Statuses: []int{200, 202},
 	}}
 }
 

@@ -514,7 +514,7 @@ function base64(bytes) {
 // What an exchange answered, by the names under which the workflow finds it.
 
 /** @typedef {{grant: string, lease_id: string, expires_at: string, values: Record<string, string>, secret: string[], env: Record<string, string>}} Credential */
-/** @typedef {{session: {token: string}, credentials: Credential[]}} Answer */
+/** @typedef {{session: {token: string, revocation_token?: string}, credentials: Credential[]}} Answer */
 
 // What a runner, loader, shell or interpreter obeys: a broker doesn't set these, and
 // whoever sits in its place must not be able to.
@@ -542,9 +542,9 @@ function checkAnswer(answer, asked) {
   return answer;
 }
 
-/** All that must not be shown, the session token first. @param {Answer} answer */
+/** All that must not be shown, the session's tokens first. @param {Answer} answer */
 function secretsOf(answer) {
-  return [answer.session.token, ...answer.credentials.flatMap(c => c.secret.map(name => c.values[name] ?? ''))].filter(Boolean);
+  return [answer.session.token, answer.session.revocation_token ?? '', ...answer.credentials.flatMap(c => c.secret.map(name => c.values[name] ?? ''))].filter(Boolean);
 }
 
 /** @param {Answer} answer @returns {Record<string, string>} */
@@ -859,10 +859,12 @@ async function main(runner) {
     return err.denied ? 3 : 1;
   }
   // From here on there is something to give back, whatever fails below.
-  const session = answer?.session?.token;
+  const {token: session, revocation_token: revocation} = answer?.session ?? {};
   if (typeof session === 'string' && session) {
-    await runner.mask(session);
-    runner.saveState('session', session);
+    // What the runner keeps for the end of the job only gives back, where the broker has that.
+    const kept = typeof revocation === 'string' && revocation ? revocation : session;
+    for (const secret of new Set([session, kept])) await runner.mask(secret);
+    runner.saveState('session', kept);
     runner.saveState('url', inputs.url);
     runner.saveState('ca', inputs.ca ?? '');
   }
@@ -912,7 +914,9 @@ async function post(runner) {
     const answer = await client.revokeSession(session, 'job ended');
     await runner.say(`credentials ${answer.state === 'revoking' ? 'are being taken back by the broker' : 'given back'}`);
   } catch (err) {
-    if (err instanceof Problem && err.status === 401) {
+    // One that is called malformed came to a broker of the version before, which has no
+    // revocation tokens: then nothing was given back.
+    if (err instanceof Problem && err.status === 401 && err.reason !== 'malformed') {
       await runner.say('credentials were given back already');
       return 0;
     }

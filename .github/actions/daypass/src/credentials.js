@@ -1,7 +1,7 @@
 // What an exchange answered, by the names under which the workflow finds it.
 
 /** @typedef {{grant: string, lease_id: string, expires_at: string, values: Record<string, string>, secret: string[], env: Record<string, string>}} Credential */
-/** @typedef {{session: {token: string}, credentials: Credential[]}} Answer */
+/** @typedef {{session: {token: string, revocation_token?: string}, credentials: Credential[]}} Answer */
 
 // What a runner, loader, shell or interpreter obeys: a broker doesn't set these, and
 // whoever sits in its place must not be able to.
@@ -29,9 +29,9 @@ export function checkAnswer(answer, asked) {
   return answer;
 }
 
-/** All that must not be shown, the session token first. @param {Answer} answer */
+/** All that must not be shown, the session's tokens first. @param {Answer} answer */
 export function secretsOf(answer) {
-  return [answer.session.token, ...answer.credentials.flatMap(c => c.secret.map(name => c.values[name] ?? ''))].filter(Boolean);
+  return [answer.session.token, answer.session.revocation_token ?? '', ...answer.credentials.flatMap(c => c.secret.map(name => c.values[name] ?? ''))].filter(Boolean);
 }
 
 /** @param {Answer} answer @returns {Record<string, string>} */

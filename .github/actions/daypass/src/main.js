@@ -31,10 +31,12 @@ export async function main(runner) {
     return err.denied ? 3 : 1;
   }
   // From here on there is something to give back, whatever fails below.
-  const session = answer?.session?.token;
+  const {token: session, revocation_token: revocation} = answer?.session ?? {};
   if (typeof session === 'string' && session) {
-    await runner.mask(session);
-    runner.saveState('session', session);
+    // What the runner keeps for the end of the job only gives back, where the broker has that.
+    const kept = typeof revocation === 'string' && revocation ? revocation : session;
+    for (const secret of new Set([session, kept])) await runner.mask(secret);
+    runner.saveState('session', kept);
     runner.saveState('url', inputs.url);
     runner.saveState('ca', inputs.ca ?? '');
   }

@@ -3,7 +3,7 @@ import fs from 'node:fs';
 import {test} from 'node:test';
 import {Runner} from '../src/runner.js';
 import {main} from '../src/main.js';
-import {answerFor, JOB_TOKEN, KEY, mask, newWorld, PASSWORD, readBlocks, run, runBuilt, SESSION, shown} from './world.js';
+import {answerFor, JOB_TOKEN, KEY, mask, newWorld, PASSWORD, readBlocks, REVOCATION, run, runBuilt, SESSION, shown} from './world.js';
 
 const two = 'payments/deploy-db\npayments/web-tls 5m\n';
 
@@ -24,18 +24,32 @@ test('main: token, exchange, outputs; post: everything given back', async t => {
   });
   assert.equal(fs.readFileSync(world.env.GITHUB_ENV, 'utf8'), '', 'the environment is opt-in');
   const {masks, log} = shown(first.out);
-  for (const secret of [PASSWORD, SESSION, JOB_TOKEN]) {
+  for (const secret of [PASSWORD, SESSION, REVOCATION, JOB_TOKEN]) {
     assert.ok(masks.includes(secret));
     assert.ok(!log.includes(secret));
   }
 
   const state = readBlocks(world.env.GITHUB_STATE);
+  assert.ok(!JSON.stringify(state).includes(SESSION), 'what is kept only gives back');
   const last = await runBuilt(world, {}, state);
   assert.equal(last.code, 0, last.out);
   assert.equal(world.revoked, 1);
   const revocation = world.requests.at(-1);
-  assert.equal(revocation.headers.authorization, `Bearer ${SESSION}`);
-  assert.ok(!shown(last.out).log.includes(SESSION));
+  assert.equal(revocation.headers.authorization, `Bearer ${REVOCATION}`);
+  assert.ok(!shown(last.out).log.includes(REVOCATION));
+});
+
+test('a broker without revocation tokens: post gives back with the session token', async t => {
+  const world = await newWorld(t);
+  world.exchange = (r, respond) => {
+    const answer = answerFor(['payments/deploy-db']);
+    delete answer.session.revocation_token;
+    respond(200, answer);
+  };
+  const {code, out} = await run(world, {grants: 'payments/deploy-db'});
+  assert.equal(code, 0, out);
+  await run(world, {}, readBlocks(world.env.GITHUB_STATE));
+  assert.equal(world.requests.at(-1).headers.authorization, `Bearer ${SESSION}`);
 });
 
 test('nothing is set before all is masked', async t => {
@@ -55,7 +69,7 @@ test('nothing is set before all is masked', async t => {
   assert.ok(events.length > 10);
   for (const event of events) assert.deepEqual(event.set, [], event.mask);
   const masked = events.map(e => e.mask).join('');
-  for (const secret of [PASSWORD, SESSION, ...KEY.trim().split('\n').map(l => l.trim())]) assert.ok(masked.includes(secret.replaceAll('%', '%25')), secret);
+  for (const secret of [PASSWORD, SESSION, REVOCATION, ...KEY.trim().split('\n').map(l => l.trim())]) assert.ok(masked.includes(secret.replaceAll('%', '%25')), secret);
 });
 
 test('what GitHub misses is masked', async t => {
@@ -194,6 +208,10 @@ test('post: a failure is a warning, and a session that has ended is none', async
   ({code, out} = await run(world, {}, state));
   assert.equal(code, 0);
   assert.match(out, /given back already/);
+  world.revoke = (r, respond) => respond(401, {code: 'invalid_token', reason: 'malformed'});
+  ({code, out} = await run(world, {}, state));
+  assert.equal(code, 0);
+  assert.match(out, /::warning::/);
 });
 
 test('inputs that can\'t be right are refused before a token is asked for', async t => {

@@ -12,12 +12,13 @@ export const PROGRAM = fileURLToPath(new URL('../dist/index.js', import.meta.url
 export const PASSWORD = 'dpp_pass/word+with \'quotes\' & "more"';
 export const KEY = '-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEG\n  CCqGSM49AwEHBG0wawIBAQQg\n-----END PRIVATE KEY-----\n';
 export const SESSION = 'dps_session-token-of-the-fake';
+export const REVOCATION = 'dpr_revocation-token-of-the-fake';
 export const JOB_TOKEN = `e30.${Buffer.from(JSON.stringify({iss: 'https://issuer', aud: 'x', sub: 'repo:a/b', ref: 'refs/heads/<b>|feature'})).toString('base64url')}.c2ln`;
 
 /** An answer as a broker gives it. */
 export function answerFor(grants) {
   return {
-    session: {id: 'ses_1', token: SESSION, expires_at: '2026-11-23T11:00:00Z'},
+    session: {id: 'ses_1', token: SESSION, revocation_token: REVOCATION, expires_at: '2026-11-23T11:00:00Z'},
     credentials: grants.map((grant, i) => ({
       grant, lease_id: `lse_${i}`, issuer: 'db', kind: 'postgres', revocation: 'immediate', expires_at: `2026-11-23T10:0${9 - i}:00Z`, renewable: true,
       values: i === 0 ? {username: 'dp_user', password: PASSWORD, host: 'db.internal'} : {private_key: KEY, certificate: 'public'},
