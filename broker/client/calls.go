@@ -77,8 +77,9 @@ func (c *Client) Session(ctx context.Context, token string) (*api.SessionInfo, e
 	return &answer, nil
 }
 
-// RevokeSession gives back everything that was obtained with a session token.
-// State "revoking" in the answer means that the broker goes on with it by itself.
+// RevokeSession gives back everything that was obtained with a session token. It takes
+// that token, or the revocation token that came with it. State "revoking" in the
+// answer means that the broker goes on with it by itself.
 func (c *Client) RevokeSession(ctx context.Context, token, reason string) (*api.RevokeResponse, error) {
 	var answer api.RevokeResponse
 	k := call{method: http.MethodPost, path: api.PathSessionRevoke, token: token, body: api.RevokeRequest{Reason: reason}}

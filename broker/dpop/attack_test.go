@@ -28,7 +28,7 @@ type maker struct {
 }
 
 // makers are one for each algorithm. The keys are made once: RSA takes its time.
-var makers = sync.OnceValues(func() (map[string]maker, error) { //nolint:gochecknoglobals // a cache of keys
+var makers = sync.OnceValues(func() (map[string]maker, error) {
 	p256, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err

@@ -23,9 +23,9 @@ import (
 )
 
 const (
-	// Header is the HTTP header of a proof; Scheme that of a bound token in the header
-	// Authorization.
+	// Header is the HTTP header of a proof.
 	Header = "DPoP"
+	// Scheme is that of a bound token in the header Authorization.
 	Scheme = "DPoP"
 	// MaxProof is the longest proof that is read, in bytes: one with an RSA key of 4096
 	// bits and a URL of a kilobyte has about 3,500.

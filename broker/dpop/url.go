@@ -26,7 +26,8 @@ func Normalize(text string) (string, error) {
 		return "", errURL
 	}
 	host = strings.TrimSuffix(host, ":") // an empty port is none
-	if host == "" {
+	// url.Parse has decoded what was encoded in it.
+	if host == "" || strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune("%/?#@\\", r) }) {
 		return "", errURL
 	}
 	return scheme + "://" + host + dots(percent(u.EscapedPath())), nil

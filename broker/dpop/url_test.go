@@ -54,7 +54,7 @@ func TestNormalize(t *testing.T) {
 		}
 		apart[got] = text
 	}
-	for _, bad := range []string{"", "/token", "example.com", "ftp://example.com/", "https:///x", "https://user@example.com/", "https:example.com", "https://:443", "https://example.com/%zz", "//example.com/x", "javascript:x"} {
+	for _, bad := range []string{"", "/token", "example.com", "ftp://example.com/", "https:///x", "https://user@example.com/", "https:example.com", "https://:443", "https://example.com/%zz", "//example.com/x", "javascript:x", "http://%25", "https://a%2Fb/", "https://[fe80::1%25eth0]/"} {
 		if got, err := Normalize(bad); err == nil {
 			t.Errorf("%q is %q", bad, got)
 		}
@@ -64,7 +64,7 @@ func TestNormalize(t *testing.T) {
 // FuzzNormalize: normal is normal again, and the host that is compared is the one that
 // would be called.
 func FuzzNormalize(f *testing.F) {
-	for _, seed := range []string{"https://example.com/a/../b", "http://[::1]:80/%7e", "https://a.example:443//./..", "https://ex%41mple.com/", "https://a.example/%252e", "http://."} {
+	for _, seed := range []string{"https://example.com/a/../b", "http://[::1]:80/%7e", "https://a.example:443//./..", "https://ex%41mple.com/", "https://a.example/%252e", "http://.", "http://%25"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -38,7 +38,7 @@ func (o *office) documentedDPoP(t *testing.T) {
 	script.WriteString(`curl -sS -o /dev/null -w '%{http_code}\n' "$SERVICE/releases" -H "Authorization: Bearer $token"
 curl -sS -o /dev/null -w '%{http_code}\n' "$DAYPASS_URL/v1/session" -H "Authorization: Bearer $session"
 `)
-	run := exec.CommandContext(t.Context(), "sh", "-euc", script.String()) //nolint:gosec // what the page shows
+	run := exec.CommandContext(t.Context(), "sh", "-euc", script.String())
 	run.Env = append(os.Environ(), "DAYPASS_URL="+o.URL, "ID_TOKEN="+o.Job(), "SERVICE="+service.URL, "no_proxy=127.0.0.1", "TMPDIR="+t.TempDir())
 	out, err := run.CombinedOutput()
 	if err != nil {
