@@ -49,7 +49,7 @@ func TestScan(t *testing.T) {
 	admin := f.write("admin.token", f.admin)
 
 	// Of what is found, each says where.
-	out, err := b.client("scan", "--token-file", admin, "--git", repo, secret, "--revoke")
+	out, err := b.client("scan", "--token-file", admin, "--git", repo, secret, "--revoke", "--source", "run 4711")
 	if err == nil {
 		t.Error("something was found, and the exit code is 0")
 	}
@@ -60,6 +60,9 @@ func TestScan(t *testing.T) {
 	}
 	if strings.Contains(out, password) || strings.Contains(out, jwt) {
 		t.Error("a value was printed")
+	}
+	if out, err := b.client("audit", "ls", "--token-file", admin, "-o", "json"); err != nil || !strings.Contains(out, "run 4711") {
+		t.Errorf("the record doesn't say where: %v\n%s", err, out)
 	}
 	for _, credential := range answer.Credentials {
 		out, err := b.client("lease", "show", credential.LeaseID, "--token-file", admin, "-o", "json")

@@ -77,6 +77,7 @@ check() {
 	need ssh "$(have ssh)"
 	need sshd "$(first /usr/sbin/sshd /usr/local/sbin/sshd /opt/homebrew/sbin/sshd)"
 	need openssl "$(have openssl)"
+	need git "$(have git)"
 	# Single tests ask for these, and are skipped where they are missing; so they are only where they can be had for certain.
 	if [ -n "$(have apt-get)" ]; then
 		need pgbouncer "$(first /usr/sbin/pgbouncer /usr/local/sbin/pgbouncer)"

@@ -47,15 +47,24 @@ func (c *Client) Redact(ctx context.Context, token string, r io.Reader) (io.Read
 	return stream, nil
 }
 
+// LeakSearch says more about a search than its text. The zero value is fine.
+type LeakSearch struct {
+	Revoke bool   // whether what is found is taken back
+	Source string // where the text is from, for the record of what an admin's search finds
+}
+
 // Leaks sends a text and tells which leases' secrets stand in it: with a
 // session's token, of its own leases; with a redactor's or operator's, of all.
-// With revoke they are taken back as well. The answer never holds a value.
+// The answer never holds a value.
 //
 // R is read to its end, as the broker takes it, and not closed.
-func (c *Client) Leaks(ctx context.Context, token string, r io.Reader, revoke bool) (*api.LeaksResponse, error) {
+func (c *Client) Leaks(ctx context.Context, token string, r io.Reader, search LeakSearch) (*api.LeaksResponse, error) {
 	k := call{method: http.MethodPost, path: api.PathLeaks, token: token, query: url.Values{}}
-	if revoke {
+	if search.Revoke {
 		k.query.Set("revoke", "true")
+	}
+	if search.Source != "" {
+		k.query.Set("source", search.Source)
 	}
 	var found api.LeaksResponse
 	err := c.whole(ctx, k, &source{from: r}, &found)

@@ -271,9 +271,12 @@ func TestLeaks(t *testing.T) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.WriteString(w, `{"leaks":[{"lease_id":"lse_1","kind":"postgres","live":true,"offset":2,"length":3,"revoked":`+
 			map[string]string{"": "false", "true": "true"}[r.URL.Query().Get("revoke")]+`}],"bytes":5,"new":1}`)
+		if source := r.URL.Query().Get("source"); source != "a log & more" {
+			t.Errorf("the source is %q", source)
+		}
 	})
 	for _, revoke := range []bool{false, true} {
-		found, err := c.Leaks(t.Context(), token, strings.NewReader("a log"), revoke)
+		found, err := c.Leaks(t.Context(), token, strings.NewReader("a log"), LeakSearch{Revoke: revoke, Source: "a log & more"})
 		if err != nil || found.Bytes != 5 || len(found.Leaks) != 1 || found.Leaks[0].LeaseID != "lse_1" || found.Leaks[0].Revoked != revoke {
 			t.Errorf("got %+v, %v", found, err)
 		}

@@ -136,6 +136,7 @@ func Run(ctx context.Context, config Config) (*Report, error) {
 		{"sessions", r.countedPage(sessionRows), r.countedByID(sessionRows)},
 		{"admin tokens", r.countedPage(adminTokenRows), r.countedByID(adminTokenRows)},
 		{"static secrets", r.countedPage(secretRows), r.countedByID(secretRows)},
+		{"leaks", r.countedPage(leakRows), r.countedByID(leakRows)},
 		{"session tokens", r.referencePage(tokenReferences), r.referencesByKey(tokenReferences)},
 		{"fingerprints", r.referencePage(printReferences), r.referencesByKey(printReferences)},
 		{"audit events", r.eventPage, r.eventsByID},

@@ -154,6 +154,11 @@ END $$; `
 			`UPDATE sessions SET revoked_at = NULL WHERE id = (SELECT session_id FROM leases WHERE id = ` + revoked + `)`, map[string]int{fsck.CheckEnd: 1},
 		},
 		"an admin token without its event": {`DELETE FROM audit_events WHERE type = 'admin_token.created'`, map[string]int{fsck.CheckEvents: 1}},
+		"a leak without its event": {
+			`INSERT INTO leaks (id, tenant, value, source, subject, live, actor, seen_at, events)
+SELECT 'lek_01J00000000000000000000000', tenant, sha256('x'), 's', id, true, 'a', now(), 1 FROM leases LIMIT 1`,
+			map[string]int{fsck.CheckEvents: 1},
+		},
 		"an event that says something else": {
 			`UPDATE audit_events SET body = replace(body, 'daypassd', 'somebody') WHERE type = 'lease.revoked' AND subject = ` + revoked, map[string]int{fsck.CheckEvent: 1},
 		},

@@ -24,6 +24,7 @@ var (
 	sessionRows    = counted{"sessions", ids.Session, "session", audit.SessionRevoked, "revoked_at IS NOT NULL"}
 	adminTokenRows = counted{"admin_tokens", ids.AdminToken, "admin token", audit.AdminTokenRevoked, "revoked_at IS NOT NULL"}
 	secretRows     = counted{"secrets", ids.Secret, "static secret", "", "false"}
+	leakRows       = counted{"leaks", ids.Leak, "leak", "", "false"}
 )
 
 const selectCounted = `

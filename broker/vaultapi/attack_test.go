@@ -127,7 +127,7 @@ func TestTokensAreGoodAtHome(t *testing.T) {
 				t.Errorf("%s bearer at %s: %d %s", name, path, a.Status, a.Body)
 			}
 		}
-		for _, path := range []string{"auth/token/revoke-self", "auth/token/renew-self", "sys/leases/revoke", "sys/leases/renew"} {
+		for _, path := range []string{"auth/token/revoke-self", "auth/token/renew-self", "auth/token/revoke", "auth/token/lookup", "sys/leases/revoke", "sys/leases/renew"} {
 			if a := (&client{t: t, b: b, token: token}).do("PUT", path, `{"lease_id":"a/b"}`); a.Status != 403 {
 				t.Errorf("%s token at %s: %d %s", name, path, a.Status, a.Body)
 			}

@@ -20,6 +20,15 @@ type fields map[string]json.RawMessage
 // body reads a JSON object, or nothing, whatever the content type says: Go clients
 // send none, and curl's -d says that it is a form.
 func (c *call) body() (fields, error) {
+	if c.sent != nil {
+		return c.sent, nil
+	}
+	var err error
+	c.sent, err = c.read()
+	return c.sent, err
+}
+
+func (c *call) read() (fields, error) {
 	data, err := io.ReadAll(io.LimitReader(c.r.Body, api.MaxBody+1))
 	switch {
 	case err != nil:

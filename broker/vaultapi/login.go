@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/daypass/daypass/broker"
@@ -113,18 +114,55 @@ func jobToken(jwt string) (broker.JobToken, error) {
 	return "", badRequest("error validating token (malformed): this is a token of Daypass, not the OIDC token of a job")
 }
 
-// own is what a token does with itself: auth/token/….
+// own is what a token does with itself: auth/token/…, where -self says so, or the
+// body has the same token once more.
 func (s *Server) own(c *call, name string) error {
 	c.visit.Route = routeToken
+	name, self := strings.CutSuffix(name, "-self")
+	var act func(*call) error
 	switch name {
-	case "lookup-self":
-		return s.lookupSelf(c)
-	case "renew-self":
-		return s.renewSelf(c)
-	case "revoke-self":
-		return s.revokeSelf(c)
+	case "lookup":
+		act = s.lookupSelf
+	case "renew":
+		act = s.renewSelf
+	case "revoke":
+		act = s.revokeSelf
+	default:
+		return s.nothing(c)
 	}
-	return s.nothing(c)
+	if !self {
+		if err := s.names(c); err != nil {
+			return err
+		}
+	}
+	return act(c)
+}
+
+// names checks that the token in a body is the caller's own: another one is nobody's
+// to ask about, alive or not.
+func (s *Server) names(c *call) error {
+	if err := takes(c, http.MethodPost); err != nil {
+		return err
+	}
+	body, err := c.body()
+	if err != nil {
+		return err
+	}
+	named, err := body.text("token")
+	if err != nil {
+		return err
+	}
+	token, err := tokenOf(c.r.Header)
+	if err != nil || named == string(token) {
+		return err
+	}
+	if _, err := s.held(c, true); err != nil {
+		return err
+	}
+	if named == "" {
+		return badRequest("missing token: send it as token, or use the call that ends in -self")
+	}
+	return denied("the token is another one")
 }
 
 // lookupSelf is GET auth/token/lookup-self. It shows the token to whom it was sent

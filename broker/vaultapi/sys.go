@@ -43,6 +43,15 @@ func (s *Server) health(c *call) error {
 	})
 }
 
+// initialized is GET sys/init, which Python's hvac asks for.
+func (*Server) initialized(c *call) error {
+	c.visit.Route = routeInit
+	if err := takes(c, http.MethodGet); err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, map[string]any{"initialized": true})
+}
+
 // sealStatus is GET sys/seal-status, which `bao status` shows.
 func (s *Server) sealStatus(c *call) error {
 	c.visit.Route = routeSeal

@@ -106,11 +106,13 @@ type call struct {
 	r     *http.Request
 	visit *broker.Visit
 	path  string // below /vault/v1/, decoded
+	sent  fields // of the body, once it was read
 }
 
 // The routes, as log and metrics call them.
 const (
 	routeHealth  = "/vault/v1/sys/health"
+	routeInit    = "/vault/v1/sys/init"
 	routeSeal    = "/vault/v1/sys/seal-status"
 	routeLeader  = "/vault/v1/sys/leader"
 	routeLogin   = "/vault/v1/auth/:mount/login"
@@ -137,6 +139,8 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, visit *broker.Vis
 	switch path {
 	case "sys/health":
 		return s.health(c)
+	case "sys/init":
+		return s.initialized(c)
 	case "sys/seal-status":
 		return s.sealStatus(c)
 	case "sys/leader":

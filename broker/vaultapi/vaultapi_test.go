@@ -236,6 +236,37 @@ func TestOwnToken(t *testing.T) {
 	refused(t, c.do("POST", "auth/token/create", nil), 404, "")
 }
 
+// TestNamedToken: clients name a token in the body, too. It is the caller's own, or it
+// is refused, whether it lives or not.
+func TestNamedToken(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, brokertest.Options{})
+	c, other := login(t, b, b.Job(), "reader"), login(t, b, b.Job(), "reader")
+	var found struct {
+		ID string `json:"id"`
+	}
+	own := map[string]any{"token": c.token, "increment": "1h"}
+	if err := json.Unmarshal(want(t, c.do("POST", "auth/token/lookup", own)).Data, &found); err != nil || found.ID != c.token {
+		t.Errorf("lookup: %v", err)
+	}
+	if out := want(t, c.do("PUT", "auth/token/renew", own)); out.Auth == nil || out.Auth.ClientToken != c.token {
+		t.Error("renew gives another token")
+	}
+	for _, call := range []string{"lookup", "renew", "revoke"} {
+		for _, named := range []string{other.token, other.token + "x", issuers.Generate(issuers.VaultToken).Reveal(), "root"} {
+			refused(t, c.do("POST", "auth/token/"+call, map[string]string{"token": named}), 403, "permission denied")
+		}
+		refused(t, c.do("POST", "auth/token/"+call, `{}`), 400, "missing token")
+		refused(t, c.do("GET", "auth/token/"+call, nil), 405, "unsupported operation")
+	}
+	refused(t, c.do("PUT", "auth/token/renew", map[string]any{"token": c.token, "increment": "soon"}), 400, "increment")
+	if a := c.do("PUT", "auth/token/revoke", own); a.Status != http.StatusNoContent {
+		t.Errorf("revoke: %d %s", a.Status, a.Body)
+	}
+	refused(t, c.do("POST", "auth/token/lookup", own), 403, "permission denied")
+	want(t, other.do("GET", "auth/token/lookup-self", nil))
+}
+
 func TestSystem(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t, brokertest.Options{})
@@ -246,7 +277,7 @@ func TestSystem(t *testing.T) {
 		t.Errorf("health: %d %s", a.Status, a.Body)
 	}
 	refused(t, c.do("GET", "sys/health?sealedcode=x", nil), 400, "status code")
-	for _, path := range []string{"sys/seal-status", "sys/leader"} {
+	for _, path := range []string{"sys/init", "sys/seal-status", "sys/leader"} {
 		if a := c.do("GET", path, nil); a.Status != 200 || !json.Valid(a.Body) {
 			t.Errorf("%s: %d %s", path, a.Status, a.Body)
 		}

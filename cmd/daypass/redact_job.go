@@ -39,7 +39,8 @@ func (p *program) redactJob(ctx context.Context, r *redaction, c *client.Client,
 		return err
 	}
 	if c != nil {
-		if err := p.reportLeaks(ctx, r, c, token, log); err != nil {
+		ask := &leakAsking{client: c, token: token, search: client.LeakSearch{Revoke: r.revoke, Source: at.name()}}
+		if err := p.reportLeaks(ctx, r, ask, log); err != nil {
 			return err
 		}
 	} else {
@@ -122,11 +123,11 @@ func (p *program) writeMasked(path string, write func(io.Writer) error) error {
 
 // reportLeaks tells what stood in a log: where standard output is the log's, on
 // standard error.
-func (p *program) reportLeaks(ctx context.Context, r *redaction, c *client.Client, token string, log *os.File) error {
+func (p *program) reportLeaks(ctx context.Context, r *redaction, ask *leakAsking, log *os.File) error {
 	if _, err := log.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("reading the job's log: %w", err)
 	}
-	found, err := c.Leaks(ctx, token, log, r.revoke)
+	found, err := ask.leaks(ctx, log)
 	if err != nil {
 		return err
 	}

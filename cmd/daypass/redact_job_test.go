@@ -45,6 +45,9 @@ func newProvider(t *testing.T) *provider {
 	redactRoutes(mux)
 	mux.HandleFunc("POST "+api.PathLeaks, func(w http.ResponseWriter, r *http.Request) {
 		text, _ := io.ReadAll(r.Body)
+		if source := r.URL.Query().Get("source"); source != "github:acme/pay/4711" && source != "gitlab:acme/sub/pay/33" {
+			t.Errorf("the source of a log is %q", source)
+		}
 		found := api.LeaksResponse{Bytes: int64(len(text)), Leaks: []api.Leak{}}
 		if at := bytes.Index(text, []byte("broker-secret")); at >= 0 {
 			found.Leaks = append(found.Leaks, api.Leak{

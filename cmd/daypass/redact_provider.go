@@ -77,6 +77,9 @@ func parseRun(text string) (*jobRun, error) {
 	return at, nil
 }
 
+// name is the run as --job takes it too, with nothing else that a URL may hold.
+func (r *jobRun) name() string { return r.provider + ":" + r.project + "/" + r.id }
+
 // take reads text where it has a shape.
 func (r *jobRun) take(provider, expression, text string) bool {
 	shape := regexp.MustCompile(expression)

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/daypass/daypass/broker/client"
 	"github.com/daypass/daypass/broker/leaks/archive"
 	"github.com/daypass/daypass/broker/leaks/history"
 )
@@ -18,6 +20,7 @@ import (
 type scanFlags struct {
 	paths, repositories, archives []string
 	tokens, local, revoke, some   bool
+	from                          string
 	limits                        archive.Limits
 }
 
@@ -59,6 +62,7 @@ was found or could not be read.`,
 	set.BoolVar(&flags.tokens, "tokens", false, "send the broker only what has the shape of its tokens, not what is read")
 	set.BoolVar(&flags.local, "local", false, "ask nobody: find what has the shape of a token")
 	set.BoolVar(&flags.revoke, "revoke", false, "take back what is found")
+	set.StringVar(&flags.from, "source", "", "what the broker's record calls what is scanned, instead of what is named here")
 	set.BoolVar(&flags.some, "allow-unread", false, "exit with 0 where something could not be read and nothing was found")
 	def := archive.DefaultLimits()
 	set.IntVar(&flags.limits.Depth, "max-depth", def.Depth, "how many archives may lie in each other")
@@ -87,6 +91,25 @@ func (f *scanFlags) check(p *program) error {
 		return usage("standard input can't be both the token and what is scanned")
 	}
 	return nil
+}
+
+// maxSource is how much the broker keeps of a source, in bytes.
+const maxSource = 200
+
+// source is what the broker's record calls what is scanned: a search is of many texts
+// at once, so it is what was named.
+func (f *scanFlags) source() string {
+	names := slices.Concat(f.paths, f.archives)
+	for i, name := range names {
+		if name == "-" {
+			names[i] = standardInput
+		}
+	}
+	for _, dir := range f.repositories {
+		names = append(names, "git "+dir)
+	}
+	source := cmp.Or(f.from, strings.Join(names, ", "))
+	return source[:min(len(source), maxSource)]
 }
 
 // searcher looks at texts. What it finds it tells the scan, at the latest when it ends.
@@ -169,7 +192,7 @@ func (s *scan) searcher(flags *scanFlags) error {
 	if err != nil {
 		return err
 	}
-	ask := &leakAsking{client: c, token: token, revoke: flags.revoke}
+	ask := &leakAsking{client: c, token: token, search: client.LeakSearch{Revoke: flags.revoke, Source: flags.source()}}
 	if flags.tokens {
 		s.search = newTokenSearch(ask, s)
 		return nil

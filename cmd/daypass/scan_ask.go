@@ -8,6 +8,7 @@ import (
 	"sort"
 
 	"github.com/daypass/daypass/broker/api"
+	"github.com/daypass/daypass/broker/client"
 )
 
 var (
@@ -17,18 +18,18 @@ var (
 
 // leaksCaller asks the broker.
 type leaksCaller interface {
-	Leaks(ctx context.Context, token string, r io.Reader, revoke bool) (*api.LeaksResponse, error)
+	Leaks(ctx context.Context, token string, r io.Reader, search client.LeakSearch) (*api.LeaksResponse, error)
 }
 
 // leakAsking asks about texts, with one token.
 type leakAsking struct {
 	client leaksCaller
 	token  string
-	revoke bool
+	search client.LeakSearch
 }
 
-func (a *leakAsking) leaks(ctx context.Context, text []byte) (*api.LeaksResponse, error) {
-	return a.client.Leaks(ctx, a.token, bytes.NewReader(text), a.revoke)
+func (a *leakAsking) leaks(ctx context.Context, text io.Reader) (*api.LeaksResponse, error) {
+	return a.client.Leaks(ctx, a.token, text, a.search)
 }
 
 const (
@@ -105,7 +106,7 @@ func (w *wholeSearch) end(ctx context.Context) error {
 	if len(w.batch) == 0 {
 		return nil
 	}
-	answer, err := w.ask.leaks(ctx, w.batch)
+	answer, err := w.ask.leaks(ctx, bytes.NewReader(w.batch))
 	if err != nil {
 		return err
 	}

@@ -130,7 +130,7 @@ func (t *tokenSearch) end(ctx context.Context) error {
 	for len(t.tokens) > 0 {
 		some := t.tokens[:min(atOnce, len(t.tokens))]
 		t.tokens = t.tokens[len(some):]
-		answer, err := t.ask.leaks(ctx, []byte(strings.Join(some, "\n")+"\n"))
+		answer, err := t.ask.leaks(ctx, strings.NewReader(strings.Join(some, "\n")+"\n"))
 		if err != nil {
 			return err
 		}

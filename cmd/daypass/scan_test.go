@@ -10,12 +10,14 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	"github.com/daypass/daypass/broker/api"
+	"github.com/daypass/daypass/broker/client"
 	"github.com/daypass/daypass/broker/leaks"
 )
 
@@ -26,7 +28,7 @@ type fakeLeaks struct {
 }
 
 // Leaks implements leaksCaller.
-func (f *fakeLeaks) Leaks(_ context.Context, _ string, r io.Reader, _ bool) (*api.LeaksResponse, error) {
+func (f *fakeLeaks) Leaks(_ context.Context, _ string, r io.Reader, _ client.LeakSearch) (*api.LeaksResponse, error) {
 	if f.fault != nil {
 		return nil, f.fault
 	}
@@ -42,6 +44,21 @@ func (f *fakeLeaks) Leaks(_ context.Context, _ string, r io.Reader, _ bool) (*ap
 }
 
 const exampleToken = "dpp_0EXAMPLEexampleEXAMPLE123451rMpPd" // its checksum holds
+
+// TestScanSource: what is on record says what was scanned, and never more than is kept.
+func TestScanSource(t *testing.T) {
+	many := slices.Repeat([]string{"a/long/path"}, 100)
+	for want, flags := range map[string]scanFlags{
+		"(standard input)":                   {paths: []string{"-"}},
+		"build.log, dist/, app.tar, git ../": {paths: []string{"build.log", "dist/"}, archives: []string{"app.tar"}, repositories: []string{"../"}},
+		"run 7":                              {paths: []string{"-"}, from: "run 7"},
+		strings.Join(many, ", ")[:maxSource]: {paths: many},
+	} {
+		if got := flags.source(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
 
 // TestBatches: wherever the texts are cut, each hit is told once, where it stands.
 func TestBatches(t *testing.T) {
