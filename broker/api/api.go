@@ -26,6 +26,7 @@ const (
 	PathIssuers         = "/v1/issuers" // documents of issuers: /v1/issuers/{name}/{document}
 	PathDiscovery       = "/.well-known/openid-configuration"
 	PathJWKS            = "/.well-known/jwks.json"
+	PathOpenAPI         = "/openapi.json" // the document of all these calls
 )
 
 // Limits of the native API, in bytes.
