@@ -16,55 +16,6 @@ import (
 	"github.com/daypass/daypass/e2e/pages"
 )
 
-// gitlab runs a job that includes the template of the page, as GitLab's runner does.
-func (w *world) gitlab(e pages.Example) {
-	t := w.f.t
-	t.Helper()
-	var page struct {
-		Include map[string]string
-		Migrate struct {
-			Extends   string
-			Variables map[string]string
-			Script    []string
-		}
-	}
-	if err := yaml.Unmarshal([]byte(e.Text), &page); err != nil {
-		t.Fatal(err)
-	}
-	template, err := os.ReadFile("../" + page.Include["file"])
-	if err != nil {
-		t.Fatal(err)
-	}
-	var jobs map[string]struct {
-		Tokens    map[string]map[string]string `yaml:"id_tokens"`
-		Before    []string                     `yaml:"before_script"`
-		Variables map[string]string
-	}
-	if err := yaml.Unmarshal(template, &jobs); err != nil {
-		t.Fatal(err)
-	}
-	base, there := jobs[page.Migrate.Extends]
-	if !there || len(base.Tokens) != 1 {
-		t.Fatalf("the template has no %s", page.Migrate.Extends)
-	}
-	script := "unset GITHUB_ACTIONS\n"
-	for name, about := range base.Tokens {
-		if about["aud"] != exampleAudience {
-			t.Errorf("the token is for %s", about["aud"])
-		}
-		token, err := w.f.provider.Token("github", exampleAudience, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		leaks.secret("job token", token)
-		script += "export " + name + "='" + token + "'\n"
-	}
-	for name, value := range page.Migrate.Variables {
-		script += "export " + name + "='" + value + "'\n"
-	}
-	inJob(w, pages.Example{Text: script + strings.Join(append(base.Before, page.Migrate.Script...), "\n")})
-}
-
 // jobLogs gives logs of jobs as their providers do.
 func (w *world) jobLogs(e pages.Example) {
 	t := w.f.t

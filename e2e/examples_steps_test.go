@@ -43,7 +43,6 @@ func inJobs() []step {
 		}},
 		{"docs/logs.md", "daypass exec", inJob},
 		{"docs/redaction.md", "daypass exec", inJob},
-		{"docs/logs.md", "extends: .daypass", func(w *world, e pages.Example) { w.gitlab(e) }},
 		{"docs/logs.md", "--github-env", func(w *world, e pages.Example) {
 			w.env["GITHUB_ENV"] = w.f.write("github.env", "")
 			lines := regexp.MustCompile(`- run: ([^#\n]+)`).FindAllStringSubmatch(e.Text, -1)
