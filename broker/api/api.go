@@ -26,6 +26,7 @@ const (
 	PathIssuers         = "/v1/issuers" // documents of issuers: /v1/issuers/{name}/{document}
 	PathDiscovery       = "/.well-known/openid-configuration"
 	PathJWKS            = "/.well-known/jwks.json"
+	PathOpenAPI         = "/openapi.json" // the document of all these calls
 )
 
 // HeaderDPoP holds a proof that the sender has a key (RFC 9449). With an exchange, what

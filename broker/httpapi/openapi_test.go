@@ -1,9 +1,14 @@
 package httpapi
 
 import (
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
@@ -35,5 +40,36 @@ func TestOpenAPI(t *testing.T) {
 	}
 	for route := range routes {
 		t.Errorf("%s stands not in the OpenAPI document (hint: broker/api/openapi/operations.go, then go test ./broker/api/openapi -run TestDocument -update)", route)
+	}
+}
+
+// TestOpenAPIIsServed as it stands in the repository, to everybody, once: who asks
+// again with its tag is told that it is the same.
+func TestOpenAPIIsServed(t *testing.T) {
+	kept, err := os.ReadFile("../api/openapi/openapi.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{metrics: newMetrics(prometheus.NewRegistry()), config: Config{Metrics: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler), Now: time.Now}}
+	served := s.API(false)
+	get := func(tag string) *http.Response {
+		request := httptest.NewRequest(http.MethodGet, "/openapi.json", nil)
+		request.Header.Set("If-None-Match", tag)
+		answer := httptest.NewRecorder()
+		served.ServeHTTP(answer, request)
+		return answer.Result() //nolint:bodyclose // it is in memory
+	}
+	first := get(`"another"`)
+	body := new(strings.Builder)
+	if err := first.Write(body); err != nil {
+		t.Fatal(err)
+	}
+	tag := first.Header.Get("ETag")
+	if first.StatusCode != http.StatusOK || !strings.HasSuffix(body.String(), "\r\n\r\n"+string(kept)) || first.Header.Get("Content-Type") != "application/json" ||
+		!strings.HasPrefix(first.Header.Get("Cache-Control"), "public") || len(tag) < 10 {
+		t.Errorf("%s %v, %d bytes", first.Status, first.Header, body.Len())
+	}
+	if again := get(tag); again.StatusCode != http.StatusNotModified || again.ContentLength > 0 || again.Header.Get("ETag") != tag {
+		t.Errorf("once more: %s %v", again.Status, again.Header)
 	}
 }

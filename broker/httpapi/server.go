@@ -118,6 +118,7 @@ func (s *Server) API(withOperations bool) http.Handler {
 	s.publish(e)
 	s.oauthRoutes(e)
 	e.GET(api.PathJWKS, s.jwks)
+	e.GET(api.PathOpenAPI, openAPI())
 	if withOperations {
 		s.operations(e)
 	}

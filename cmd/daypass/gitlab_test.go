@@ -27,7 +27,7 @@ exit 0
 // What a job prints is masked in each shell that runners use, its exit code stays,
 // and the session is given back.
 func TestGitLabWrapper(t *testing.T) {
-	wrapper, err := filepath.Abs("../../deploy/gitlab/daypass.sh")
+	wrapper, err := filepath.Abs("../../clients/gitlab/daypass.sh")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func TestGitLabWrapper(t *testing.T) {
 				"all is masked", "payments/deploy-db payments/other",
 				[]string{
 					`echo "user $PGUSER"`, `echo "out $PGPASSWORD"; echo "err $PGPASSWORD" >&2`, `printf %s "$PGPASSWORD" | base64`,
-					`sh -c 'echo "child $PGPASSWORD"'`, `echo "token ${DAYPASS_JWT:-gone}"`, `set -x; : "$PGPASSWORD"; set +x 2>/dev/null`, `printf 'no line end'`,
+					`sh -c 'echo "child $PGPASSWORD"'`, `echo "token ${DAYPASS_JOB_TOKEN:-gone}"`, `set -x; : "$PGPASSWORD"; set +x 2>/dev/null`, `printf 'no line end'`,
 				},
 				0, "user dp_user\nout [daypass:redacted]\nerr [daypass:redacted]\n[daypass:redacted]\nchild [daypass:redacted]\ntoken gone\n",
 			},
@@ -71,7 +71,7 @@ func TestGitLabWrapper(t *testing.T) {
 				cmd := exec.CommandContext(t.Context(), path, shell[1:]...)
 				cmd.Dir = t.TempDir()
 				cmd.Stdin = strings.NewReader(runnerScript(append([]string{`echo before; . "$WRAPPER"`}, test.lines...)...))
-				cmd.Env = append(os.Environ(), "DAYPASS_URL="+server.URL, "DAYPASS_JWT="+jobToken, "DAYPASS_GRANTS="+test.grants,
+				cmd.Env = append(os.Environ(), "DAYPASS_URL="+server.URL, "DAYPASS_JOB_TOKEN="+jobToken, "DAYPASS_GRANTS="+test.grants,
 					"WRAPPER="+wrapper, "TMPDIR="+cmd.Dir, "DAYPASS_DRAIN_SECONDS=1")
 				var out, said lockedBuffer
 				cmd.Stdout, cmd.Stderr = &out, &said
@@ -108,24 +108,23 @@ func TestGitLabWrapper(t *testing.T) {
 
 // The template for `include` says what the script says.
 func TestGitLabTemplate(t *testing.T) {
-	script, err := os.ReadFile("../../deploy/gitlab/daypass.sh")
+	script, err := os.ReadFile("../../clients/gitlab/daypass.sh")
 	if err != nil {
 		t.Fatal(err)
 	}
-	template, err := os.ReadFile("../../deploy/gitlab/daypass.gitlab-ci.yml")
+	template, err := os.ReadFile("../../clients/gitlab/daypass.gitlab-ci.yml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var jobs map[string]struct {
-		Tokens  map[string]map[string]string `yaml:"id_tokens"`
-		Before  []string                     `yaml:"before_script"`
-		Varlist map[string]string            `yaml:"variables"`
+		Extends string
+		Before  []string `yaml:"before_script"`
 	}
 	if err := yaml.Unmarshal(template, &jobs); err != nil {
 		t.Fatal(err)
 	}
-	job := jobs[".daypass"]
-	if len(job.Before) != 1 || job.Before[0] != string(script) || job.Tokens["DAYPASS_JWT"]["aud"] == "" || job.Varlist["DAYPASS_URL"] == "" {
+	job := jobs[".daypass-script"]
+	if len(job.Before) != 1 || job.Before[0] != string(script) || job.Extends != ".daypass" {
 		t.Errorf("daypass.gitlab-ci.yml and daypass.sh differ; before_script is %q", job.Before)
 	}
 }

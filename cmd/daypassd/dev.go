@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"embed"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -258,6 +260,11 @@ func (d *dev) writeConfig() error {
 	if err != nil {
 		return err
 	}
+	service, err := readOrMake(d.path("service.secret"))
+	if err != nil {
+		return err
+	}
+	hash := sha256.Sum256([]byte(service.Reveal()))
 	f, err := os.OpenFile(d.path("daypass.yaml"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -265,7 +272,7 @@ func (d *dev) writeConfig() error {
 	err = text.Execute(f, map[string]any{
 		"Address": d.address, "Dir": d.dir, "Keys": d.keys, "Audience": devAudience,
 		"GitHub": d.provider.IssuerURL(devkit.ProfileGitHub), "GitLab": d.provider.IssuerURL(devkit.ProfileGitLab),
-		"TargetPort": d.postgres.Port(),
+		"TargetPort": d.postgres.Port(), "ServiceHash": hex.EncodeToString(hash[:]),
 	})
 	return errors.Join(err, f.Close())
 }
@@ -358,7 +365,7 @@ func (d *dev) announce() error {
 		return err
 	}
 	return text.Execute(d.out, map[string]any{
-		"URL": url, "Token": token, "Dir": d.dir, "Keys": d.keys.Banner(), "Env": shellQuote(d.path("dev.env")), "Config": shellQuote(d.path("daypass.yaml")),
+		"URL": url, "Token": token, "Dir": d.dir, "Keys": d.keys.Banner(), "Env": shellQuote(d.path("dev.env")), "Service": shellQuote(d.path("service.secret")), "Config": shellQuote(d.path("daypass.yaml")),
 	})
 }
 

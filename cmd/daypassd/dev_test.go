@@ -129,7 +129,7 @@ func (b devBroker) tryBanner(t *testing.T) {
 	}
 	script := []string{"set -e", "cd " + shellQuote(t.TempDir())}
 	for line := range strings.Lines(b.out()) {
-		for _, begin := range []string{"TOKEN=", "curl ", "creds=", ". "} {
+		for _, begin := range []string{"TOKEN=", "api=", "curl ", "creds=", ". "} {
 			if text := strings.TrimSpace(line); strings.HasPrefix(text, begin) {
 				script = append(script, text)
 			}
@@ -144,7 +144,7 @@ func (b devBroker) tryBanner(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s\n%s", err, strings.Join(script, "\n"), out)
 	}
-	for _, want := range []string{`"DAYPASS_JWT":"ey`, `"PGPASSWORD":"dpp_`, ` dp_`, `"state":"revok`, `operator for ana`, `dpa_`} {
+	for _, want := range []string{`"DAYPASS_JWT":"ey`, `"PGPASSWORD":"dpp_`, ` dp_`, `"state":"revok`, `operator for ana`, `dpa_`, `"scope":"deploy:read deploy:write"`} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the banner's lines brought no %s:\n%s", want, out)
 		}

@@ -255,14 +255,32 @@ func runGitLab(j *job, example block) string {
 		if err != nil {
 			j.t.Fatal(err)
 		}
-		base := parse(j.t, string(text))[work["extends"].(string)].(object)
-		for name, value := range base {
-			if work[name] == nil {
-				work[name] = value
+		templates := parse(j.t, string(text))
+		for work["extends"] != nil {
+			base, is := templates[work["extends"].(string)].(object)
+			if !is {
+				j.t.Fatalf("the template has no %v", work["extends"])
 			}
+			delete(work, "extends")
+			extend(work, base)
 		}
 	}
 	return j.gitlabJob(work)
+}
+
+// extend merges a job into the one that extends it, as GitLab does: objects by
+// their members, all else as a whole.
+func extend(work, base object) {
+	for name, value := range base {
+		own, is := work[name].(object)
+		inherited, are := value.(object)
+		switch {
+		case is && are:
+			extend(own, inherited)
+		case work[name] == nil:
+			work[name] = value
+		}
+	}
 }
 
 func (j *job) gitlabJob(work object) string {

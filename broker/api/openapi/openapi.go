@@ -3,7 +3,8 @@
 // broker/api by reflection, and their descriptions from the comments that stand
 // above them in its source.
 //
-// docs/openapi.json is what it makes, and a test keeps both the same:
+// openapi.json beside this file is what it makes, which brokers serve ([Published]),
+// and a test keeps both the same:
 //
 //	go test ./broker/api/openapi -run TestDocument -update
 //

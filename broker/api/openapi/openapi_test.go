@@ -10,11 +10,11 @@ import (
 	"github.com/daypass/daypass/broker/api/openapi"
 )
 
-var update = flag.Bool("update", false, "write docs/openapi.json anew")
+var update = flag.Bool("update", false, "write openapi.json anew")
 
-const page = "../../../docs/openapi.json"
+const page = "openapi.json"
 
-// TestDocument: docs/openapi.json is what the code says.
+// TestDocument: openapi.json is what the code says.
 func TestDocument(t *testing.T) {
 	made, err := openapi.Document("..")
 	if err != nil {
@@ -30,7 +30,7 @@ func TestDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	if string(kept) != string(made) {
-		t.Error("docs/openapi.json is not what the code says\nhint: go test ./broker/api/openapi -run TestDocument -update")
+		t.Error("openapi.json is not what the code says\nhint: go test ./broker/api/openapi -run TestDocument -update")
 	}
 }
 

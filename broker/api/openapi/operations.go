@@ -233,6 +233,8 @@ func published() []Operation {
 	}, {
 		Method: "GET", Path: api.PathJWKS, ID: "jwks", Summary: "The public keys (RFC 7517)", Answer: map[string]any{},
 	}, {
+		Method: "GET", Path: api.PathOpenAPI, ID: "openAPI", Summary: "This document", Answer: map[string]any{},
+	}, {
 		Method: "GET", Path: api.PathLive, ID: "live", Summary: "Liveness", Answer: map[string]any{},
 	}, {
 		Method: "GET", Path: api.PathReady, ID: "ready", Summary: "Readiness: database, keys, policies; issuers", Answer: map[string]any{}, Statuses: []int{200, 503},

@@ -7,7 +7,7 @@
 # masks them in every form. When the shell ends, the credentials are given back.
 #
 # For sh, dash, busybox and bash. The job's token is taken from the variable that
-# DAYPASS_TOKEN_ENV names (DAYPASS_JWT), which is unset: the script's programs can't
+# DAYPASS_TOKEN_ENV names (DAYPASS_JOB_TOKEN), which is unset: the script's programs can't
 # ask for more. Where daypass ends early, printing fails, and so does the job.
 #
 # shellcheck shell=sh
@@ -27,7 +27,7 @@ mkfifo -m 600 "$daypass_dir/out" || daypass_fail "no pipe: mkfifo failed"
 # shellcheck disable=SC2016 # it is the inner shell that expands it
 daypass_inner='umask 077; export -p >"$1/env.new" && mv "$1/env.new" "$1/env" && exec cat "$1/out"'
 # shellcheck disable=SC2046,SC2086 # grants are words
-daypass exec --token-env "${DAYPASS_TOKEN_ENV:-DAYPASS_JWT}" $(printf -- '--grant %s ' $DAYPASS_GRANTS) -- \
+daypass exec --token-env "${DAYPASS_TOKEN_ENV:-DAYPASS_JOB_TOKEN}" $(printf -- '--grant %s ' $DAYPASS_GRANTS) -- \
 	sh -c "$daypass_inner" sh "$daypass_dir" </dev/null &
 daypass_pid=$!
 until [ -e "$daypass_dir/env" ]; do
@@ -65,4 +65,4 @@ exec >"$daypass_dir/out" 2>&1
 # shellcheck disable=SC1091 # made above
 . "$daypass_dir/env"
 rm -f "$daypass_dir/env"
-unset "${DAYPASS_TOKEN_ENV:-DAYPASS_JWT}"
+unset "${DAYPASS_TOKEN_ENV:-DAYPASS_JOB_TOKEN}"
