@@ -109,7 +109,7 @@ func (f *scanFlags) source() string {
 		names = append(names, "git "+dir)
 	}
 	source := cmp.Or(f.from, strings.Join(names, ", "))
-	return source[:min(len(source), maxSource)]
+	return strings.ToValidUTF8(source[:min(len(source), maxSource)], "")
 }
 
 // searcher looks at texts. What it finds it tells the scan, at the latest when it ends.
