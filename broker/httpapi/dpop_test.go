@@ -361,7 +361,7 @@ func (o *office) boundClient(t *testing.T) {
 	if more, err := c.Exchange(t.Context(), token, grants); err != nil || more.Session.TokenType != "DPoP" {
 		t.Error(more, err)
 	}
-	if leaks, err := c.Leaks(t.Context(), token, strings.NewReader(out.Credentials[0].Values["token"]), false); err != nil || len(leaks.Leaks) != 1 {
+	if leaks, err := c.Leaks(t.Context(), token, strings.NewReader(out.Credentials[0].Values["token"]), client.LeakSearch{}); err != nil || len(leaks.Leaks) != 1 {
 		t.Error(leaks, err)
 	}
 	if _, err := c.ExchangeRaw(t.Context(), o.Job(), grants, client.RawOptions{}); err == nil {
