@@ -121,7 +121,7 @@ grants:
 listen: 127.0.0.1:0
 external_url: https://daypass.example.com
 insecure_http: true
-database: {url_file: %q}
+database: {url_file: %q, max_connections: 8}
 allow_software_keys: true
 keys:
   signing: {type: software, dir: %q, pin_file: %q}

@@ -85,7 +85,7 @@ func write(t testing.TB, path, text string) string {
 // configText is a small configuration; the files it names are written by writeConfig.
 const configText = `listen: 127.0.0.1:0
 external_url: http://127.0.0.1:8080
-database: {url_file: DIR/db}
+database: {url_file: DIR/db, max_connections: 8}
 allow_software_keys: true
 keys:
   signing: {type: software, dir: DIR/keys, pin_file: DIR/pin}
