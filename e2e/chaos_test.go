@@ -74,7 +74,7 @@ func TestChaos(t *testing.T) {
 // newRuinedFleet is a fleet whose database has servers of its own.
 func newRuinedFleet(t *testing.T, pair bool) (*fleet, *servers) {
 	t.Helper()
-	f := &fleet{t: t, targets: devtest.Postgres(t), dir: t.TempDir(), name: fmt.Sprintf("e2e_%d_%d", os.Getpid(), fleets.Add(1))}
+	f := &fleet{t: t, targets: devtest.Postgres(t), dir: t.TempDir(), name: fmt.Sprintf("e2e_%d_%d", os.Getpid(), fleets.Add(1)), looking: look(t)}
 	s := newServers(t, pair)
 	f.server = s.primary()
 	var err error

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/issuers/postgres"
@@ -80,9 +82,9 @@ func TestStoppedBetweenReserveAndIssue(t *testing.T) {
 			})
 			var id string
 			eventually(t, "the lease is on record", func() bool {
-				conn := f.connect(f.name)
-				defer conn.Close(t.Context()) //nolint:errcheck // its work is done
-				return conn.QueryRow(t.Context(), `SELECT id FROM leases WHERE state = 'issuing'`).Scan(&id) == nil
+				return f.looking.at(t.Context(), f.server.DSN(f.name), func(conn *pgx.Conn) error {
+					return conn.QueryRow(t.Context(), `SELECT id FROM leases WHERE state = 'issuing'`).Scan(&id)
+				}) == nil
 			})
 			eventually(t, "the broker sleeps", func() bool { return processState(t, sleeper.cmd.Process.Pid) == "T" })
 			status, body, err := other.call(http.MethodPost, api.PathLeases+"/"+id+"/revoke", f.admin, map[string]string{"reason": "e2e"})
@@ -225,7 +227,7 @@ func TestCopyOfTheDatabase(t *testing.T) {
 		t.Fatal(err)
 	}
 	dump += f.run(f.server.Bin("pg_restore"), "--no-owner", "-d", f.server.DSN(restored), f.dir+"/dump")
-	f.sql("postgres", `CREATE DATABASE `+cloned+` TEMPLATE `+f.name)
+	f.clone(cloned)
 	eventually(t, "the lease has come to its end", func() bool { return time.Now().After(out.Credentials[0].ExpiresAt) })
 	for _, database := range []string{restored, cloned} {
 		copied := f.writeConfig(database+".yaml", database)

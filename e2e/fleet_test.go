@@ -39,13 +39,15 @@ type fleet struct {
 	name     string // of its databases and, with a suffix, of its roles on the target
 	config   string
 	admin    string // an operator's token
+	looking  *looking
 }
 
 func newFleet(t *testing.T) *fleet {
 	t.Helper()
-	f := &fleet{t: t, server: devtest.Postgres(t), dir: t.TempDir(), name: fmt.Sprintf("e2e_%d_%d", os.Getpid(), fleets.Add(1))}
+	f := &fleet{t: t, server: devtest.Postgres(t), dir: t.TempDir(), name: fmt.Sprintf("e2e_%d_%d", os.Getpid(), fleets.Add(1)), looking: look(t)}
 	var err error
-	if f.provider, err = devkit.StartProvider(t.Context(), devkit.ProviderConfig{}); err != nil {
+	// An RSA key takes its time to make.
+	if f.provider, err = devkit.StartProvider(t.Context(), devkit.ProviderConfig{Algorithm: "ES256"}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = f.provider.Close() })
@@ -119,7 +121,7 @@ grants:
 listen: 127.0.0.1:0
 external_url: https://daypass.example.com
 insecure_http: true
-database: {url_file: %q}
+database: {url_file: %q, max_connections: 8}
 allow_software_keys: true
 keys:
   signing: {type: software, dir: %q, pin_file: %q}
@@ -196,12 +198,19 @@ func (f *fleet) on(database string) *devkit.Postgres {
 // count runs a query that gives one number.
 func (f *fleet) count(database, query string, args ...any) (n int) {
 	f.t.Helper()
-	conn := f.connect(database)
-	defer conn.Close(context.Background()) //nolint:errcheck // its work is done
-	if err := conn.QueryRow(f.t.Context(), query, args...).Scan(&n); err != nil {
+	if err := f.looking.at(f.t.Context(), f.on(database).DSN(database), func(conn *pgx.Conn) error {
+		return conn.QueryRow(f.t.Context(), query, args...).Scan(&n)
+	}); err != nil {
 		f.t.Fatalf("%s: %v", query, err)
 	}
 	return n
+}
+
+// clone copies the fleet's database, which nobody may be connected to.
+func (f *fleet) clone(name string) {
+	f.t.Helper()
+	f.looking.close()
+	f.sql("postgres", `CREATE DATABASE `+name+` TEMPLATE `+f.name)
 }
 
 // users counts what brokers of this fleet have made on the target.

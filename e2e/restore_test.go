@@ -42,7 +42,7 @@ func TestRestore(t *testing.T) {
 	unused := f.jobToken()
 	b.kill()
 	original, copied := f.config, f.name+"_promoted"
-	f.sql("postgres", `CREATE DATABASE `+copied+` TEMPLATE `+f.name)
+	f.clone(copied)
 	promoted := f.writeConfig("promoted.yaml", copied)
 	f.write("target.password", "first-password-of-the-account")
 
@@ -129,7 +129,7 @@ func TestNewInstallation(t *testing.T) {
 	b.mustExchange("10m", "app/db")
 	b.kill()
 	copied := f.name + "_staging"
-	f.sql("postgres", `CREATE DATABASE `+copied+` TEMPLATE `+f.name)
+	f.clone(copied)
 	clone := f.writeConfig("staging.yaml", copied)
 	f.write("target.password", "first-password-of-the-account")
 	users := f.users()

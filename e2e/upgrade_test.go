@@ -48,7 +48,7 @@ var previous = sync.OnceValues(func() (program, missing string) {
 		return "", "tar: " + err.Error() + unpacking.String()
 	}
 	// Without its place in it, what was built once is built never again.
-	build := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(programs, "daypassd-previous"), "./cmd/daypassd")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(programs, "daypassd-previous"), "./cmd/daypassd")
 	build.Dir = source
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", "building: " + string(out)

@@ -231,9 +231,10 @@ func (b *Broker) database() *pgxpool.Config {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	// The least that a configuration may ask for: each connection costs Postgres a
-	// process, which plans all statements anew.
-	config.MaxConns = 8
+	// Half of the least that a configuration may ask for. Each connection costs
+	// Postgres a process, which plans all statements anew: with eight, most of what
+	// the tests took was that.
+	config.MaxConns = 4
 	leases.Prepare(config)
 	if b.options.Connection != nil {
 		b.options.Connection(config)

@@ -85,7 +85,7 @@ func write(t testing.TB, path, text string) string {
 // configText is a small configuration; the files it names are written by writeConfig.
 const configText = `listen: 127.0.0.1:0
 external_url: http://127.0.0.1:8080
-database: {url_file: DIR/db}
+database: {url_file: DIR/db, max_connections: 8}
 allow_software_keys: true
 keys:
   signing: {type: software, dir: DIR/keys, pin_file: DIR/pin}
@@ -119,7 +119,7 @@ type place struct {
 // newPlace makes databases, the broker's with its schema, and a configuration in dir.
 func newPlace(tb testing.TB, dir, provider string) place {
 	tb.Helper()
-	return newPlaceOn(tb, devtest.MigratedWhole(tb), dir, provider)
+	return newPlaceOn(tb, devtest.Migrated(tb), dir, provider)
 }
 
 func newPlaceOn(tb testing.TB, database, dir, provider string) place {
@@ -167,7 +167,7 @@ func TestScripts(t *testing.T) {
 			}
 			database := devtest.Database
 			if tb.Name() != "TestScripts/database" {
-				database = devtest.MigratedWhole
+				database = devtest.Migrated
 			}
 			p := newPlaceOn(tb, database(tb), env.WorkDir, "http://127.0.0.1:1")
 			env.Vars = append(env.Vars, "GORACE="+os.Getenv("GORACE"), "DB="+p.database, "TARGET="+p.target, "NAME="+p.name, "OSUSER="+regexp.QuoteMeta(me.Username),

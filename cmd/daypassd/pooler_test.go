@@ -135,7 +135,7 @@ func TestPooler(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, p.config, strings.Replace(string(edited), "database: {url_file: "+p.dir+"/db}", "database: {url_file: "+p.dir+"/db, direct_url_file: "+p.dir+"/direct}", 1))
+	write(t, p.config, strings.Replace(string(edited), "database: {url_file: "+p.dir+"/db", "database: {url_file: "+p.dir+"/db, direct_url_file: "+p.dir+"/direct", 1))
 
 	said := p.refused(t)
 	var mend []string

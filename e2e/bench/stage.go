@@ -89,7 +89,7 @@ func (s *stage) close(ctx context.Context) error {
 // build makes the programs as users get them: no race detector.
 func (s *stage) build(ctx context.Context) error {
 	const module = "github.com/daypass/daypass"
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", s.dir+"/", module+"/cmd/daypassd", module+"/e2e/bench/thin") //nolint:gosec // G204: our own folder
+	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags", "-s -w", "-o", s.dir+"/", module+"/cmd/daypassd", module+"/e2e/bench/thin") //nolint:gosec // G204: our own folder
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building the programs: %w\n%s", err, out)

@@ -34,7 +34,7 @@ type shared struct {
 	server    *devkit.Postgres
 
 	templating sync.Mutex
-	templated  map[string]*devkit.Postgres // the server that has a template
+	templated  *devkit.Postgres // the server that has the template
 
 	maintaining sync.Mutex
 	maintenance *pgx.Conn        // makes and drops databases: a connection for each costs more than the work

@@ -13,11 +13,8 @@ import (
 	"github.com/daypass/daypass/migrations"
 )
 
-// Databases with the broker's schema, from which others are copied: making the schema takes ten times as long.
-const (
-	template = "test_template"       // with fewer weeks
-	whole    = "test_template_whole" // as `daypassd migrate` leaves it
-)
+// template is a database with the broker's schema, from which others are copied: making the schema takes ten times as long.
+const template = "test_template"
 
 // A copy knows that it is one, and would be refused: it is made an installation of its own.
 const stamp = `
@@ -25,7 +22,8 @@ UPDATE installation SET id = substr(replace(gen_random_uuid()::text, '-', ''), 1
     database_oid = (SELECT oid::text FROM pg_database WHERE datname = current_database())`
 
 // Each new connection plans its statements over all partitions. Tests open many
-// connections, and none of them needs two months of weeks to come.
+// connections, and none of them needs two months of weeks to come. A program that
+// runs for longer than a minute or two makes those that are missing, as it should.
 const fewerWeeks = `
 DO $$
 DECLARE
@@ -41,39 +39,28 @@ END $$`
 // Migrated is [Database] with the broker's schema, as a new installation.
 func Migrated(tb testing.TB) string {
 	tb.Helper()
-	return migrated(tb, template)
-}
-
-// MigratedWhole is Migrated with the partitions of all weeks, as `daypassd migrate` leaves it: for programs, which would make what is missing.
-func MigratedWhole(tb testing.TB) string {
-	tb.Helper()
-	return migrated(tb, whole)
-}
-
-func migrated(tb testing.TB, template string) string {
-	tb.Helper()
 	server := Postgres(tb)
 	name := binary.nextName()
-	if err := binary.copyOf(tb.Context(), template, server, name); err != nil {
+	if err := binary.copyTemplate(tb.Context(), server, name); err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { drop(tb, server, name) })
 	return server.DSN(name)
 }
 
-// MigratedAs is MigratedWhole under a name. Whoever asks drops it.
+// MigratedAs is Migrated under a name. Whoever asks drops it.
 func MigratedAs(tb testing.TB, name string) {
 	tb.Helper()
-	if err := binary.copyOf(tb.Context(), whole, Postgres(tb), name); err != nil {
+	if err := binary.copyTemplate(tb.Context(), Postgres(tb), name); err != nil {
 		tb.Fatal(err)
 	}
 }
 
-// copyOf makes the template on the server unless it is there, and a copy of it.
-func (s *shared) copyOf(ctx context.Context, template string, server *devkit.Postgres, name string) error {
+// copyTemplate makes the template on the server unless it is there, and a copy of it.
+func (s *shared) copyTemplate(ctx context.Context, server *devkit.Postgres, name string) error {
 	s.templating.Lock()
 	defer s.templating.Unlock()
-	if s.templated[template] != server {
+	if s.templated != server {
 		if err := s.maintain(ctx, server, "CREATE DATABASE "+template); err != nil {
 			return err
 		}
@@ -84,15 +71,10 @@ func (s *shared) copyOf(ctx context.Context, template string, server *devkit.Pos
 		if _, err := migrations.Up(ctx, config); err != nil {
 			return err
 		}
-		if template != whole {
-			if err := run(ctx, server.DSN(template), fewerWeeks); err != nil {
-				return fmt.Errorf("preparing %s: %w", template, err)
-			}
+		if err := run(ctx, server.DSN(template), fewerWeeks); err != nil {
+			return fmt.Errorf("preparing %s: %w", template, err)
 		}
-		if s.templated == nil {
-			s.templated = map[string]*devkit.Postgres{}
-		}
-		s.templated[template] = server
+		s.templated = server
 	}
 	if err := s.maintain(ctx, server, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()+" TEMPLATE "+template); err != nil {
 		return err
