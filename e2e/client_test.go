@@ -53,7 +53,42 @@ func TestExec(t *testing.T) {
 			}
 		})
 	}
+	execIsKilled(f, b)
 	f.nothingLeft()
+}
+
+// execIsKilled: what exec can't give back any more is taken back all the same, while
+// its command goes on.
+func execIsKilled(f *fleet, b *broker) {
+	f.t.Helper()
+	token, begun, end := f.write("job.token", f.jobToken()), filepath.Join(f.dir, "begun"), filepath.Join(f.dir, "end")
+	cmd := command(f.t.Context(), filepath.Join(programs, "daypass"), "exec", "--token-file", token, "--grant", "app/db", "--", "sh", "-c",
+		`touch "$1"; until [ -e "$2" ]; do sleep 0.1; done; rm "$1"`, "sh", begun, end)
+	cmd.Env = append(os.Environ(), "DAYPASS_URL="+b.url)
+	if err := cmd.Start(); err != nil {
+		f.t.Fatal(err)
+	}
+	defer func() {
+		f.write("end", "")
+		eventually(f.t, "the command has ended", func() bool { return !exists(begun) })
+	}()
+	eventually(f.t, "the command runs", func() bool { return exists(begun) })
+	if n := f.users(); n != 1 {
+		f.t.Errorf("%d users while the command runs", n)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		f.t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	eventually(f.t, "the credentials are taken back", func() bool { return f.users() == 0 })
+	if !exists(begun) {
+		f.t.Error("the command ended with exec: nothing was shown")
+	}
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
 }
 
 // TestAdminCommands: what an admin does with the client.

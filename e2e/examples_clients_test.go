@@ -105,8 +105,8 @@ func ofClients() []step {
 			// As Google's libraries do.
 			var file struct {
 				Audience         string
-				SubjectTokenType string `json:"subject_token_type"`
-				TokenURL         string `json:"token_url"`
+				SubjectTokenType string                `json:"subject_token_type"`
+				TokenURL         string                `json:"token_url"`
 				CredentialSource struct{ File string } `json:"credential_source"`
 			}
 			if err := json.Unmarshal([]byte(w.local(e.Text)), &file); err != nil || file.CredentialSource.File == "" {

@@ -1,10 +1,8 @@
 package e2e
 
 import (
-	"net/http"
 	"strings"
 
-	"github.com/daypass/daypass/broker/api"
 	"github.com/daypass/daypass/e2e/pages"
 )
 
@@ -125,10 +123,7 @@ func ofKeys() []step {
 // atTheEnd are the steps behind which the broker is another.
 func atTheEnd() []step {
 	return []step{
-		{"", "the broker stops", func(w *world, _ pages.Example) {
-			w.b.call(http.MethodGet, api.PathLive, "", nil) //nolint:errcheck // it is about to end
-			w.b.kill()
-		}},
+		{"", "the broker stops", func(w *world, _ pages.Example) { w.b.kill() }},
 		{"docs/key-recovery.md", "keys replace --config daypass.yaml\n", script},
 		{"docs/key-recovery.md", "--compromised --yes", func(w *world, e pages.Example) {
 			w.sh("daypassd keys sealing --config daypass.yaml --make daypass-sealing-2; cp daypass.yaml before.yaml")
