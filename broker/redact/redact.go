@@ -126,13 +126,6 @@ func New(config Config) (*Masker, error) {
 // w. Each stream needs one of its own; the caller closes it when the stream ends.
 func (m *Masker) Writer(w io.Writer) *Writer {
 	out := &Writer{m: m, dst: w}
-	if m.values != nil {
-		out.scanner = scanner{values: m.values, found: out.found}
-		out.scanner.rest(0)
-		out.overlay = overlay{values: m.values, found: out.found}
-	}
-	if m.patterns != nil {
-		out.run = newRun(m.patterns, out.found)
-	}
+	out.prepare()
 	return out
 }
