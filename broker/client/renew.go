@@ -95,7 +95,7 @@ func (k *leaseKeeper) keep(ctx context.Context, credential api.Credential) {
 				credential.ExpiresAt = lease.ExpiresAt
 				k.renewed(credential)
 			}
-		case dead(err) || !k.now().Before(credential.ExpiresAt):
+		case Ended(err) || !k.now().Before(credential.ExpiresAt):
 			if failures < 2 { // of the second it was told
 				k.ended(credential, err)
 			}
@@ -136,8 +136,9 @@ func inVain(err error) bool {
 	return refused && final(problem)
 }
 
-// dead says that the lease, or the session that it is of, has ended.
-func dead(err error) bool {
+// Ended says, of an error that [Told] was told with, that the lease doesn't live on
+// until its end: it has ended, or was revoked, or the session that it is of.
+func Ended(err error) bool {
 	problem, refused := errors.AsType[*api.Problem](err)
 	return refused && (problem.Code == api.CodeAlreadyRevoked || problem.Code == api.CodeInvalidToken || problem.Code == api.CodeNotFound)
 }
