@@ -22,31 +22,40 @@ const sessionMargin = 2 * time.Second
 // session token in answer.
 type generation struct {
 	answer *api.ExchangeResponse
-	job    string // the job token that its session was opened with
+	job    string    // the job token that its session was opened with
+	since  time.Time // when it was got
 
 	mu       sync.Mutex
-	renewed  map[string]time.Time // by lease
-	released map[string]bool      // leases that were given back
+	renewed  map[string]renewal // by lease
+	released map[string]bool    // leases that were given back
 }
+
+type renewal struct{ at, end time.Time }
 
 // extend notes that a lease was renewed.
 func (g *generation) extend(credential api.Credential) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.renewed[credential.LeaseID] = credential.ExpiresAt
+	g.renewed[credential.LeaseID] = renewal{time.Now(), credential.ExpiresAt}
 }
 
-// first is the credential that ends first, of those that of chooses, with its end as
-// it is now.
-func (g *generation) first(of func(grant string) bool) (first api.Credential) {
+// lasting is a credential that lasts until ExpiresAt, as was known from since on.
+type lasting struct {
+	api.Credential
+	since time.Time
+}
+
+// first is the credential that ends first, of those that of chooses.
+func (g *generation) first(of func(grant string) bool) (first lasting) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, credential := range g.answer.Credentials {
-		if end, ok := g.renewed[credential.LeaseID]; ok {
-			credential.ExpiresAt = end
+		now := lasting{credential, g.since}
+		if r, ok := g.renewed[credential.LeaseID]; ok {
+			now.ExpiresAt, now.since = r.end, r.at
 		}
-		if of(credential.Grant) && (first.ExpiresAt.IsZero() || credential.ExpiresAt.Before(first.ExpiresAt)) {
-			first = credential
+		if of(credential.Grant) && (first.ExpiresAt.IsZero() || now.ExpiresAt.Before(first.ExpiresAt)) {
+			first = now
 		}
 	}
 	return first
@@ -88,7 +97,7 @@ func (h *holdings) begin(ctx context.Context) (*generation, error) {
 
 // add takes a generation on, from the moment that it is there.
 func (h *holdings) add(answer *api.ExchangeResponse, job string) *generation {
-	g := &generation{answer: answer, job: job, renewed: map[string]time.Time{}, released: map[string]bool{}}
+	g := &generation{answer: answer, job: job, since: time.Now(), renewed: map[string]renewal{}, released: map[string]bool{}}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.live = append(h.live, g)
@@ -221,8 +230,8 @@ func (p *program) giveBack(ctx context.Context, c *client.Client, g *generation)
 	}
 	var end time.Time
 	for _, credential := range g.answer.Credentials {
-		if renewed := g.renewed[credential.LeaseID]; renewed.After(credential.ExpiresAt) {
-			credential.ExpiresAt = renewed
+		if renewed := g.renewed[credential.LeaseID]; renewed.end.After(credential.ExpiresAt) {
+			credential.ExpiresAt = renewed.end
 		}
 		if credential.ExpiresAt.After(end) {
 			end = credential.ExpiresAt

@@ -225,10 +225,12 @@ func (k *keeper) alive(ctx context.Context, g *generation, of func(grant string)
 	}
 }
 
-// inTime is for when a command has to be stopped, so that it is gone when the first
-// of its credentials ends.
+// inTime is how long it is until the command has to be stopped, so that it is gone
+// when the first of its credentials ends. Those that live for less than a minute get
+// two thirds of their life all the same.
 func (k *keeper) inTime() time.Duration {
-	return time.Until(k.current.first(everyGrant).ExpiresAt) - k.what.expiry.grace - stopMargin
+	first := k.current.first(everyGrant)
+	return time.Until(first.ExpiresAt) - min(k.what.expiry.grace+stopMargin, first.ExpiresAt.Sub(first.since)/3)
 }
 
 // stopInTime stops the command before the first of its credentials ends.
@@ -277,25 +279,14 @@ var errNotInTime = errors.New("it was not renewed in time")
 // restart gets all credentials anew before one of them ends, and has the command
 // started again with them.
 func (k *keeper) restart(ctx context.Context, r *running) {
-	ended, renewed, stop := k.alive(ctx, k.current.generation, everyGrant)
+	ended, _, stop := k.alive(ctx, k.current.generation, everyGrant)
 	defer stop()
-	why := errNotInTime
-waiting:
-	for {
-		late := time.NewTimer(k.inTime())
-		select {
-		case <-ctx.Done():
-			late.Stop()
-			return
-		case <-renewed:
-		case e := <-ended:
-			why = e.err
-			late.Stop()
-			break waiting
-		case <-late.C:
-			break waiting
-		}
-		late.Stop()
+	var why error
+	select {
+	case <-ctx.Done():
+		return
+	case e := <-ended:
+		why = e.err
 	}
 	next, err := k.replace(ctx, r, replacing{of: everyGrant, old: k.current.generation, late: time.Now().Add(k.inTime())})
 	switch {
