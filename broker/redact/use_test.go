@@ -117,10 +117,10 @@ func TestUseKeepsTheContextOfPatterns(t *testing.T) {
 	first := newMasker(t, Config{})
 	second := newMasker(t, Config{Patterns: []string{`^secret`, `\bword\b`}, Mask: "*"})
 	for before, want := range map[string]string{
-		"":                 "* * xword",
-		"in a line, ":      "in a line, secret * xword",
-		"a line ends.\n":   "a line ends.\n* * xword",
-		"in a word":        "in a wordsecret * xword",
+		"":                  "* * xword",
+		"in a line, ":       "in a line, secret * xword",
+		"a line ends.\n":    "a line ends.\n* * xword",
+		"in a word":         "in a wordsecret * xword",
 		"behind a letter é": "behind a letter ésecret * xword",
 	} {
 		var out bytes.Buffer

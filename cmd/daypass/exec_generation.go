@@ -45,7 +45,8 @@ type lasting struct {
 	since time.Time
 }
 
-// first is the credential that ends first, of those that of chooses.
+// first is the credential that ends first, of those that of chooses; the zero one
+// where none ends.
 func (g *generation) first(of func(grant string) bool) (first lasting) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -54,7 +55,7 @@ func (g *generation) first(of func(grant string) bool) (first lasting) {
 		if r, ok := g.renewed[credential.LeaseID]; ok {
 			now.ExpiresAt, now.since = r.end, r.at
 		}
-		if of(credential.Grant) && (first.ExpiresAt.IsZero() || now.ExpiresAt.Before(first.ExpiresAt)) {
+		if of(credential.Grant) && !now.ExpiresAt.IsZero() && (first.ExpiresAt.IsZero() || now.ExpiresAt.Before(first.ExpiresAt)) {
 			first = now
 		}
 	}

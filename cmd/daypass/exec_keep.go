@@ -230,6 +230,9 @@ func (k *keeper) alive(ctx context.Context, g *generation, of func(grant string)
 // two thirds of their life all the same.
 func (k *keeper) inTime() time.Duration {
 	first := k.current.first(everyGrant)
+	if first.ExpiresAt.IsZero() {
+		return 1<<63 - 1
+	}
 	return time.Until(first.ExpiresAt) - min(k.what.expiry.grace+stopMargin, first.ExpiresAt.Sub(first.since)/3)
 }
 
@@ -290,7 +293,7 @@ func (k *keeper) restart(ctx context.Context, r *running) {
 	}
 	next, err := k.replace(ctx, r, replacing{of: everyGrant, old: k.current.generation, late: time.Now().Add(k.inTime())})
 	switch {
-	case ctx.Err() != nil: // it has ended; what was got is given back with the rest
+	case ctx.Err() != nil, r.interrupted.Load(): // it has ended, or is about to; what was got is given back with the rest
 	case err != nil:
 		k.stop(r, fmt.Errorf("%w; others could not be had: %w", why, err))
 	default:
