@@ -103,7 +103,7 @@ func TestKeepAlive(t *testing.T) {
 				told := keepAlive(t, test.renewer, api.Credential{LeaseID: "lse_1", Renewable: true, ExpiresAt: start.Add(ten)})
 				renewed := func(s string) bool { return strings.Contains(s, "renewed to") }
 				ends := slices.DeleteFunc(slices.Clone(told), renewed)
-				renewals := slices.DeleteFunc(told, func(s string) bool { return !renewed(s) })
+				renewals := slices.DeleteFunc(slices.Clone(told), func(s string) bool { return !renewed(s) })
 				if len(ends) != len(test.told) {
 					t.Fatalf("told %q, want %q", told, test.told)
 				}
