@@ -19,12 +19,12 @@
 // one share an Idempotency-Key, by which a broker takes back what an earlier try
 // issued. Pauses grow, are spread out, and are no shorter than Retry-After.
 //
-// [Client.KeepAlive] renews leases while they are used:
+// [Client.KeepAlive] renews leases while they are used, and tells of those that end:
 //
 //	answer, err := c.Exchange(ctx, jobToken, request)
 //	…
 //	defer c.RevokeSession(context.WithoutCancel(ctx), answer.Session.Token, "done")
-//	go c.KeepAlive(ctx, answer, func(lease api.Credential, err error) { … })
+//	go c.KeepAlive(ctx, answer, client.Told{Ended: func(lease api.Credential, err error) { … }})
 package client
 
 import (

@@ -8,7 +8,11 @@ import (
 )
 
 // oracle masks a whole text the slow way: it tries everything everywhere.
-func oracle(config Config, text string) string {
+func oracle(config Config, text string) string { return masked(text, covers(config, text, true)) }
+
+// covers says which bytes lie in a match; with the beginning of a value with which
+// a text is cut off, if that is asked for.
+func covers(config Config, text string, cut bool) []bool {
 	covered := make([]bool, len(text))
 	cover := func(start, end int) {
 		for i := start; i < end; i++ {
@@ -19,7 +23,7 @@ func oracle(config Config, text string) string {
 	for _, escapes := range []bool{false, true} {
 		views := viewsOf(text, escapes)
 		for i, v := range views {
-			v.cover(needles, i == len(views)-1, cover)
+			v.cover(needles, cut && i == len(views)-1, cover)
 		}
 	}
 	for i := 0; config.Shape && i+issuers.GeneratedLength <= len(text); i++ {
@@ -30,6 +34,10 @@ func oracle(config Config, text string) string {
 	for _, pattern := range config.Patterns {
 		coverPattern(pattern, text, cover)
 	}
+	return covered
+}
+
+func masked(text string, covered []bool) string {
 	var out strings.Builder
 	for i := range len(text) {
 		switch {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unicode/utf8"
 )
 
 // ErrClosed is the error of a Write after Close.
@@ -37,6 +38,7 @@ type Writer struct {
 
 	held   []byte // raw bytes from position base on, as far as a matcher needs them
 	base   int64  // a position counts bytes from the stream's beginning
+	before byte   // the one before base, which is the beginning of a line as long as there is none
 	live   int64  // bytes from this position on may become part of a match
 	done   int64  // bytes before this position have been passed on or masked
 	cover  []span // matches that reach beyond done
@@ -77,19 +79,6 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return taken, w.err
 }
 
-// prepare makes the matchers ready.
-func (w *Writer) prepare() {
-	w.ready = true
-	if values := w.m.values(); values != nil {
-		w.scanner = scanner{values: values, found: w.found}
-		w.scanner.rest(0)
-		w.overlay = overlay{values: values, found: w.found}
-	}
-	if w.m.patterns != nil {
-		w.run = newRun(w.m.patterns, w.found)
-	}
-}
-
 // take looks at a chunk and passes on what it can.
 func (w *Writer) take(p []byte) {
 	t := window{text: p, base: w.base}
@@ -101,6 +90,9 @@ func (w *Writer) take(p []byte) {
 	w.live = w.scan(&t, fresh)
 	w.release(t.text, w.live)
 	gone := int(w.live - w.base)
+	if gone > 0 && (fresh == 0 || gone >= len(w.held)-gone) {
+		w.before = t.text[gone-1]
+	}
 	switch {
 	case fresh == 0:
 		w.held, w.base = append(w.held, p[gone:]...), w.live
@@ -108,6 +100,52 @@ func (w *Writer) take(p []byte) {
 		// Bytes from live on stay even when they are masked: a token's checksum needs
 		// them. Moving them only when they are the smaller part keeps that linear.
 		w.held, w.base = w.held[:copy(w.held, w.held[gone:])], w.live
+	}
+}
+
+// Use has another masker look at the stream from here on: secrets that come up while
+// a stream runs can be masked in it. It takes a masker that knows all that the one
+// before knew, or what that held back may be shown.
+//
+// What is held back is looked at again by the new masker, and nothing is passed on
+// before more comes: a secret of either of them is masked that begins before the
+// change and ends after it, as far as it hasn't been passed on. Of one that only the
+// new masker knows, that is the part behind: let a stream use a masker before
+// anything can print what it masks.
+func (w *Writer) Use(m *Masker) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return
+	}
+	if w.m = m; !w.ready {
+		return // it will be the first
+	}
+	w.prepare()
+	t := window{text: w.held, base: w.base}
+	w.live = w.scan(&t, 0)
+}
+
+// prepare gives the writer the matchers of its masker, at the beginning of what is
+// held back.
+func (w *Writer) prepare() {
+	w.ready = true
+	w.scanner, w.overlay, w.run = scanner{}, overlay{}, nil
+	if values := w.m.values(); values != nil {
+		w.scanner = scanner{values: values, found: w.found}
+		w.scanner.rest(w.base)
+		w.overlay = overlay{values: values, found: w.found}
+	}
+	if w.m.patterns != nil {
+		w.run = newRun(w.m.patterns, w.found)
+		w.run.at = w.base
+		switch {
+		case w.base == 0 || w.before == '\n':
+		case w.before < utf8.RuneSelf:
+			w.run.prev = rune(w.before)
+		default:
+			w.run.prev = utf8.RuneError // no letter of a word, nor the end of a line
+		}
 	}
 }
 

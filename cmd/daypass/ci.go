@@ -83,9 +83,10 @@ func detectCI() *ciSystem {
 	return &systems[i]
 }
 
-// leadsToToken says that a variable holds a job token, or what gets another.
+// leadsToToken says that a variable holds a token that the CI system made for this
+// job, or what gets another.
 func leadsToToken(name string) bool {
-	if name == variableJobToken || name == variableSessionFile || name == variableSigstore || strings.HasPrefix(name, githubPrefix) {
+	if name == variableSigstore || strings.HasPrefix(name, githubPrefix) {
 		return true
 	}
 	return slices.Contains(leading(), name)

@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/daypass/daypass/broker/api"
-	"github.com/daypass/daypass/broker/client"
 	"github.com/daypass/daypass/broker/redact"
 )
 
@@ -30,13 +29,26 @@ const (
 // revokeTimeout bounds giving the session back.
 const revokeTimeout = 10 * time.Second
 
+// execution is what exec is asked for.
+type execution struct {
+	request  api.ExchangeRequest
+	args     []string
+	tty      bool // the command may get a terminal
+	keepOIDC bool
+	files    []fileWish
+	expiry   expiry
+}
+
+// execFlags are the flags of exec as they are written.
+type execFlags struct {
+	grants, files                    []string
+	ttl, publicKey, onExpiry, signal string
+	noPTY, keepOIDC                  bool
+	grace                            time.Duration
+}
+
 func (p *program) execCommand() *cobra.Command {
-	var (
-		grants    []string
-		ttl       string
-		publicKey string
-		noPTY     bool
-	)
+	var flags execFlags
 	cmd := &cobra.Command{
 		Use:   "exec --grant GRANT [--grant GRANT] -- COMMAND [ARG...]",
 		Short: "Run a command with credentials that are given back when it ends",
@@ -48,7 +60,17 @@ terminal, the command gets one of its own in its place (on Linux): it has the sa
 size, what is typed reaches it, ^C, ^\ and ^Z work, and the output of standard
 error stays apart where it goes elsewhere. Otherwise, and with --no-pty, it gets
 pipes. Signals are passed on. The command gets neither the job's token nor the
-means to ask for another.
+means to ask for another, unless --keep-oidc leaves it the means of the CI system.
+
+While the command runs, its credentials are renewed. --on-expiry says what to do
+about one that can't be renewed any further:
+  warn      say so, and go on (the default)
+  stop      end the command before it: SIGTERM, after --stop-grace SIGKILL
+  restart   get all credentials anew, end the command in the same way, start it again
+  reissue   get those anew that stand in files, and replace the files' contents
+
+--file gives the command a value in a file of mode 0600, and the file's path in
+VARIABLE. It is replaced at once, and removed at the end.
 
 Beside the command runs a watchdog: a second process of this program, which gives
 the credentials back should this one be killed before it can. It holds a token that
@@ -56,9 +78,15 @@ is good for that alone, and ends half a minute after this program at the latest.
 command that outlives this program goes on, without what its credentials open.
 
 The exit code is the command's, 128 and the signal's number when a signal ended
-it, 126 when it can't be run, 127 when there is none.`,
+it, 126 when it can't be run, 127 when there is none; 1 when --on-expiry ended it,
+whatever its own was.`,
 		Example: `  daypass exec --grant payments/deploy-db -- ./migrate.sh
-  daypass exec --grant payments/deploy-db --grant payments/registry --ttl 10m -- make deploy`,
+  daypass exec --grant payments/deploy-db --grant payments/registry --ttl 10m -- make deploy
+  daypass exec --grant payments/deploy-db --on-expiry stop --stop-grace 30s -- ./long-import.sh
+  daypass exec --grant payments/deploy-db --on-expiry restart -- ./worker
+  daypass exec --grant ci/aws --file AWS_WEB_IDENTITY_TOKEN_FILE=ci/aws:token --on-expiry reissue -- ./upload.sh
+  daypass exec --grant ci/tls --file TLS_CERT=ci/tls:certificate --file TLS_KEY=ci/tls:private_key --on-expiry reissue --reissue-signal HUP -- nginx -g 'daemon off;'
+  daypass exec --keep-oidc --grant ci/registry -- cosign sign registry.example.com/app`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usage("no command given (hint: %s --help)", cmd.CommandPath())
@@ -66,30 +94,52 @@ it, 126 when it can't be run, 127 when there is none.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(grants) == 0 || len(grants) > api.MaxGrants {
-				return usage("%d grants, want --grant 1 to %d times", len(grants), api.MaxGrants)
-			}
-			request := grantsOf(grants, ttl)
-			if err := attachPublicKey(&request, publicKey); err != nil {
+			what, err := flags.parse(args)
+			if err != nil {
 				return err
 			}
-			return p.exec(cmd.Context(), request, args, !noPTY)
+			return p.exec(cmd.Context(), what)
 		},
 	}
-	cmd.Flags().SetInterspersed(false) // the command's flags are its own
-	cmd.Flags().StringArrayVar(&grants, "grant", nil, "a grant, POLICY/GRANT; may be repeated")
-	cmd.Flags().StringVar(&ttl, "ttl", "", "how long the credentials live at most, like 10m (default: what the policy says)")
-	cmd.Flags().StringVar(&publicKey, "public-key", "", "file with an OpenSSH public key of the job's, for a grant that certifies it")
-	cmd.Flags().BoolVar(&p.dpop, "dpop", false, "bind the session, and API tokens, to a key in this program's memory (RFC 9449)")
-	cmd.Flags().BoolVar(&p.noWatchdog, "no-watchdog", false, "start no second process that gives the credentials back should this one be killed")
-	cmd.Flags().BoolVar(&noPTY, "no-pty", false, "give the command pipes even where standard output is a terminal")
+	flags.define(p, cmd)
 	return cmd
 }
 
-// exec runs args with the credentials of the grants, in a terminal of its own if
-// this program is in one and tty says so.
-func (p *program) exec(ctx context.Context, grants api.ExchangeRequest, args []string, tty bool) error {
-	path, err := exec.LookPath(args[0]) // before a token is spent on it
+func (f *execFlags) define(p *program, cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.SetInterspersed(false) // the command's flags are its own
+	flags.StringArrayVar(&f.grants, "grant", nil, "a grant, POLICY/GRANT; may be repeated")
+	flags.StringVar(&f.ttl, "ttl", "", "how long the credentials live at most, like 10m (default: what the policy says)")
+	flags.StringVar(&f.publicKey, "public-key", "", "file with an OpenSSH public key of the job's, for a grant that certifies it")
+	flags.BoolVar(&f.noPTY, "no-pty", false, "give the command pipes even where standard output is a terminal")
+	flags.StringVar(&f.onExpiry, "on-expiry", onExpiryWarn, "what to do when a credential can't be renewed any further: warn, stop, restart or reissue")
+	flags.DurationVar(&f.grace, "stop-grace", 10*time.Second, "how long a command that is ended by --on-expiry has between SIGTERM and SIGKILL")
+	flags.StringArrayVar(&f.files, "file", nil, "VARIABLE=POLICY/GRANT:FIELD: a value in a file, whose path the command gets in VARIABLE; may be repeated")
+	flags.StringVar(&f.signal, "reissue-signal", "", "HUP, USR1 or USR2: what the command is sent when its files were replaced (default: nothing)")
+	flags.BoolVar(&p.dpop, "dpop", false, "bind the session, and API tokens, to a key in this program's memory (RFC 9449)")
+	flags.BoolVar(&p.noWatchdog, "no-watchdog", false, "start no second process that gives the credentials back should this one be killed")
+	flags.BoolVar(&f.keepOIDC, "keep-oidc", false, "leave the command what gets it job tokens from the CI system")
+}
+
+func (f *execFlags) parse(args []string) (*execution, error) {
+	if len(f.grants) == 0 || len(f.grants) > api.MaxGrants {
+		return nil, usage("%d grants, want --grant 1 to %d times", len(f.grants), api.MaxGrants)
+	}
+	what := &execution{request: grantsOf(f.grants, f.ttl), args: args, tty: !f.noPTY, keepOIDC: f.keepOIDC}
+	var err error
+	if what.files, err = parseFiles(f.files, f.grants); err != nil {
+		return nil, err
+	}
+	if what.expiry, err = parseExpiry(f.onExpiry, f.grace, f.signal, len(f.files)); err != nil {
+		return nil, err
+	}
+	return what, attachPublicKey(&what.request, f.publicKey)
+}
+
+// exec runs a command with the credentials of grants, in a terminal of its own if
+// this program is in one.
+func (p *program) exec(ctx context.Context, what *execution) error {
+	path, err := exec.LookPath(what.args[0]) // before a token is spent on it
 	if err != nil {
 		return startError(err)
 	}
@@ -110,37 +160,24 @@ func (p *program) exec(ctx context.Context, grants api.ExchangeRequest, args []s
 		asking, stop = signal.NotifyContext(ctx, s...)
 	}
 	defer stop()
-	token, err := p.jobToken(asking)
+	held := &holdings{p: p, c: c, request: what.request}
+	defer held.giveAllBack(context.WithoutCancel(ctx))
+	first, err := held.begin(asking)
 	if err != nil {
 		return err
 	}
-	answer, err := c.Exchange(asking, token, grants)
-	if err != nil {
-		return err
-	}
-	watching := p.startWatchdog(answer.Session)
-	defer p.keepSession(answer.Session)()
-	defer func() { watching.end(p.giveBack(context.WithoutCancel(ctx), c, answer)) }()
 	if asking.Err() != nil {
 		return errors.New("interrupted before the command began")
 	}
 	stop()
 
-	masker, err := p.masker(answer, token)
-	if err != nil {
-		return err
-	}
-	env, err := p.childEnv(os.Environ(), answer.Credentials)
-	if err != nil {
-		return err
-	}
-	child := exec.CommandContext(context.WithoutCancel(ctx), path) //nolint:gosec // running what the caller names is the purpose
-	child.Args, child.Env, child.Stdin = args, env, p.stdin
-	var t *console
-	if tty {
-		t = p.openConsole()
-	}
-	return p.runChild(child, masker, t, signals)
+	k := &keeper{holdings: held, path: path, what: what, files: &fileSet{wishes: what.files}, signals: signals}
+	defer func() {
+		if err := k.files.remove(); err != nil {
+			p.say("warning: removing the files of --file: %v", err)
+		}
+	}()
+	return k.run(ctx, first)
 }
 
 // ending are the signals that ask a program to end.
@@ -162,22 +199,41 @@ func startError(err error) error {
 	return &exit{code, fmt.Errorf("starting command: %w", err)}
 }
 
-// masker masks the secret values, both tokens, the broker's shape and the
-// patterns that came with the answer.
-func (p *program) masker(answer *api.ExchangeResponse, token string) (*redact.Masker, error) {
-	config := redact.Config{Patterns: answer.Redaction.Patterns, Shape: true, FlushAfter: showAfter}
-	for _, value := range []string{token, answer.Session.Token, answer.Session.RevocationToken} {
-		if !redact.Common(value) {
+// masker masks the secret values of some generations, their tokens, the broker's
+// shape and the patterns that came with them; what --keep-oidc leaves the command,
+// too. What can't be masked of the first generation is said.
+func (p *program) masker(generations []*generation, keepOIDC bool) (*redact.Masker, error) {
+	config := redact.Config{Shape: true, FlushAfter: showAfter}
+	add := func(value string) bool {
+		if redact.Common(value) {
+			return false
+		}
+		if !slices.Contains(config.Values, value) {
 			config.Values = append(config.Values, value)
 		}
+		return true
 	}
-	for _, credential := range answer.Credentials {
-		for _, name := range credential.Secret {
-			switch value := credential.Values[name]; {
-			case !redact.Common(value):
-				config.Values = append(config.Values, value)
-			case value != "":
-				p.say("warning: the value %s of %s is too short or too common to be masked: it is not masked", name, credential.Grant)
+	for _, g := range generations {
+		for _, pattern := range g.answer.Redaction.Patterns {
+			if !slices.Contains(config.Patterns, pattern) {
+				config.Patterns = append(config.Patterns, pattern)
+			}
+		}
+		add(g.job)
+		add(g.answer.Session.Token)
+		add(g.answer.Session.RevocationToken)
+		for _, credential := range g.answer.Credentials {
+			for _, name := range credential.Secret {
+				if value := credential.Values[name]; !add(value) && value != "" && len(generations) == 1 {
+					p.say("warning: the value %s of %s is too short or too common to be masked: it is not masked", name, credential.Grant)
+				}
+			}
+		}
+	}
+	if keepOIDC {
+		for _, entry := range os.Environ() {
+			if name, value, _ := strings.Cut(entry, "="); leadsToToken(name) && name != githubURL {
+				add(value)
 			}
 		}
 	}
@@ -190,10 +246,10 @@ func (p *program) masker(answer *api.ExchangeResponse, token string) (*redact.Ma
 
 // childEnv is the environment of the command: the credentials, and of this
 // program's own what doesn't lead to more of them.
-func (p *program) childEnv(own []string, credentials []api.Credential) ([]string, error) {
+func (p *program) childEnv(own []string, credentials []api.Credential, keepOIDC bool) ([]string, error) {
 	env := slices.DeleteFunc(slices.Clone(own), func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
-		return p.withheld(name)
+		return p.withheld(name, keepOIDC)
 	})
 	for _, credential := range credentials {
 		for name, value := range credential.Env {
@@ -206,14 +262,19 @@ func (p *program) childEnv(own []string, credentials []api.Credential) ([]string
 	return env, nil
 }
 
-// withheld says that a variable holds a token or leads to one.
-func (p *program) withheld(name string) bool {
-	for _, prefix := range []string{githubPrefix, "DAYPASS_TOKEN", "DAYPASS_ADMIN_TOKEN", "DAYPASS_SESSION_TOKEN"} {
+// withheld says that a variable holds a token or leads to one. What the CI system
+// gives to get job tokens with is kept if it is to be: another audience's may be what
+// the command is for. The tokens of this program never are.
+func (p *program) withheld(name string, keepOIDC bool) bool {
+	for _, prefix := range []string{"DAYPASS_TOKEN", "DAYPASS_ADMIN_TOKEN", "DAYPASS_SESSION_TOKEN"} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}
 	}
-	return leadsToToken(name) || p.tokenEnv != "" && name == p.tokenEnv
+	if p.tokenEnv != "" && name == p.tokenEnv || name == variableJobToken || name == variableSessionFile {
+		return true
+	}
+	return !keepOIDC && leadsToToken(name)
 }
 
 // validName says whether a variable's name is one that a broker may set: ^[A-Z][A-Z0-9_]*$.
@@ -224,24 +285,4 @@ func validName(name string) bool {
 		}
 	}
 	return name != ""
-}
-
-// giveBack revokes the session. That it failed is a warning, not an error: the
-// command's work is done, the watchdog tries on, and the credentials end by
-// themselves.
-func (p *program) giveBack(ctx context.Context, c *client.Client, answer *api.ExchangeResponse) (given bool) {
-	ctx, cancel := context.WithTimeoutCause(ctx, revokeTimeout, fmt.Errorf("no answer within %v", revokeTimeout))
-	defer cancel()
-	_, err := c.RevokeSession(ctx, answer.Session.Token, "command ended")
-	if err == nil {
-		return true
-	}
-	var end time.Time
-	for _, credential := range answer.Credentials {
-		if credential.ExpiresAt.After(end) {
-			end = credential.ExpiresAt
-		}
-	}
-	p.say("warning: the credentials could not be given back: %v; they end by themselves at %s", err, stamp(end))
-	return false
 }

@@ -45,6 +45,7 @@ type console struct {
 	process          *os.Process
 	continued        chan os.Signal
 	wake, awake      *os.File // closing wake ends relay
+	relayed          chan struct{}
 
 	mu   sync.Mutex
 	raw  bool // the keyboard hands keys on
@@ -149,7 +150,7 @@ func (t *console) attach(child *exec.Cmd, masker *redact.Masker, dst io.Writer) 
 	}
 	t.enter() // before anything is printed: line ends would be turned into more of them
 	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 1}
-	return &pump{t.slave, t.master, masker, dst, make(chan error, 1)}
+	return &pump{t.slave, t.master, masker.Writer(dst), make(chan error, 1)}
 }
 
 // begin hands keys on to the command, which has been started.
@@ -157,7 +158,11 @@ func (t *console) begin(process *os.Process) {
 	t.process = process
 	signal.Notify(t.continued, syscall.SIGCONT)
 	if t.keyboard >= 0 {
-		go t.relay()
+		t.relayed = make(chan struct{})
+		go func() {
+			defer close(t.relayed)
+			t.relay()
+		}()
 	}
 }
 
@@ -169,6 +174,14 @@ func (t *console) end() {
 	t.mu.Unlock()
 	t.leave()
 	t.close()
+	if t.relayed == nil {
+		return
+	}
+	// What is typed from here on is for whoever comes next.
+	select {
+	case <-t.relayed:
+	case <-time.After(drainTimeout / 10):
+	}
 }
 
 // close closes all that is open. Relay may still be reading awake; it closes that.
@@ -180,11 +193,13 @@ func (t *console) close() {
 	}
 }
 
-// follow passes signals on to the command until it has ended.
-func (t *console) follow(signals <-chan os.Signal, ended <-chan struct{}) {
+// follow passes signals on to the command until it has ended. Note is told of each
+// before.
+func (t *console) follow(signals <-chan os.Signal, ended <-chan struct{}, note func(os.Signal)) {
 	for {
 		select {
 		case s := <-signals:
+			note(s)
 			t.pass(s)
 		case <-t.continued:
 			t.resume()
@@ -233,6 +248,20 @@ func (t *console) signalGroup(s syscall.Signal) {
 	if group := t.group(); group > 1 {
 		_ = unix.Kill(-group, s) // fails only when there is nobody left
 	}
+}
+
+// signalAll signals the command and what is in the foreground of its terminal, each
+// once. It says whether it did.
+func (t *console) signalAll(s syscall.Signal) bool {
+	t.signalGroup(s)
+	return t.group() == t.process.Pid // whose leader the command is
+}
+
+// handsOn says whether the real terminal is made to hand on what it gets as it is.
+func (t *console) handsOn() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.raw && t.sameStderr
 }
 
 // group is the process group in the foreground of the command's terminal; 0 when

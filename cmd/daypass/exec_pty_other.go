@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"syscall"
 
 	"github.com/daypass/daypass/broker/redact"
 )
@@ -19,6 +20,10 @@ func (*console) attach(*exec.Cmd, *redact.Masker, io.Writer) *pump { return nil 
 
 func (*console) begin(*os.Process) {}
 
-func (*console) follow(<-chan os.Signal, <-chan struct{}) {}
+func (*console) follow(<-chan os.Signal, <-chan struct{}, func(os.Signal)) {}
+
+func (*console) signalAll(syscall.Signal) bool { return false }
+
+func (*console) handsOn() bool { return false }
 
 func (*console) end() {}

@@ -251,6 +251,7 @@ func (f *fakeBroker) exchange(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	name := request.Grants[0].Name
+	expires := time.Now().Add(10 * time.Minute).UTC().Truncate(time.Second)
 	values := map[string]string{"username": "dp_user", "password": password, "url": "postgres://dp_user:" + password + "@db"}
 	answer := api.ExchangeResponse{
 		Session: api.Session{ID: "ses_1", Token: sessionToken, RevocationToken: revocation, ExpiresAt: expires},
