@@ -38,8 +38,8 @@ type Exchanged struct {
 	// RevocationToken gives back what the session token obtained, and no more.
 	RevocationToken issuers.Secret
 	ExpiresAt       time.Time // of the session
-	Credentials  []Credential
-	Patterns     []string // what else must not appear in a log (RE2)
+	Credentials     []Credential
+	Patterns        []string // what else must not appear in a log (RE2)
 }
 
 // Credential is one minted credential.

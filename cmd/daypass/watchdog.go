@@ -88,9 +88,9 @@ func (p *program) newWatchdog() (*watchdog, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making pipe: %w", err)
 	}
-	defer from.Close()                                          //nolint:errcheck // the watchdog has its own copy
-	cmd := exec.CommandContext(context.Background(), p.self)    //nolint:gosec // this program
-	cmd.Args = []string{os.Args[0], commandWatchdog}            // no secret stands there
+	defer from.Close()                                                 //nolint:errcheck // the watchdog has its own copy
+	cmd := exec.CommandContext(context.Background(), p.self)           //nolint:gosec // this program
+	cmd.Args = []string{os.Args[0], commandWatchdog}                   // no secret stands there
 	cmd.Env, cmd.Dir, cmd.Stdin = watchdogEnv(os.Environ()), "/", from // nil streams are /dev/null
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
