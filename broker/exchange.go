@@ -1,9 +1,7 @@
 package broker
 
 import (
-	"bytes"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/daypass/daypass/broker/dpop"
 	"github.com/daypass/daypass/broker/ids"
 	"github.com/daypass/daypass/broker/leases"
 	"github.com/daypass/daypass/broker/oidc"
@@ -92,19 +89,6 @@ type ExchangeRequest struct {
 	// is what a session token stands for, nil for a job token. Nil, or a nil answer:
 	// nothing is bound, and a token that is bound itself is refused.
 	Prove func(held *leases.Held) (thumbprint []byte, err error)
-}
-
-// prove says which key the sender of a good token has.
-func (r *ExchangeRequest) prove(held *leases.Held) (thumbprint []byte, err error) {
-	if r.Prove != nil {
-		if thumbprint, err = r.Prove(held); err != nil {
-			return nil, err
-		}
-	}
-	if held != nil && held.Thumbprint != nil && !bytes.Equal(held.Thumbprint, thumbprint) {
-		return nil, &dpop.Error{Detail: "the token is bound to a key, and the request came without a proof of that one"}
-	}
-	return thumbprint, nil
 }
 
 // Exchange turns a job token, or the token of a session, into credentials: all
@@ -321,20 +305,6 @@ func checkSent(w GrantRequest, accepts issuers.Accepts) error {
 	return nil
 }
 
-// checkBound refuses a token without a key where there is none such, and one that
-// would be taken for bound and isn't.
-func checkBound(w GrantRequest, about *issuers.Description, caller *asking) error {
-	switch {
-	case about.BoundOnly && caller.vault:
-		return &RequestError{Detail: fmt.Sprintf("grant %s gives tokens that are bound to a key (DPoP), which clients of Vault can't use: ask for it by POST /v1/exchange or /oauth/token", w.Name)}
-	case about.BoundOnly && caller.thumbprint == nil:
-		return &RequestError{Detail: fmt.Sprintf("grant %s gives tokens that are bound to a key of the job's: send a proof of one in the header DPoP (RFC 9449), or use `daypass exec --dpop`", w.Name)}
-	case w.Bound && !about.Bindable:
-		return &RequestError{Detail: fmt.Sprintf("grant %s gives a token that can't be bound to a key, since its verifiers ask for no proof: leave the header DPoP out", w.Name)}
-	}
-	return nil
-}
-
 func checkEnv(orders []*order) error {
 	takenBy := map[string]string{}
 	for _, o := range orders {
@@ -475,14 +445,6 @@ func (b *Broker) issue(ctx context.Context, r *leases.Reservation, o *order) (er
 	}
 	o.response = response
 	return nil
-}
-
-// thumbprint is the key that the credential of an order is bound to; "" where it isn't.
-func thumbprint(r *leases.Reservation, o *order) string {
-	if !o.about.Bindable {
-		return ""
-	}
-	return base64.RawURLEncoding.EncodeToString(r.Token.Thumbprint)
 }
 
 // maskable refuses a secret that no log could be kept clear of: masks in place of a

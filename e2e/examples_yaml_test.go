@@ -21,9 +21,8 @@ import (
 
 // settingNames are the keys at the top of the server's configuration.
 func settingNames() (names []string) {
-	of := reflect.TypeFor[config.Config]()
-	for i := range of.NumField() {
-		if name, _, _ := strings.Cut(of.Field(i).Tag.Get("yaml"), ","); name != "-" {
+	for field := range reflect.TypeFor[config.Config]().Fields() {
+		if name, _, _ := strings.Cut(field.Tag.Get("yaml"), ","); name != "-" {
 			names = append(names, name)
 		}
 	}
