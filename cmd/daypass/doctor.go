@@ -299,6 +299,8 @@ func (d *diagnosis) explainRefusal(problem *api.Problem) string {
 		return "get a new token, and compare the clocks of provider, broker and this machine"
 	case api.ReasonReplayed:
 		return "start the job again: its token was used up when its session was revoked"
+	case api.ReasonProof:
+		return "have DAYPASS_URL be the broker's external_url, and this machine's clock right: " + problem.Detail
 	case api.ReasonSignature, api.ReasonAlgorithm, api.ReasonMalformed:
 		return "use the token as the CI system gave it: the broker can't take it: " + problem.Detail
 	}
