@@ -53,7 +53,7 @@ const exampleAudience = "https://ci.daypass.example.com"
 
 func newWorld(t *testing.T, all []pages.Example) *world {
 	t.Helper()
-	f := &fleet{t: t, server: devtest.Postgres(t), dir: t.TempDir(), name: fmt.Sprintf("e2e_%d_%d", os.Getpid(), fleets.Add(1))}
+	f := &fleet{t: t, server: devtest.Postgres(t), dir: t.TempDir(), name: fmt.Sprintf("e2e_%d_%d", os.Getpid(), fleets.Add(1)), looking: look(t)}
 	var err error
 	if f.provider, err = devkit.StartProvider(t.Context(), devkit.ProviderConfig{Algorithm: "ES256"}); err != nil {
 		t.Fatal(err)

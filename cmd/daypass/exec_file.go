@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"github.com/daypass/daypass/broker/api"
-	"github.com/daypass/daypass/policies"
+	"github.com/daypass/daypass/issuers"
 )
 
 // maxFiles is how many files a command gets at most.
@@ -33,7 +33,7 @@ func parseFiles(list []string, grants []string) ([]fileWish, error) {
 			return nil, usage("--file %q: want VARIABLE=POLICY/GRANT:FIELD, such as AWS_WEB_IDENTITY_TOKEN_FILE=ci/aws:token", text)
 		}
 		wish := fileWish{variable, from[:colon], from[colon+1:]}
-		if err := policies.CheckEnvName(variable); err != nil {
+		if err := issuers.CheckEnvName(variable); err != nil {
 			return nil, usage("--file: %w", err)
 		}
 		if slices.ContainsFunc(wishes, func(other fileWish) bool { return other.variable == variable }) {

@@ -83,7 +83,7 @@ func finishKept(j *job, out string, uses int) {
 // TestExecPage runs every example of the page about long commands.
 func TestExecPage(t *testing.T) {
 	t.Parallel()
-	examples := blocksOf(t, root+"/docs/exec.md")
+	examples := blocksOf(t, "docs/exec.md")
 	if len(examples) != 7 {
 		t.Errorf("%d examples, want 7", len(examples))
 	}
@@ -131,5 +131,20 @@ func TestExecOutlivesItsSession(t *testing.T) {
 	var alive int
 	if err := b.Base.Pool.QueryRow(t.Context(), `SELECT count(*) FROM leases WHERE state IN ('active', 'issuing')`).Scan(&alive); err != nil || alive > 0 {
 		t.Errorf("%d leases are still alive: %v", alive, err)
+	}
+}
+
+// TestExecBound runs what the page on bound tokens shows for exec: the session is
+// bound to a key, and given back all the same.
+func TestExecBound(t *testing.T) {
+	t.Parallel()
+	b := brokertest.New(t, brokertest.Options{})
+	j := newJob(t, b).onGitHub("")
+	example := blocksOf(t, "docs/dpop.md")[0]
+	j.mustRun("sh", "-ec", strings.ReplaceAll(strings.TrimPrefix(example.text, "$ "), "./migrate.sh", `sh -c '[ -n "$PGPASSWORD" ]'`))
+	nothingLives(t, b)
+	const bound = `SELECT count(*) FROM session_tokens WHERE dpop_jkt IS NOT NULL AND revoked_at IS NOT NULL`
+	if n, all := b.Count(bound), b.Count(`SELECT count(*) FROM session_tokens`); n != 1 || all != 1 {
+		t.Errorf("%d session tokens, %d of them bound and given back, want 1", all, n)
 	}
 }
