@@ -139,7 +139,7 @@ func TestExecOutlivesItsSession(t *testing.T) {
 func TestExecBound(t *testing.T) {
 	t.Parallel()
 	b := brokertest.New(t, brokertest.Options{})
-	j := newJob(t, b).onGitHub("")
+	j := keptJob(t, b)
 	example := blocksOf(t, "docs/dpop.md")[0]
 	j.mustRun("sh", "-ec", strings.ReplaceAll(strings.TrimPrefix(example.text, "$ "), "./migrate.sh", `sh -c '[ -n "$PGPASSWORD" ]'`))
 	nothingLives(t, b)
