@@ -23,8 +23,8 @@ const (
 )
 
 // Mask is one stream that is masked: what is written to it comes out at the other
-// end, with masks in place of secrets. Values are found by their anchors first, then
-// the broker's own tokens and the patterns.
+// end, with masks in place of secrets. The broker's own tokens are found by their
+// checksums and other values by their anchors, in all encodings; then come the patterns.
 //
 // While bytes keep coming, the last of them are held back as far as a value could
 // go on. Flush is for when none come: it lets go of all but the word that the stream
@@ -77,9 +77,6 @@ func (s *Service) Mask(ctx context.Context, scope Scope, to io.Writer) (_ *Mask,
 
 // Write takes bytes and passes on what no value can reach any more.
 func (m *Mask) Write(p []byte) (int, error) {
-	if m.own != nil && m.anchors.Len() == 0 {
-		return m.inner.Write(p) // a session has no values but those that it began with
-	}
 	m.buf = append(m.buf, p...)
 	for len(m.buf) >= piece+reach {
 		if err := m.release(len(m.buf) - reach); err != nil {
@@ -165,12 +162,12 @@ func (m *Mask) find() ([]span, error) {
 		}
 		m.anchors = anchors
 	}
-	if m.anchors.Len() == 0 {
-		return nil, nil
-	}
 	var spans []span
-	stream := leaks.New(leaks.Config{Anchors: m.anchors, Encoded: true}).Stream(func(h leaks.Hit) error {
-		is, err := m.verify(h.Value)
+	stream := leaks.New(leaks.Config{Tokens: true, Anchors: m.anchors, Encoded: true}).Stream(func(h leaks.Hit) (err error) {
+		is := h.Token != 0 // whose checksum holds
+		if !is {
+			is, err = m.verify(h.Value)
+		}
 		if is {
 			spans = append(spans, span{int(h.Offset), int(h.Offset) + h.Length})
 		}

@@ -265,7 +265,7 @@ func TestSuspectsAreLookedAtAgain(t *testing.T) {
 	config.Verify = func(audit.Event) error { return errors.New("for good") }
 	config.Most = 4
 	report := look(t, config)
-	events := report.Walks[6]
+	events := report.Walks[slices.IndexFunc(report.Walks, func(w fsck.Walk) bool { return w.Name == "audit events" })]
 	if found := broken(report); found[fsck.CheckEvent] != 4 || !events.Cut {
 		t.Errorf("%v, %+v", found, events)
 	}

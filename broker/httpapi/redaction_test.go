@@ -2,6 +2,8 @@ package httpapi_test
 
 import (
 	"bufio"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -60,6 +62,16 @@ func TestRedact(t *testing.T) {
 	}
 	wantProblem(t, b.Do(http.MethodPost, api.PathRedact, b.Admin(admin.Viewer), text), http.StatusForbidden, api.CodeNotAllowed)
 	wantProblem(t, b.Do(http.MethodPost, api.PathRedact, b.Job(), text), http.StatusUnauthorized, api.CodeInvalidToken)
+	// In encodings, too, of tokens and of other values, also for a session that has none of these.
+	only := b.Exchange(b.Job(), "payments/deploy-db")
+	password := only.Credentials[0].Values["password"]
+	for _, encoded := range []string{base64.StdEncoding.EncodeToString([]byte("user:" + password)), hex.EncodeToString([]byte(password))} {
+		for _, token := range []string{only.Session.Token, b.Admin(admin.Redactor)} {
+			if got := masked(t, b, token, "header "+encoded+" tail"); !strings.HasPrefix(got, "header ") || !strings.HasSuffix(got, " tail") || !strings.Contains(got, mask) || strings.Contains(got, encoded[12:]) {
+				t.Errorf("%q of %q", got, encoded)
+			}
+		}
+	}
 	// Long streams are masked wherever a value stands.
 	long := strings.Repeat("a line of a log that holds nothing\n", 5000)
 	if got := masked(t, b, b.Admin(admin.Operator), long+own+"\n"+long+own); got != long+mask+"\n"+long+mask {

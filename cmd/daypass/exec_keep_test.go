@@ -323,7 +323,7 @@ func TestExecFlagsThatCannotBe(t *testing.T) {
 		"want VARIABLE=":           {"--file", "A=ci/db"},
 		"LD_PRELOAD":               {"--file", "LD_PRELOAD=ci/db:token"},
 		"PATH":                     {"--file", "PATH=ci/db:token"},
-		`"a" is not the name`:      {"--file", "a=ci/db:token"},
+		`"a": a name matches`:      {"--file", "a=ci/db:token"},
 		"sets A twice":             {"--file", "A=ci/db:token", "--file", "A=ci/db:user"},
 		"ci/aws is not asked for":  {"--file", "A=ci/aws:token"},
 		"33 times --file, want 32": slices.Repeat([]string{"--file", "A=ci/db:token"}, 33),
