@@ -33,6 +33,15 @@ const (
 // is issued is bound to that key.
 const HeaderDPoP = "DPoP"
 
+// HeaderPrefer with PreferRevocationToken (RFC 7240) asks an exchange for a revocation
+// token beside the session token; HeaderPreferenceApplied says that it is there. A
+// broker that doesn't know the preference leaves it aside.
+const (
+	HeaderPrefer            = "Prefer"
+	HeaderPreferenceApplied = "Preference-Applied"
+	PreferRevocationToken   = "revocation-token"
+)
+
 // Limits of the native API, in bytes.
 const (
 	MaxBody  = 64 << 10 // JSON and form bodies; more is 413
@@ -80,8 +89,8 @@ type Session struct {
 	Token     string `json:"token,omitempty"`      // only in the answer of an exchange
 	TokenType string `json:"token_type,omitempty"` // DPoP, where the token is bound to the key of the request
 	// RevocationToken gives back what Token obtained (POST /v1/session/revoke), and is
-	// good for nothing else: for whoever only tidies up. It stands beside Token; an
-	// older broker gives none.
+	// good for nothing else: for whoever only tidies up. It stands beside Token, for those
+	// who ask for it (HeaderPrefer); an older broker gives none.
 	RevocationToken string    `json:"revocation_token,omitempty"`
 	ExpiresAt       time.Time `json:"expires_at"`
 }

@@ -20,7 +20,9 @@ import (
 // grant can't be had, the error's Grant names it and nothing was issued.
 func (c *Client) Exchange(ctx context.Context, token string, request api.ExchangeRequest) (*api.ExchangeResponse, error) {
 	var answer api.ExchangeResponse
-	if err := c.json(ctx, exchange(token, request, nil), &answer); err != nil {
+	k := exchange(token, request, nil)
+	k.prefer = api.PreferRevocationToken
+	if err := c.json(ctx, k, &answer); err != nil {
 		return nil, fmt.Errorf("exchanging: %w", err)
 	}
 	if err := c.wantBound(ctx, &answer); err != nil {

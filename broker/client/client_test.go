@@ -177,6 +177,9 @@ func TestCalls(t *testing.T) {
 			if key := got.header.Get("Idempotency-Key"); (key != "") != (test.path == api.PathExchange) {
 				t.Errorf("Idempotency-Key = %q", key)
 			}
+			if prefer := got.header.Get(api.HeaderPrefer); (prefer == api.PreferRevocationToken) != (test.path == api.PathExchange && test.query == "") {
+				t.Errorf("Prefer = %q", prefer)
+			}
 			if data, err := json.Marshal(result); err != nil || string(data) != test.want {
 				t.Errorf("result = %s, %v; want %s", data, err, test.want)
 			}

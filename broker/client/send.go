@@ -35,6 +35,7 @@ type call struct {
 	query               url.Values
 	body                any    // JSON; none when nil
 	key                 string // Idempotency-Key; none when empty
+	prefer              string // Prefer; none when empty
 	carried             string // a second token, which the body holds; none when empty
 }
 
@@ -143,6 +144,9 @@ func (c *Client) request(ctx context.Context, k call, body []byte) (*http.Reques
 	}
 	if k.key != "" {
 		request.Header.Set("Idempotency-Key", k.key)
+	}
+	if k.prefer != "" {
+		request.Header.Set(api.HeaderPrefer, k.prefer)
 	}
 	return request, nil
 }

@@ -71,6 +71,10 @@ func (s *Server) render(c echo.Context, f *format, out *broker.Exchanged) error 
 	body := exchangeResponse(out)
 	switch f.name {
 	case "json":
+		if prefers(c.Request(), api.PreferRevocationToken) {
+			body.Session.RevocationToken = out.RevocationToken.Reveal()
+			c.Response().Header().Set(api.HeaderPreferenceApplied, api.PreferRevocationToken)
+		}
 		return writeJSON(c, http.StatusOK, body)
 	case "value":
 		return c.String(http.StatusOK, body.Credentials[0].Values[f.field])
@@ -78,9 +82,22 @@ func (s *Server) render(c echo.Context, f *format, out *broker.Exchanged) error 
 	return c.String(http.StatusOK, f.write(body))
 }
 
+// prefers says whether a request has a preference (RFC 7240, section 2), which are
+// separated by commas. What it says beyond its name is left aside.
+func prefers(r *http.Request, name string) bool {
+	for _, value := range r.Header.Values(api.HeaderPrefer) {
+		for preference := range strings.SplitSeq(value, ",") {
+			if said, _, _ := strings.Cut(preference, ";"); strings.EqualFold(strings.TrimSpace(said), name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func exchangeResponse(out *broker.Exchanged) *api.ExchangeResponse {
 	body := &api.ExchangeResponse{
-		Session:   api.Session{ID: out.SessionID, Token: out.SessionToken.Reveal(), RevocationToken: out.RevocationToken.Reveal(), ExpiresAt: out.ExpiresAt.Truncate(time.Second)},
+		Session:   api.Session{ID: out.SessionID, Token: out.SessionToken.Reveal(), ExpiresAt: out.ExpiresAt.Truncate(time.Second)},
 		Redaction: api.Redaction{Patterns: out.Patterns},
 	}
 	if out.Bound {

@@ -12,13 +12,25 @@ import (
 	"github.com/daypass/daypass/issuers"
 )
 
+// revocable exchanges, and asks for a revocation token besides.
+func revocable(t *testing.T, b *brokertest.Broker, token string, grants ...string) *api.ExchangeResponse {
+	t.Helper()
+	request := b.Request(http.MethodPost, api.PathExchange, token, map[string]any{"grants": grants})
+	request.Header.Set(api.HeaderPrefer, "respond-async, Revocation-Token; soon")
+	a, out := b.Send(request), &api.ExchangeResponse{}
+	if err := a.Into(out); err != nil || a.Status != http.StatusOK || a.Header.Get(api.HeaderPreferenceApplied) != api.PreferRevocationToken {
+		t.Fatalf("exchange for %v: %d, %v", grants, a.Status, err)
+	}
+	return out
+}
+
 // TestRevocationToken: what comes with a session token gives back what that obtained,
 // as often as it is asked to, and nothing of another exchange's.
 func TestRevocationToken(t *testing.T) {
 	t.Parallel()
 	b := brokertest.New(t, brokertest.Options{})
 	job := b.Job()
-	mine, other := b.Exchange(job, "payments/deploy-db", "payments/sign"), b.Exchange(job, "payments/deploy-db")
+	mine, other := revocable(t, b, job, "payments/deploy-db", "payments/sign"), revocable(t, b, job, "payments/deploy-db")
 	token := mine.Session.RevocationToken
 	if kind, ok := issuers.IsGenerated(token); !ok || kind != issuers.RevocationToken || token[4:31] == mine.Session.Token[4:31] || token == other.Session.RevocationToken {
 		t.Fatalf("kind %q, %v", kind, ok)
@@ -66,7 +78,7 @@ func TestRevocationToken(t *testing.T) {
 func TestRevocationTokenElsewhere(t *testing.T) {
 	t.Parallel()
 	b := brokertest.New(t, brokertest.Options{})
-	mine := b.Exchange(b.Job(), "payments/deploy-db")
+	mine := revocable(t, b, b.Job(), "payments/deploy-db")
 	lease := api.PathLeases + "/" + mine.Credentials[0].LeaseID
 	ask := func(method, path, token string, body any) string {
 		a := b.Do(method, path, token, body)
@@ -111,7 +123,7 @@ func TestRevocationTokenElsewhere(t *testing.T) {
 func TestLeakedRevocationToken(t *testing.T) {
 	t.Parallel()
 	b := brokertest.New(t, brokertest.Options{})
-	mine, other := b.Exchange(b.Job(), "payments/deploy-db"), b.Exchange(b.Job(), "payments/deploy-db")
+	mine, other := revocable(t, b, b.Job(), "payments/deploy-db"), revocable(t, b, b.Job(), "payments/deploy-db")
 	redactor, viewer := b.Admin(admin.Redactor), b.Admin(admin.Viewer)
 	text := "kept " + mine.Session.RevocationToken + " for " + mine.Session.Token
 	for _, as := range [][2]string{{mine.Session.Token, ""}, {redactor, "?revoke=true"}} {

@@ -81,6 +81,7 @@ func ofJobs() []Operation {
 			text("field", "Of format=value: which value, where there are several secrets."),
 			{Name: "session", Description: "true adds DAYPASS_SESSION_TOKEN to env, dotenv and github.", Enum: []string{"true", "false"}},
 			{Name: api.HeaderDPoP, Description: "A proof of a key (RFC 9449), to which the session token, and the tokens among the credentials, are bound.", Header: true},
+			{Name: api.HeaderPrefer, Description: api.PreferRevocationToken + " asks for session.revocation_token (RFC 7240).", Header: true},
 			{Name: api.HeaderIdempotencyKey, Description: "The same for each try of one exchange: what an earlier try issued is taken back.", Header: true},
 		},
 		Body: api.ExchangeRequest{}, BodyOptional: true, Answer: api.ExchangeResponse{}, AnswerTypes: []string{"text/plain"},

@@ -70,7 +70,7 @@ export class Client {
    * @param {(string | {name: string, ttl?: string, csr?: string, public_key?: string})[]} grants
    */
   exchange(token, grants) {
-    return this.#call({method: 'POST', path: '/v1/exchange', token, body: {grants}, key: randomUUID()});
+    return this.#call({method: 'POST', path: '/v1/exchange', token, body: {grants}, key: randomUUID(), prefer: 'revocation-token'});
   }
 
   /** What a session token holds. @param {string} token */
@@ -107,8 +107,8 @@ export class Client {
     return this.#call({method: 'POST', path: `/v1/leases/${leaseID(lease)}/revoke`, token, body: reason ? {reason} : {}});
   }
 
-  /** @param {{method: string, path: string, token: string, body?: object, key?: string}} call */
-  async #call({method, path, token, body, key}) {
+  /** @param {{method: string, path: string, token: string, body?: object, key?: string, prefer?: string}} call */
+  async #call({method, path, token, body, key, prefer}) {
     checkToken(token);
     const url = new URL(this.#base);
     url.pathname = url.pathname.replace(/\/+$/, '') + path;
@@ -116,6 +116,7 @@ export class Client {
     const headers = {authorization: `Bearer ${token}`, accept: 'application/json', 'user-agent': this.#userAgent};
     if (body) headers['content-type'] = 'application/json';
     if (key) headers['idempotency-key'] = key;
+    if (prefer) headers.prefer = prefer;
     const deadline = this.#now() + this.#timeout;
     for (let tries = 1; ; tries++) {
       const left = deadline - this.#now();

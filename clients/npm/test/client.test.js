@@ -48,6 +48,7 @@ test('paths and bodies', async t => {
     'POST /base/v1/leases/lse_1/revoke {}',
   ]);
   assert.ok(requests.every(r => r.headers.authorization === 'Bearer tok'));
+  assert.deepEqual(requests.map(r => r.headers.prefer), ['revocation-token', undefined, undefined, undefined, undefined]);
   assert.ok(requests[0].headers['idempotency-key'] && !requests[1].headers['idempotency-key']);
   await assert.rejects(async () => client.revoke('tok', '../x'), /id of a lease/);
 });
