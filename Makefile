@@ -28,9 +28,11 @@ test: export GORACE := atexit_sleep_ms=0
 # PBKDF2, which is Go's own and which every program here goes through for its PIN, takes 200,000 rounds, and five times as long when watched.
 UNWATCHED := pbkdf2 hmac sha256
 test: export GOFLAGS := $(strip $(shell go env GOFLAGS) -trimpath $(UNWATCHED:%=-gcflags=crypto/internal/fips140/%=-race=false))
+# The packages below e2e run whole fleets: two at once take each other's time.
 test: deps ## vet and test everything, with the race detector; fuzz what reads policies and tokens for a moment
 	go vet ./...
-	go test -race -vet=off -timeout 14m ./...
+	go test -race -vet=off -timeout 14m $$(go list ./... | grep -v /e2e)
+	go test -race -vet=off -timeout 14m -p 1 ./e2e/...
 	FUZZ='FuzzLoad|FuzzDecode|FuzzVerify|FuzzMatch|FuzzCondition|FuzzURI|FuzzCSR|FuzzOCSP|FuzzPublicKey|FuzzFrame|FuzzExport|FuzzCheckpoint|FuzzFinder|FuzzArchive|FuzzReadForm|FuzzSplit' FUZZTIME=2s sh scripts/fuzz.sh
 
 chaos: deps ## ruin a fleet for an hour (CHAOS=10m; SEED=7 does again what a seed did), and see that nothing is lost

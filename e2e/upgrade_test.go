@@ -69,7 +69,14 @@ func TestRollingUpgrade(t *testing.T) {
 		t.Fatal(missing)
 	}
 	f := newFleet(t)
+	now := f.config
+	text, err := os.ReadFile(now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.config = f.write("previous.yaml", strings.Replace(string(text), ", max_connections: 8", "", 1)) // a key that it doesn't know
 	before := f.startProgram(program)
+	f.config = now
 	before.awaitProbe()
 	early := before.mustExchange("10m", "app/db", "app/jwt") // on record before this version ever ran
 	after := f.start()

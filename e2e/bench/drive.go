@@ -53,7 +53,7 @@ func drive(ctx context.Context, workers []worker, l load) (driven, error) {
 					began = begin.Add(time.Duration(float64(n) / p * float64(time.Second)))
 					time.Sleep(time.Until(began))
 				}
-				if n >= l.most || began.Sub(begin) >= l.during {
+				if n >= l.most || n > 0 && began.Sub(begin) >= l.during { // the first is done, however late
 					return
 				}
 				if err := work(ctx, n); err != nil {
