@@ -55,12 +55,12 @@ func TestLeaderGone(t *testing.T) {
 	stopped := leaderOf(brokers)
 	stopped.signal(syscall.SIGSTOP)
 	last := leaderOf(without(stopped))
-	last.mustExchange("2s", "app/db")
+	last.mustExchange("15s", "app/db")
 	stopped.signal(syscall.SIGCONT)
 	eventually(t, "the one that stood still knows that it doesn't lead", func() bool { return !stopped.leads() })
 	if !last.leads() {
 		t.Error("its successor doesn't lead any more")
 	}
-	stopped.mustExchange("2s", "app/db")
+	stopped.mustExchange("15s", "app/db")
 	f.nothingLeft()
 }

@@ -120,15 +120,15 @@ func TestRollingUpgrade(t *testing.T) {
 			b = after
 		}
 		asking.Go(func() {
-			if _, problem, err := b.patient("4s", "app/db", "app/jwt"); err != nil || problem != nil {
+			if _, problem, err := b.patient("15s", "app/db", "app/jwt"); err != nil || problem != nil {
 				t.Errorf("exchange: %v %v", problem, err)
 			}
 		})
 	}
 	asking.Wait()
-	before.mustExchange("4s", "app/db")
+	before.mustExchange("15s", "app/db")
 	before.kill()
-	after.mustExchange("4s", "app/db")
+	after.mustExchange("15s", "app/db")
 	// What lives for ten minutes is given back; the rest comes to its end.
 	conn := f.connect(f.name)
 	defer conn.Close(t.Context()) //nolint:errcheck // its work is done
