@@ -125,24 +125,6 @@ func (b *Broker) Exchange(ctx context.Context, request *ExchangeRequest) (*Excha
 	return answer(made, reservation, orders, b.config.Patterns()), nil
 }
 
-// sessionSecrets are the tokens of an exchange; zero where it came with one that holds
-// what it obtains.
-type sessionSecrets struct{ token, revocation issuers.Secret }
-
-// sessionToken is what the leases of an exchange are held by: a new token, or the
-// one of the Vault façade that it came with.
-func (b *Broker) sessionToken(caller *asking, orders []*order) (sessionSecrets, leases.Token) {
-	if caller.vault {
-		return sessionSecrets{}, leases.Token{Hash: caller.held.TokenHash, Held: true}
-	}
-	made := sessionSecrets{revocation: issuers.Generate(issuers.RevocationToken)}
-	made.token = leases.SessionTokenOf(made.revocation.Reveal(), b.config.SessionTokens)
-	return made, leases.Token{
-		Hash: b.config.SessionTokens.Sum(leases.TokenDomain, []byte(made.token.Reveal())), KeyID: b.config.SessionTokens.KeyID(), Grants: grantNames(orders),
-		Thumbprint: caller.thumbprint,
-	}
-}
-
 // admit says who asks, if they may ask now.
 func (b *Broker) admit(ctx context.Context, request *ExchangeRequest) (caller *asking, err error) {
 	check := func(quick bool) (err error) {

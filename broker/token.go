@@ -71,6 +71,24 @@ func (b *Broker) FindRevocable(ctx context.Context, token RevocationToken) (*lea
 	return held, nil
 }
 
+// sessionSecrets are the tokens of an exchange; zero where it came with one that holds
+// what it obtains.
+type sessionSecrets struct{ token, revocation issuers.Secret }
+
+// sessionToken is what the leases of an exchange are held by: a new token, or the
+// one of the Vault façade that it came with.
+func (b *Broker) sessionToken(caller *asking, orders []*order) (sessionSecrets, leases.Token) {
+	if caller.vault {
+		return sessionSecrets{}, leases.Token{Hash: caller.held.TokenHash, Held: true}
+	}
+	made := sessionSecrets{revocation: issuers.Generate(issuers.RevocationToken)}
+	made.token = leases.SessionTokenOf(made.revocation.Reveal(), b.config.SessionTokens)
+	return made, leases.Token{
+		Hash: b.config.SessionTokens.Sum(leases.TokenDomain, []byte(made.token.Reveal())), KeyID: b.config.SessionTokens.KeyID(), Grants: grantNames(orders),
+		Thumbprint: caller.thumbprint,
+	}
+}
+
 // FindSession looks a session token up. The session may have ended: see Held.
 func (b *Broker) FindSession(ctx context.Context, token SessionToken) (*leases.Held, error) {
 	return b.findToken(ctx, b.config.SessionTokens.Sum(leases.TokenDomain, []byte(token)))
